@@ -1,0 +1,40 @@
+# Paths are relative, so that a checkout below a folder with spaces in its name works too.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help venv demo test lint clean
+.DELETE_ON_ERROR:
+export PYTHON
+
+help:
+	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (3.8 to 3.10)'
+	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
+	@echo 'make test   the test suite; ARGS=... is handed to pytest'
+	@echo 'make lint   ruff: rules and format'
+	@echo 'make clean  remove the environment, caches and demo.mp4'
+
+venv: $(STAMP)
+
+# The stamp is written last: an interrupted installation is taken up again.
+$(STAMP): setup.py pyproject.toml constraints.txt scripts/make_venv.sh
+	@rm -f $@
+	@sh scripts/make_venv.sh .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=21'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv
+	$(PY) animate.py --side-by-side --output demo.mp4
+	@echo "The result is in $(CURDIR)/demo.mp4"
+
+# Two processes with one thread each.
+test: venv
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache demo.mp4
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,286 @@
+"""Animation: references set once, then one call per batch of driving frames.
+
+With several references, relative motion needs one pose to start from: the *anchor*, the reference closest in pose to
+the starting driving frame. The driving motion is transferred to the anchor's keypoints, and every reference is warped
+to the result.
+"""
+
+import dataclasses
+import itertools
+from typing import NamedTuple, Optional
+
+import cv2
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from mrfomm.checkpoint import ParameterTree, load_checkpoint
+from mrfomm.config import ModelConfig
+from mrfomm.errors import UserError
+from mrfomm.model import (
+    References,
+    create_parameters,
+    encode_references,
+    keypoints_of,
+    repeat_references,
+    synthesise,
+)
+from mrfomm.networks.fusion import LEARNED_MODES
+from mrfomm.networks.generator import decode
+from mrfomm.networks.geometry import resize
+from mrfomm.networks.keypoints import Keypoints
+
+
+class KeypointArrays(NamedTuple):
+    """value float32 [N,n,2], (x, y) in [-1,1]; jacobian float32 [N,n,2,2]."""
+
+    value: np.ndarray
+    jacobian: np.ndarray
+
+    def frames(self, start, stop):
+        """The keypoints of frames start to stop - 1."""
+        return KeypointArrays(self.value[start:stop], self.jacobian[start:stop])
+
+    def frame(self, index):
+        """The keypoints of one frame, with a leading axis of 1."""
+        return self.frames(index, index + 1)
+
+
+class Model(NamedTuple):
+    """config: ModelConfig; tree: ParameterTree with its weights."""
+
+    config: ModelConfig
+    tree: ParameterTree
+
+
+class Start(NamedTuple):
+    """frame: index of the driving frame the motion is relative to; anchor: index of the reference it starts from."""
+
+    frame: int
+    anchor: int
+
+
+class Breakdown(NamedTuple):
+    """What each reference contributes (paper, Table 1), all in [0,1].
+
+    warped [B,K,3,H,W]: the decoder's output from one reference's warped feature alone.
+    mask [B,K,1,H,W]: the fusion mask at image size (element-wise masks are averaged over the channels).
+    """
+
+    warped: np.ndarray
+    mask: np.ndarray
+
+
+def load_model(path, fusion=None):
+    """Load the generator side of a checkpoint (or of the best checkpoint of a run).
+
+    Args:
+        path: checkpoint or run folder.
+        fusion: another fusion mode than the weights were trained with, or None.
+
+    Returns:
+        Model.
+
+    Raises:
+        UserError: no checkpoint, damaged, or it lacks the parameters of the asked fusion mode.
+    """
+    checkpoint = load_checkpoint(path)
+    config, parameters = checkpoint.config.model, checkpoint.parameters
+    trained = config.fusion.mode
+    if fusion is not None and fusion != trained:
+        if fusion in LEARNED_MODES:
+            raise UserError(
+                f"--fusion {fusion}: {path} has no parameters for it (its mode is {trained}); "
+                "use mean, occlusion, or weights trained with it"
+            )
+        config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, mode=fusion))
+        parameters = {name: value for name, value in parameters.items() if not name.startswith("fusion/")}
+    tree = ParameterTree()
+    with tree.scope():
+        create_parameters(config)
+    inference = {name: value for name, value in parameters.items() if not name.startswith("discriminator/")}
+    tree.assign(inference, checkpoint.folder)
+    return Model(config, tree)
+
+
+def images_to_array(images):
+    """uint8 images [N,H,W,3] (or a list of them) -> float32 [N,3,H,W] in [0,1]."""
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
+
+
+def array_to_images(array):
+    """float [N,3,H,W] in [0,1] -> uint8 [N,H,W,3], rounded to the nearest grey level."""
+    return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+class Animator:
+    """Runs a model on one set of references.
+
+    Args:
+        config: ModelConfig.
+        tree: ParameterTree with the model's parameters; missing ones are created.
+        references: float32 [K,3,H,W] in [0,1], H = W = config.image_size, K >= 1.
+        batch: driving frames per call of the network; it changes the speed only.
+        breakdown: also compute each reference's contribution.
+    """
+
+    def __init__(self, config, tree, references, batch=1, breakdown=False):
+        if len(references) < 1:
+            raise ValueError("at least one reference is needed")
+        self._batch = batch
+        self._config = config
+        with tree.scope():
+            self._references = _encode_once(np.asarray(references, np.float32), config)
+            self._build_detector()
+            self._build_frame(breakdown)
+
+    @property
+    def reference_keypoints(self):
+        """KeypointArrays of the K references."""
+        return _to_arrays(self._references.keypoints)
+
+    def keypoints(self, frames):
+        """Keypoints of driving frames float32 [N,3,H,W] in [0,1] -> KeypointArrays of N."""
+        parts = []
+        for start in range(0, len(frames), self._batch):
+            chunk = frames[start : start + self._batch]
+            self._image.d = _fill(chunk, self._batch)
+            nn.forward_all(list(self._detected), clear_no_need_grad=True)
+            parts.append([variable.d[: len(chunk)].copy() for variable in self._detected])
+        return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
+
+    def render(self, keypoints):
+        """Synthesise the pose of KeypointArrays of N -> float32 [N,3,H,W] in [0,1]."""
+        return self._run(keypoints, [self._synthesis.prediction])[0]
+
+    def render_breakdown(self, keypoints):
+        """Like ``render``, with each reference's share -> (float32 [N,3,H,W], Breakdown)."""
+        prediction, warped, mask = self._run(keypoints, [self._synthesis.prediction, *self._breakdown])
+        return prediction, Breakdown(warped, mask)
+
+    def _build_detector(self):
+        size = self._config.image_size
+        self._image = nn.Variable((self._batch, 3, size, size))
+        self._detected = keypoints_of(self._image, self._config)
+        _persist(self._detected)
+
+    def _build_frame(self, breakdown):
+        count = self._config.num_keypoints
+        self._driving = Keypoints(nn.Variable((self._batch, count, 2)), nn.Variable((self._batch, count, 2, 2)))
+        references = repeat_references(self._references, self._batch)
+        self._synthesis = synthesise(references, self._driving, self._config)
+        _persist([self._synthesis.prediction])
+        self._breakdown = _breakdown_graph(self._synthesis, self._config) if breakdown else ()
+        _persist(self._breakdown)
+
+    def _run(self, keypoints, outputs):
+        parts = []
+        for start in range(0, len(keypoints.value), self._batch):
+            chunk = keypoints.frames(start, start + self._batch)
+            for variable, array in zip(self._driving, chunk):
+                variable.d = _fill(array, self._batch)
+            nn.forward_all(outputs, clear_no_need_grad=True)
+            parts.append([variable.d[: len(chunk.value)].copy() for variable in outputs])
+        return [np.concatenate(part) for part in zip(*parts)]
+
+
+def relative_motion(anchor, driving, initial, scale=1.0):
+    """Transfer the motion since the initial driving frame to the anchor's keypoints (FOMM, equation 20).
+
+    p = p_a + scale (p_d - p_d0), J = J_d J_d0^-1 J_a.
+
+    Args:
+        anchor, initial: KeypointArrays of one frame.
+        driving: KeypointArrays of N frames.
+        scale: of the movement, see ``movement_scale``.
+
+    Returns:
+        KeypointArrays of N.
+    """
+    value = anchor.value + scale * (driving.value - initial.value)
+    jacobian = driving.jacobian @ _inverse(initial.jacobian) @ anchor.jacobian
+    return KeypointArrays(value.astype(np.float32), jacobian.astype(np.float32))
+
+
+def movement_scale(anchor, initial):
+    """Ratio of face sizes: sqrt of the ratio of the keypoints' convex hulls' areas (1 where a hull has no area)."""
+    ours, theirs = (hull_area(keypoints.value[0]) for keypoints in (anchor, initial))
+    return float(np.sqrt(ours / theirs)) if ours > 0 and theirs > 0 else 1.0
+
+
+def hull_area(points):
+    """Area of the convex hull of points [n,2]."""
+    return float(cv2.contourArea(cv2.convexHull(np.asarray(points, np.float32))))
+
+
+def normalised_points(value):
+    """Points centred and scaled to a hull of area 1, for comparing poses: [N,n,2] -> [N,n,2]."""
+    centred = value - value.mean(axis=1, keepdims=True)
+    areas = np.array([hull_area(points) for points in centred])
+    return centred / np.sqrt(np.maximum(areas, 1e-12))[:, None, None]
+
+
+def find_start(references, driving, frame: Optional[int] = None):
+    """The driving frame and reference whose normalised keypoints are closest.
+
+    Args:
+        references: KeypointArrays of K. driving: KeypointArrays of N.
+        frame: a fixed driving frame, or None to search over all.
+
+    Returns:
+        Start.
+    """
+    frames = range(len(driving.value)) if frame is None else [frame]
+    ours = normalised_points(references.value)  # [K,n,2]
+    theirs = normalised_points(driving.value[list(frames)])  # [F,n,2]
+    distance = ((theirs[:, None] - ours[None]) ** 2).sum(axis=(2, 3))  # [F,K]
+    best, anchor = np.unravel_index(np.argmin(distance), distance.shape)
+    return Start(int(frames[int(best)]), int(anchor))
+
+
+def batches(items, size):
+    """Lists of up to ``size`` consecutive items of an iterable."""
+    iterator = iter(items)
+    return iter(lambda: list(itertools.islice(iterator, size)), [])
+
+
+def _encode_once(references, config):
+    """Run the reference graph and keep its outputs as leaves: [K,3,H,W] -> References."""
+    outputs = encode_references(nn.Variable.from_numpy_array(references[None]), config)
+    flat = [outputs.image, *outputs.keypoints, outputs.features]
+    _persist(flat)
+    nn.forward_all(flat, clear_no_need_grad=True)
+    image, value, jacobian, features = (nn.Variable.from_numpy_array(variable.d.copy()) for variable in flat)
+    return References(image, Keypoints(value, jacobian), features)
+
+
+def _breakdown_graph(synthesis, config):
+    batch, count, channels, height, width = synthesis.warped.shape
+    alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
+    mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]
+    size = config.image_size
+    return (
+        F.reshape(alone, (batch, count, 3, size, size)),
+        F.reshape(resize(mask, size, size), (batch, count, 1, size, size)),
+    )
+
+
+def _persist(variables):
+    for variable in variables:
+        variable.persistent = True
+
+
+def _to_arrays(keypoints):
+    return KeypointArrays(*(variable.d.copy() for variable in keypoints))
+
+
+def _fill(array, count):
+    """Repeat the last entry until there are ``count``: the graph's batch is fixed."""
+    missing = count - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _inverse(matrices):
+    a, b, c, d = (matrices[..., i, j] for i in (0, 1) for j in (0, 1))
+    adjugate = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
+    return adjugate / (a * d - b * c)[..., None, None]

@@ -1,0 +1,11 @@
+"""Paths of the files that come with the package: what the commands take when nothing else is named."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+LPIPS_ALEXNET = ASSETS / "lpips_alex.npz"
+DEMO_MODEL = ASSETS / "demo-model"
+SAMPLE_DRIVING = ASSETS / "samples" / "driving.mp4"
+SAMPLE_REFERENCES = tuple(ASSETS / "samples" / f"reference_{name}.png" for name in ("front", "left", "right"))
+SAMPLE_DATA = ASSETS / "samples" / "data"
+CONFIGS = Path(__file__).parent.parent / "configs"

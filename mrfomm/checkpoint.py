@@ -1,0 +1,270 @@
+"""Checkpoints: folders with the configuration, the parameters and, during training, everything a resumed run needs.
+
+::
+
+    checkpoint-00002000/
+      config.yaml          the resolved configuration
+      parameters.h5        every parameter, running statistics included (nnabla's own format)
+      solver_NAME.h5       state of each solver (training only)
+      state.json           step, and the size and SHA-256 of every other file
+
+A folder is written under another name, synchronised, then renamed: under its final name it is whole. ``state.json``
+lets a reader notice files that were damaged later.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict, NamedTuple
+
+import nnabla as nn
+import numpy as np
+
+from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
+from mrfomm.errors import UserError
+from mrfomm.h5_file import read_h5
+
+PREFIX = "checkpoint-"
+
+
+class Checkpoint(NamedTuple):
+    """folder; config: Config; parameters: name -> float32 array; state: the numbers of state.json."""
+
+    folder: Path
+    config: Config
+    parameters: Dict[str, np.ndarray]
+    state: Dict[str, Any]
+
+
+class ParameterTree:
+    """A private set of nnabla parameters, apart from the global one.
+
+    Graphs built inside ``with tree.scope():`` create and share parameters in this tree.
+    """
+
+    def __init__(self):
+        self._root = {}
+
+    def scope(self):
+        """Context manager: ``nn.parameter_scope`` on this tree."""
+        return nn.parameter_scope("", self._root)
+
+    def all(self):
+        """Every parameter by name, running statistics included."""
+        with self.scope():
+            return dict(nn.get_parameters(grad_only=False))
+
+    def trainable(self, *prefixes):
+        """The parameters that take gradients and whose name starts with one of the prefixes."""
+        with self.scope():
+            return {name: value for name, value in nn.get_parameters().items() if name.startswith(prefixes)}
+
+    def assign(self, arrays, source, missing_allowed=()):
+        """Fill every parameter from arrays by name.
+
+        Args:
+            arrays: name -> array.
+            source: named in errors.
+            missing_allowed: prefixes of parameters that may keep their initial value when ``arrays`` lacks them.
+
+        Raises:
+            UserError: a parameter is missing, left over or of another shape.
+        """
+        parameters = self.all()
+        optional = {name for name in parameters if name.startswith(tuple(missing_allowed)) and name not in arrays}
+        shapes = {name: variable.shape for name, variable in parameters.items() if name not in optional}
+        for name, array in check_arrays(arrays, shapes, source).items():
+            parameters[name].d = array
+
+
+def check_arrays(arrays, shapes, source):
+    """The arrays, if they are finite and exactly those of ``shapes`` (name -> shape).
+
+    Raises:
+        UserError: a parameter is missing, left over, of another shape, or not finite.
+    """
+    for name in sorted(arrays.keys() - shapes.keys()):
+        raise UserError(f"{source}: parameter {name} has no place in this model; the configuration doesn't fit")
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise UserError(f"{source}: parameter {name} is missing; the configuration doesn't fit the weights")
+        if arrays[name].shape != tuple(shape):
+            raise UserError(
+                f"{source}: parameter {name} has shape {arrays[name].shape}, the configuration asks for {tuple(shape)}"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{source}: parameter {name} holds values that aren't finite; use other weights")
+    return arrays
+
+
+def save_checkpoint(folder, config, parameters, state=None, solvers=None):
+    """Write a checkpoint folder in one step (an existing one is replaced at the end).
+
+    Args:
+        folder: its final path.
+        config: Config.
+        parameters: name -> Variable or array.
+        state: JSON-able numbers to keep (step and the like).
+        solvers: name -> nnabla solver.
+
+    Raises:
+        UserError: the folder can't be written (no room, no permission).
+    """
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        (aside / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
+        write_h5(aside / "parameters.h5", parameters)
+        for name, solver in (solvers or {}).items():
+            solver.save_states(str(aside / f"solver_{name}.h5"))
+        files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        (aside / "state.json").write_text(
+            json.dumps({"state": state or {}, "files": files}, indent=1), encoding="utf-8"
+        )
+        for path in aside.iterdir():
+            _synchronise(path)
+        _replace(aside, folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise UserError(
+            f"{folder}: can't write the checkpoint ({error}); make room or choose another folder"
+        ) from error
+
+
+def save_parameters(path, parameters):
+    """Write parameters (name -> Variable or array) as one .h5 file, in one step.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    path = Path(path)
+    aside = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_h5(aside, parameters)
+        _synchronise(aside)
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path}: can't write there ({error}); make room or choose another place") from error
+
+
+def write_h5(path, parameters):
+    """Write parameters (name -> Variable or array) in nnabla's format."""
+    variables = {
+        name: value if isinstance(value, nn.Variable) else nn.Variable.from_numpy_array(value)
+        for name, value in parameters.items()
+    }
+    nn.save_parameters(str(path), variables)
+
+
+def load_checkpoint(path):
+    """Read a checkpoint, or the newest whole one of a run folder.
+
+    Raises:
+        UserError: no checkpoint there, or it is damaged; the message names the file.
+    """
+    folder = find_checkpoint(path)
+    manifest = verify_checkpoint(folder)
+    config = config_from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    return Checkpoint(folder, config, read_h5(folder / "parameters.h5"), manifest["state"])
+
+
+def load_resumable(run):
+    """The newest whole checkpoint of a run; damaged ones are reported on stderr and stepped over.
+
+    Raises:
+        UserError: the run has no whole checkpoint.
+    """
+    folders = list_checkpoints(run)[::-1]
+    for folder in folders:
+        try:
+            return load_checkpoint(folder)
+        except UserError as error:
+            print(f"stepping over a checkpoint: {error}", file=sys.stderr)
+    raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); start anew with --output")
+
+
+def find_checkpoint(path):
+    """The checkpoint folder that ``path`` means: itself, or a run folder's best or else newest checkpoint."""
+    path = Path(path)
+    if (path / "state.json").is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; give a checkpoint folder or a run folder")
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: is a file, not a checkpoint folder; turn foreign weights into one: python -m mrfomm.convert"
+        )
+    best = path / "best"
+    candidates = ([best] if (best / "state.json").is_file() else []) + list_checkpoints(path)[::-1]
+    if not candidates:
+        raise UserError(f"{path}: holds no checkpoint (no state.json, no {PREFIX}*); give the folder of one")
+    return candidates[0]
+
+
+def list_checkpoints(run):
+    """The checkpoints of a run folder, oldest first."""
+    return sorted(path for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
+
+
+def remove_old_checkpoints(run, keep):
+    """Delete all but the newest ``keep`` checkpoints of a run folder."""
+    for folder in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(folder)
+
+
+def verify_checkpoint(folder):
+    """Check every file of a checkpoint against state.json and return its content.
+
+    Raises:
+        UserError: naming the first file that is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        if not isinstance(manifest["state"], dict) or not {"config.yaml", "parameters.h5"} <= set(expected):
+            raise ValueError("incomplete")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'state.json'}: damaged or not a checkpoint's; use another checkpoint") from error
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise UserError(f"{path}: missing from the checkpoint; use another checkpoint")
+        if path.stat().st_size != size or _fingerprint(path)["sha256"] != digest:
+            raise UserError(f"{path}: damaged (checksum differs from state.json); use another checkpoint")
+    return manifest
+
+
+def _fingerprint(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _synchronise(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(aside, folder):
+    """Rename ``aside`` to ``folder``; an older folder of that name is moved out of the way first."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    _synchronise(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

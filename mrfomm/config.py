@@ -1,0 +1,393 @@
+"""Configuration: frozen dataclasses, read strictly from YAML, overridden by ``key=value`` pairs.
+
+A YAML file may name a parent (``parent: vox-256.yaml``, relative to itself) and override parts of it. Every key is
+known, every value has the declared type, every error names the full key. The resolved configuration is written into
+every run and every checkpoint, so that nothing else has to be named later.
+"""
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from mrfomm.data.augment import AugmentOptions
+from mrfomm.errors import UserError
+
+FUSION_MODES = ("patch", "element", "mean", "occlusion")
+SMALLEST_PERCEPTUAL_INPUT = {
+    "vgg19": 16,
+    "alexnet": 31,
+    "none": 1,
+}  # pixels a side; pooling leaves nothing of less
+
+
+@dataclass(frozen=True)
+class KeypointsConfig:
+    """Keypoint detector (FOMM; ``kp_detector_params``)."""
+
+    expansion: int = 32  # width of the hourglass: level i has min(max_features, expansion * 2^(i+1)) channels
+    max_features: int = 1024
+    blocks: int = 5  # levels of the hourglass
+    scale: float = 0.25  # the detector sees the image at this share of its size
+    temperature: float = 0.1  # of the softmax that turns a map into a heatmap
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """Dense motion network (FOMM; ``dense_motion_params``)."""
+
+    expansion: int = 64
+    max_features: int = 1024
+    blocks: int = 5
+    scale: float = 0.25
+    variance: float = 0.01  # of the keypoints' Gaussians, in units of the [-1, 1] grid
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Encoder and decoder around the warp (FOMM; ``generator_params``)."""
+
+    expansion: int = 64
+    max_features: int = 512
+    down_blocks: int = 2
+    bottleneck_blocks: int = 6
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Fusion unit (paper, section 3). The kernel size is not in the paper; 3 is this project's choice."""
+
+    mode: str = "patch"
+    kernel: int = 3
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Patch discriminator (FOMM; ``discriminator_params``). vox-adv: keypoint_input on, spectral_norm off."""
+
+    expansion: int = 64
+    max_features: int = 512
+    blocks: int = 4
+    spectral_norm: bool = False
+    keypoint_input: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything the networks are built from."""
+
+    image_size: int = 256
+    num_keypoints: int = 10
+    keypoints: KeypointsConfig = field(default_factory=KeypointsConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training data in FOMM's format: ``root/train`` and ``root/test``."""
+
+    root: str = "data/vox"  # "bundled": the small set that comes with the package
+    num_references: int = 3  # K
+    id_sampling: bool = True  # one item per identity (file name before '#'), a random video of it each time
+    num_repeats: int = 75  # passes over the items that make one epoch
+    workers: int = 2  # decoding processes; 0 decodes in the training process
+    max_broken: float = 0.1  # stop when more than this share of the clips can't be read
+    augmentation: AugmentOptions = field(default_factory=AugmentOptions)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss weights (FOMM; ``loss_weights``). The pixel loss is not FOMM's: it stands in on machines without VGG19."""
+
+    perceptual_network: str = "vgg19"
+    perceptual_weights: str = ""  # VGG19 as `python -m mrfomm.convert` writes it; alexnet is bundled
+    perceptual: float = 10.0  # per layer and scale
+    pixel: float = 0.0  # mean |prediction - driving|, per scale
+    scales: typing.Tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
+    equivariance_value: float = 10.0
+    equivariance_jacobian: float = 10.0
+    tps_sigma_affine: float = 0.05
+    tps_sigma: float = 0.005
+    tps_points: int = 5
+    adversarial: float = 1.0
+    feature_matching: float = 10.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training run (paper, section 4)."""
+
+    seed: int = 0
+    epochs: int = 100
+    batch_size: int = 32  # over all processes
+    learning_rate: float = 2e-4
+    milestones: typing.Tuple[int, ...] = (60, 90)  # epochs at which the learning rate is multiplied by 0.1
+    discriminator: bool = False  # stage 2
+    log_every: int = 10  # steps
+    picture_every: int = 500
+    checkpoint_every: int = 500
+    validate_every: int = 1000
+    validation_clips: int = 8  # held-out clips (from root/test) of a validation
+    keep_checkpoints: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path, overrides=()):
+    """Read a configuration file.
+
+    Args:
+        path: a YAML file.
+        overrides: strings ``key=value``; the key is dotted (``train.batch_size``), the value is YAML.
+
+    Returns:
+        Config.
+
+    Raises:
+        UserError: unreadable file, unknown key, wrong type or a value that can't work, with the full key.
+    """
+    values = _read_with_parents(Path(path), seen=())
+    for override in overrides:
+        _apply_override(values, override)
+    return config_from_dict(values, str(path))
+
+
+def config_from_dict(values, source):
+    """Build a checked :class:`Config` from nested dictionaries; ``source`` names them in errors."""
+    config = _build(Config, values, source, ())
+    check_config(config, source)
+    return config
+
+
+def config_to_yaml(config):
+    """The configuration as YAML text that :func:`load_config` reads back to an equal object."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, default_flow_style=None, width=110)
+
+
+def check_config(config, source):
+    """Raise UserError for values that can't work, naming the key."""
+    for key, accepted, problem in _constraints(config):
+        if not accepted:
+            raise UserError(f"{source}: {key} {problem}")
+
+
+def check_trainable(config, source):
+    """Raise UserError, naming the key, for what stands in the way of training though inference works."""
+    loss, size = config.loss, config.model.image_size * min(config.loss.scales)
+    smallest = SMALLEST_PERCEPTUAL_INPUT[loss.perceptual_network]
+    if size < smallest:
+        raise UserError(
+            f"{source}: loss.scales make images of {size:g} pixels, {loss.perceptual_network} needs {smallest}; "
+            "leave out the smallest scale"
+        )
+
+
+def _constraints(config):
+    model, data, loss, train = config.model, config.data, config.loss, config.train
+    yield "model.fusion.mode", model.fusion.mode in FUSION_MODES, f"must be one of {', '.join(FUSION_MODES)}"
+    yield (
+        "model.fusion.kernel",
+        model.fusion.kernel % 2 == 1 and model.fusion.kernel > 0,
+        "must be a positive odd number",
+    )
+    for key, value in _positive_integers(config):
+        yield key, value >= 1, f"must be at least 1, not {value}"
+    for name, net in (("keypoints", model.keypoints), ("motion", model.motion)):
+        size = model.image_size * net.scale
+        key = f"model.{name}"
+        yield f"{key}.scale", 0 < net.scale <= 1 and _is_whole(1 / net.scale), "must be 1, 1/2, 1/3, 1/4 ..."
+        yield (
+            f"{key}.blocks",
+            _is_whole(size / 2**net.blocks),
+            f"{net.blocks} halvings don't divide the {size:g} pixels it sees (model.image_size x {key}.scale)",
+        )
+    yield (
+        "model.image_size",
+        model.image_size * model.keypoints.scale >= 8,
+        "is too small: the keypoint detector needs 8 pixels after model.keypoints.scale",
+    )
+    yield (
+        "model.generator.down_blocks",
+        model.image_size % 2**model.generator.down_blocks == 0,
+        f"{model.generator.down_blocks} halvings don't divide model.image_size = {model.image_size}",
+    )
+    yield "model.keypoints.temperature", model.keypoints.temperature > 0, "must be positive"
+    yield "model.motion.variance", model.motion.variance > 0, "must be positive"
+    yield (
+        "loss.perceptual_network",
+        loss.perceptual_network in SMALLEST_PERCEPTUAL_INPUT,
+        f"must be one of {', '.join(SMALLEST_PERCEPTUAL_INPUT)}",
+    )
+    yield (
+        "loss.scales",
+        loss.scales and all(0 < s <= 1 and _is_whole(1 / s) for s in loss.scales),
+        "must be 1, 0.5 ...",
+    )
+    yield "loss.tps_points", loss.tps_points >= 2, "must be at least 2"
+    yield "data.max_broken", 0 <= data.max_broken <= 1, "must lie in 0..1"
+    yield "data.workers", data.workers >= 0, "must not be negative"
+    yield "train.learning_rate", train.learning_rate > 0, "must be positive"
+    yield "train.milestones", list(train.milestones) == sorted(train.milestones), "must ascend"
+
+
+def _positive_integers(config):
+    for section in ("model", "data", "train"):
+        yield from _integers(getattr(config, section), section)
+
+
+def _integers(node, key):
+    for item in dataclasses.fields(node):
+        value, name = getattr(node, item.name), f"{key}.{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _integers(value, name)
+        elif item.type is int and name not in ("train.seed", "data.workers", "train.validation_clips"):
+            yield name, value
+
+
+def _is_whole(value):
+    return value >= 1 - 1e-9 and abs(value - round(value)) < 1e-6
+
+
+def _read_with_parents(path, seen):
+    values = read_yaml(path)
+    parent = values.pop("parent", None)
+    if parent is None:
+        return values
+    parent_path = path.parent / str(parent)
+    if parent_path.resolve() in seen or parent_path.resolve() == path.resolve():
+        raise UserError(f"{path}: parent {parent} leads back to itself; break the circle")
+    merged = _read_with_parents(parent_path, (*seen, path.resolve()))
+    _merge(merged, values)
+    return merged
+
+
+def read_yaml(path):
+    """Read a YAML file that holds a mapping; UserError names the file when it can't be."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't read the configuration ({error}); give a YAML file") from error
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not valid YAML ({error}); mend the file") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}, not a mapping of keys to values")
+    return values
+
+
+def _merge(base, changes):
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _apply_override(values, override):
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: write it as key=value, for example train.batch_size=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: {text!r} is not valid YAML; quote it") from error
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {key}: {section} is a value, not a section")
+    values[name] = value
+
+
+def _build(cls, values, source, path):
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: {'.'.join(path) or 'the file'} must be a section with keys, not {values!r}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            full = ".".join((*path, str(key)))
+            raise UserError(f"{source}: unknown key {full}; known here: {', '.join(fields)}")
+    return cls(**{key: _value(fields[key].type, value, source, (*path, key)) for key, value in values.items()})
+
+
+def _value(kind, value, source, path):
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, source, path)
+    convert = _CONVERTERS[kind]
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {'.'.join(path)} must be {error}, not {value!r}") from error
+
+
+def _boolean(value):
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
+
+
+def _integer(value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number")
+    return value
+
+
+def _number(value):
+    if isinstance(value, str):  # YAML 1.1 reads 2e-4 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            raise TypeError("a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError("a finite number")
+    return float(value)
+
+
+def _string(value):
+    if not isinstance(value, str):
+        raise TypeError("a string")
+    return value
+
+
+def _list_of(item):
+    def convert(value):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError("a list")
+        return tuple(item(entry) for entry in value)
+
+    return convert
+
+
+_CONVERTERS = {
+    bool: _boolean,
+    int: _integer,
+    float: _number,
+    str: _string,
+    typing.Tuple[int, ...]: _list_of(_integer),
+    typing.Tuple[float, ...]: _list_of(_number),
+}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

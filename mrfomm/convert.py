@@ -1,0 +1,131 @@
+"""Convert foreign weights: `python -m mrfomm.convert vox-cpk.pth.tar -o weights/vox`.
+
+Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and of Sony's nnabla-examples (.h5), which
+become a checkpoint folder for --weights and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
+becomes one .h5 file for loss.perceptual_weights.
+"""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import h5py
+
+from mrfomm.checkpoint import ParameterTree, save_checkpoint, save_parameters
+from mrfomm.config import Config, config_from_dict, load_config, read_yaml
+from mrfomm.errors import UserError, run_command
+from mrfomm.h5_file import read_h5
+from mrfomm.model import create_parameters
+from mrfomm.name_map import (
+    NNABLA_EXAMPLES_IGNORED,
+    UPSTREAM_IGNORED,
+    VGG19_IGNORED,
+    architecture_of,
+    check_antialias,
+    config_from_upstream,
+    nnabla_examples_names,
+    translate,
+    upstream_arrays,
+    upstream_names,
+    vgg19_names,
+)
+from mrfomm.networks.perceptual import vgg19_shapes
+from mrfomm.torch_file import read_torch
+
+DEFAULT_FUSION = "occlusion"  # what K references can use without any trained fusion
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrfomm.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="weights to convert")
+    parser.add_argument(
+        "-o", "--output", metavar="DEST", required=True, help="checkpoint folder, or .h5 file for VGG19"
+    )
+    parser.add_argument("--config", metavar="YAML", help="ours, or the one the weights came with (default: vox-256)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Run the command; returns its exit code."""
+    args = parse_arguments(arguments)
+    source = read_source(args.source)
+    if is_vgg19(source):
+        if args.config:
+            raise UserError(f"{args.source}: is VGG19, which takes no --config; leave it out")
+        convert_vgg19(source, args.source, Path(args.output))
+    else:
+        config = read_config(args.config)
+        if "generator" in source:
+            parameters = from_upstream(source, config.model, args.source)
+        else:
+            parameters = from_nnabla_examples(source, config.model, args.source)
+        save_checkpoint(args.output, config, parameters, {"source": Path(args.source).name})
+    print(args.output)
+    return 0
+
+
+def read_source(path):
+    """The content of a weight file: torch's nested dictionary, or an HDF5 file's name -> array."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; give a .pth.tar, .pth or .h5 file")
+    return read_h5(path) if h5py.is_hdf5(path) else read_torch(path)
+
+
+def is_vgg19(source):
+    """Whether the content is VGG19's weights, of either layout."""
+    return "features.0.weight" in source or "conv1/conv/W" in source
+
+
+def read_config(path):
+    """The Config of --config: our own format, or that of FOMM and nnabla-examples (with model_params)."""
+    if path is None:
+        config = Config()
+    elif "model_params" in read_yaml(path):
+        config = config_from_dict(config_from_upstream(read_yaml(path), path), path)
+    else:
+        return load_config(path)
+    fusion = dataclasses.replace(config.model.fusion, mode=DEFAULT_FUSION)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, fusion=fusion))
+
+
+def from_upstream(checkpoint, model, origin):
+    """Our parameters by name from a checkpoint of FOMM's PyTorch code."""
+    arrays = upstream_arrays(checkpoint, origin)
+    check_antialias(arrays, model, origin)
+    architecture = architecture_of(model, arrays)
+    shapes = parameter_shapes(model, bool(architecture.discriminator_blocks))
+    return translate(arrays, upstream_names(architecture), shapes, UPSTREAM_IGNORED, origin)
+
+
+def from_nnabla_examples(arrays, model, origin):
+    """Our parameters by name from a checkpoint of nnabla-examples."""
+    architecture = architecture_of(model, arrays)
+    shapes = parameter_shapes(model, bool(architecture.discriminator_blocks))
+    return translate(arrays, nnabla_examples_names(architecture), shapes, NNABLA_EXAMPLES_IGNORED, origin)
+
+
+def parameter_shapes(model, discriminator):
+    """Name -> shape of a ModelConfig's parameters, without those of a learned fusion (foreign weights have none)."""
+    tree = ParameterTree()
+    with tree.scope():
+        create_parameters(model, discriminator)
+    return {name: value.shape for name, value in tree.all().items() if not name.startswith("fusion/")}
+
+
+def convert_vgg19(source, origin, destination):
+    """Write VGG19's convolutions up to relu5_1 as one .h5 file."""
+    if destination.suffix != ".h5":
+        raise UserError(f"{destination}: VGG19 becomes one file; give a name that ends in .h5")
+    names = vgg19_names(source, origin)
+    parameters = translate(source, names, vgg19_shapes(), VGG19_IGNORED, origin)
+    save_parameters(destination, parameters)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Clips, sampling, augmentation and the parallel loader. Nothing here imports nnabla: its workers use it."""

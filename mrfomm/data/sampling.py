@@ -1,0 +1,99 @@
+"""Which frames a sample is made of: pure functions of the seed, the epoch and the sample's number.
+
+No generator lives from one sample to the next. So a run can be repeated, or resumed at any step, from these
+numbers alone, and the samples of a step are the same for every number of processes and loader workers.
+"""
+
+from typing import NamedTuple, Tuple
+
+import numpy as np
+
+from mrfomm.data.clips import Clip
+
+# What a random stream is for: keeps streams of one seed and epoch apart.
+_ORDER, _SAMPLE = 0, 1
+
+
+class SamplePlan(NamedTuple):
+    """The frames of one training sample, and the seed of its augmentation."""
+
+    clip: Clip
+    references: Tuple[int, ...]
+    driving: int
+    augmentation_seed: int
+
+
+def group_items(clips, id_sampling):
+    """What one pass over the data visits.
+
+    Args:
+        clips: sequence of Clip.
+        id_sampling: one item per identity, made of all its clips (FOMM, vox); otherwise one item per clip.
+
+    Returns:
+        Tuple of items; an item is a non-empty tuple of Clip.
+    """
+    if not id_sampling:
+        return tuple((clip,) for clip in clips)
+    items = {}
+    for clip in clips:
+        items.setdefault(clip.identity, []).append(clip)
+    return tuple(tuple(items[identity]) for identity in sorted(items))
+
+
+def epoch_order(seed, epoch, n_items, num_repeats, batch_size, rank=0, world=1):
+    """The sample numbers of one epoch, shuffled, for one process.
+
+    An epoch has ``n_items * num_repeats`` samples; sample i shows item ``i % n_items``. They are cut into
+    global batches of ``world * batch_size``, of which rank r takes positions r*batch_size..(r+1)*batch_size.
+    The remainder that fills no global batch is dropped, as in FOMM; it is another one in the next epoch.
+
+    Returns:
+        int64 array [steps,batch_size].
+    """
+    order = _generator(_ORDER, seed, epoch).permutation(n_items * num_repeats)
+    steps = len(order) // (world * batch_size)
+    return order[: steps * world * batch_size].reshape(steps, world, batch_size)[:, rank]
+
+
+def draw_sample(seed, epoch, index, items, num_references, clip_length, attempt=0):
+    """Draw a clip of the sample's item, then ``num_references + 1`` frames of the clip, the driving one last.
+
+    The frames are distinct if the clip has enough of them. They come in random order. FOMM sorts its pair,
+    which its time flip undoes; of several sorted frames, only the first and the last would ever drive.
+
+    Args:
+        seed, epoch, index: what the sample depends on; ``index`` is from :func:`epoch_order`.
+        items: what :func:`group_items` returns.
+        num_references: K.
+        clip_length: function from a Clip to its number of frames; may raise BrokenClip.
+        attempt: 0 for the sample itself; 1, 2... for its replacements, which may show any item.
+
+    Returns:
+        SamplePlan.
+    """
+    generator = _generator(_SAMPLE, seed, epoch, index, attempt)
+    item = items[index % len(items)] if attempt == 0 else items[generator.integers(len(items))]
+    clip = item[generator.integers(len(item))]
+    augmentation_seed = int(generator.integers(2**63))
+    length, count = clip_length(clip), num_references + 1
+    *references, driving = generator.choice(length, count, replace=length < count).tolist()
+    return SamplePlan(clip, tuple(references), driving, augmentation_seed)
+
+
+def reference_indices(length, num_references):
+    """The references of a held-out clip: the first frame, the last, then evenly spaced ones between.
+
+    K = 1: the first; K = 3: first, last and middle (paper, section 4). Frames of clips shorter than K repeat.
+    """
+    inner = [i * (length - 1) // (num_references - 1) for i in range(1, num_references - 1)]
+    return ([0, length - 1] + inner)[:num_references]
+
+
+def driving_indices(length, max_frames):
+    """At most ``max_frames`` evenly spaced frames of a held-out clip, the first and the last included."""
+    return np.linspace(0, length - 1, min(length, max_frames)).round().astype(int).tolist()
+
+
+def _generator(*key):
+    return np.random.default_rng(np.random.SeedSequence([int(part) for part in key]))

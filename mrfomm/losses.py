@@ -1,0 +1,60 @@
+"""Losses on images (FOMM, section 3.3): multi-scale perceptual and pixel losses, LSGAN, feature matching."""
+
+import nnabla.functions as F
+
+from mrfomm.networks.geometry import downsample
+from mrfomm.networks.perceptual import alexnet_features, normalise, vgg19_features
+
+_FEATURES = {"vgg19": vgg19_features, "alexnet": alexnet_features}
+
+
+def image_pyramid(image, scales):
+    """The image [N,3,H,W] at each scale, anti-aliased."""
+    return [downsample(image, scale) for scale in scales]
+
+
+def perceptual_loss(predictions, targets, network, parameters):
+    """Sum over scales and layers of the mean |difference| of a frozen network's features.
+
+    Args:
+        predictions, targets: image pyramids, lists of [N,3,h,w] in [0,1]. No gradient flows to the targets.
+        network: ``vgg19`` or ``alexnet``.
+        parameters: of the network, name -> Variable.
+
+    Returns:
+        scalar.
+    """
+    extract = _FEATURES[network]
+    total = 0
+    for prediction, target in zip(predictions, targets):
+        generated = extract(normalise(prediction), parameters)
+        real = extract(normalise(target), parameters)
+        total = sum((mean_absolute(ours, theirs) for ours, theirs in zip(generated, real)), total)
+    return total
+
+
+def pixel_loss(predictions, targets):
+    """Sum over scales of the mean |difference|."""
+    return sum(mean_absolute(prediction, target) for prediction, target in zip(predictions, targets))
+
+
+def feature_matching_loss(generated, real):
+    """Sum over the discriminator's layers of the mean |difference|; no gradient flows to the real side."""
+    return sum(
+        mean_absolute(ours, theirs.get_unlinked_variable(need_grad=False)) for ours, theirs in zip(generated, real)
+    )
+
+
+def generator_adversarial_loss(score):
+    """LSGAN: mean (1 - D(generated))^2."""
+    return F.mean((1 - score) ** 2)
+
+
+def discriminator_loss(real, generated):
+    """LSGAN: mean (1 - D(real))^2 + D(generated)^2."""
+    return F.mean((1 - real) ** 2 + generated**2)
+
+
+def mean_absolute(a, b):
+    """mean |a - b|, a scalar."""
+    return F.mean(F.absolute_error(a, b))

@@ -1,0 +1,153 @@
+"""The only composition of the networks: encode the references once, synthesise a driving frame from them.
+
+Axis letters: B driving frames, K references, n keypoints, C channels.
+"""
+
+from typing import NamedTuple
+
+import nnabla as nn
+import nnabla.functions as F
+
+from mrfomm.networks.discriminator import discriminate
+from mrfomm.networks.fusion import fuse
+from mrfomm.networks.generator import decode, encode, warp_features
+from mrfomm.networks.geometry import downsample
+from mrfomm.networks.keypoints import Keypoints, detect_keypoints
+from mrfomm.networks.motion import Motion, estimate_motion
+
+
+class References(NamedTuple):
+    """What is computed once for K references; every leading axis is B*K (or K, to be repeated over the frames).
+
+    image [B*K,3,h,w]: at the motion network's size. keypoints: value [B*K,n,2], jacobian [B*K,n,2,2].
+    features [B*K,C,h',w']: the encoder's output.
+    """
+
+    image: nn.Variable
+    keypoints: Keypoints
+    features: nn.Variable
+
+
+class Synthesis(NamedTuple):
+    """What one forward pass computes.
+
+    prediction [B,3,H,W] in [0,1]; motion: of the B*K pairs; occlusion [B,K,1,h,w] and warped [B,K,C,h,w] at the
+    features' size; fused [B,C,h,w]; mask [B,K,1,h,w] or [B,K,C,h,w], summing to 1 over K.
+    """
+
+    prediction: nn.Variable
+    motion: Motion
+    occlusion: nn.Variable
+    warped: nn.Variable
+    fused: nn.Variable
+    mask: nn.Variable
+
+
+def keypoints_of(image, config, training=False):
+    """Keypoints of images [N,3,H,W] in [0,1]; ``config`` is a ModelConfig."""
+    return detect_keypoints(image, config.num_keypoints, training=training, **vars(config.keypoints))
+
+
+def encode_references(references, config, training=False):
+    """References [B,K,3,H,W] in [0,1] -> References: one keypoint call and one encoder call for all of them."""
+    batch, count = references.shape[:2]
+    folded = F.reshape(references, (batch * count, *references.shape[2:]))  # [B*K,3,H,W]
+    generator = config.generator
+    return References(
+        downsample(folded, config.motion.scale),
+        keypoints_of(folded, config, training),
+        encode(folded, generator.expansion, generator.max_features, generator.down_blocks, training),
+    )
+
+
+def synthesise(references, driving, config, training=False):
+    """Synthesise the driving pose from the references.
+
+    Args:
+        references: References with leading axis B*K; with leading axis K and B > 1, see ``repeat_references``.
+        driving: Keypoints of the B driving frames.
+        config: ModelConfig.
+        training: batch norm uses and updates batch statistics.
+
+    Returns:
+        Synthesis.
+    """
+    batch = driving.value.shape[0]
+    count = references.features.shape[0] // batch  # K
+    motion_options = dict(vars(config.motion))
+    motion_options.pop("scale")
+    motion = estimate_motion(
+        references.image,
+        references.keypoints,
+        Keypoints(*(repeat_each(value, count) for value in driving)),
+        training=training,
+        **motion_options,
+    )
+    warped, occlusion = warp_features(references.features, motion)
+    warped = F.reshape(warped, (batch, count, *warped.shape[1:]))  # [B,K,C,h,w]
+    occlusion = F.reshape(occlusion, (batch, count, *occlusion.shape[1:]))  # [B,K,1,h,w]
+    fused, mask = fuse(warped, occlusion, config.fusion.mode, config.fusion.kernel)
+    prediction = decode(fused, training=training, **vars(config.generator))
+    return Synthesis(prediction, motion, occlusion, warped, fused, mask)
+
+
+def repeat_references(references, batch):
+    """The same K references for every one of ``batch`` driving frames: leading axis K -> batch*K."""
+    image, keypoints, features = references
+    return References(
+        repeat_all(image, batch),
+        Keypoints(*(repeat_all(value, batch) for value in keypoints)),
+        repeat_all(features, batch),
+    )
+
+
+def repeat_each(x, times):
+    """[B,...] -> [B*times,...], every entry ``times`` times in a row."""
+    if times == 1:
+        return x
+    shape = x.shape
+    repeated = F.broadcast(F.reshape(x, (shape[0], 1, *shape[1:])), (shape[0], times, *shape[1:]))
+    return F.reshape(repeated, (shape[0] * times, *shape[1:]))
+
+
+def repeat_all(x, times):
+    """[K,...] -> [times*K,...], the whole sequence ``times`` times in a row."""
+    if times == 1:
+        return x
+    shape = x.shape
+    repeated = F.broadcast(F.reshape(x, (1, *shape)), (times, *shape))
+    return F.reshape(repeated, (times * shape[0], *shape[1:]))
+
+
+def judge(image, points, config, fixed=False):
+    """The discriminator's Judgement of images.
+
+    Args:
+        image: [B,3,H,W] in [0,1].
+        points: the driving keypoints [B,n,2]; read if ``config.discriminator.keypoint_input``.
+        config: ModelConfig.
+        fixed: no gradient flows to the discriminator's parameters.
+    """
+    net = config.discriminator
+    return discriminate(
+        image,
+        net.expansion,
+        net.max_features,
+        net.blocks,
+        net.spectral_norm,
+        points if net.keypoint_input else None,
+        config.motion.variance,
+        fixed,
+    )
+
+
+def create_parameters(config, discriminator=False):
+    """Create the parameters of a ModelConfig in the current parameter scope, without computing anything.
+
+    The discriminator's are created too if asked for; inference does without.
+    """
+    size = config.image_size
+    references = encode_references(nn.Variable((1, 1, 3, size, size)), config)
+    synthesise(references, keypoints_of(nn.Variable((1, 3, size, size)), config), config)
+    if discriminator:
+        judge(nn.Variable((1, 3, size, size)), nn.Variable((1, config.num_keypoints, 2)), config)

@@ -1,0 +1,1 @@
+"""Networks as functions of nnabla Variables and plain numbers: no IO, no configuration object, no communicator."""

@@ -1,0 +1,55 @@
+"""FOMM's building blocks. Every ``training`` argument is whether batch normalisation uses the batch's statistics."""
+
+import nnabla as nn
+import nnabla.functions as F
+
+from mrfomm.networks import ops
+
+
+def same_block(x, channels, kernel, training):
+    """Convolution (padding keeps the size), batch norm, ReLU: [N,C,H,W] -> [N,channels,H,W]."""
+    x = ops.convolution(x, channels, kernel, pad=kernel // 2)
+    return F.relu(ops.batch_normalization(x, training))
+
+
+def down_block(x, channels, training):
+    """3x3 convolution, batch norm, ReLU, average pooling: [N,C,H,W] -> [N,channels,H/2,W/2]."""
+    return F.average_pooling(same_block(x, channels, 3, training), kernel=(2, 2))
+
+
+def up_block(x, channels, training):
+    """Nearest upsampling by 2, 3x3 convolution, batch norm, ReLU: [N,C,H,W] -> [N,channels,2H,2W]."""
+    return same_block(F.interpolate(x, scale=(2, 2), mode="nearest"), channels, 3, training)
+
+
+def residual_block(x, training):
+    """(batch norm, ReLU, 3x3 convolution) twice, plus the input: [N,C,H,W] -> [N,C,H,W]."""
+    out = x
+    for name in ("first", "second"):
+        with nn.parameter_scope(name):
+            out = F.relu(ops.batch_normalization(out, training))
+            out = ops.convolution(out, x.shape[1], 3, pad=1)
+    return x + out
+
+
+def hourglass(x, expansion, max_features, blocks, training):
+    """Encoder-decoder whose decoder concatenates the encoder's output of each level.
+
+    Args:
+        x: [N,C,H,W], H and W divisible by 2^blocks.
+        expansion, max_features: level i has min(max_features, expansion * 2^(i+1)) channels.
+        blocks: number of levels.
+
+    Returns:
+        [N,expansion + C,H,W] (FOMM's Hourglass.out_filters).
+    """
+    levels = [x]
+    for i in range(blocks):
+        with nn.parameter_scope(f"down_{i}"):
+            levels.append(down_block(levels[-1], min(max_features, expansion * 2 ** (i + 1)), training))
+    out = levels.pop()
+    for i in range(blocks):
+        with nn.parameter_scope(f"up_{i}"):
+            out = up_block(out, min(max_features, expansion * 2 ** (blocks - 1 - i)), training)
+        out = F.concatenate(out, levels.pop(), axis=1)
+    return out

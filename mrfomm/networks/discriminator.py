@@ -1,0 +1,73 @@
+"""Patch discriminator of the second training stage (FOMM; pix2pixHD at one scale)."""
+
+from typing import NamedTuple
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+from nnabla.initializer import NormalInitializer
+from nnabla.parameter import get_parameter_or_create
+
+from mrfomm.networks import ops
+from mrfomm.networks.geometry import gaussian_heatmaps
+
+KERNEL = 4  # of the blocks' convolutions, without padding
+
+
+class Judgement(NamedTuple):
+    """features: the output of each block, [N,C_i,h_i,w_i]; score [N,1,h,w]: 1 for real, 0 for generated (LSGAN)."""
+
+    features: tuple
+    score: nn.Variable
+
+
+def discriminate(image, expansion, max_features, blocks, spectral_norm, points=None, variance=0.01, fixed=False):
+    """Judge images [N,3,H,W] in [0,1].
+
+    Args:
+        expansion, max_features, blocks: block i has min(max_features, expansion * 2^i) channels.
+        spectral_norm: normalise the convolutions (vox; vox-adv does without).
+        points: driving keypoints [N,n,2] whose heatmaps are appended to the image (vox-adv), or None.
+        variance: of those heatmaps.
+        fixed: no gradient flows to the parameters (the generator's step); power iteration is frozen too.
+
+    Returns:
+        Judgement.
+    """
+    x = image
+    if points is not None:
+        x = F.concatenate(x, gaussian_heatmaps(points, *image.shape[2:], variance), axis=1)
+    transform = _spectral_normalisation(fixed) if spectral_norm else None
+    features = []
+    with nn.parameter_scope("discriminator"):
+        for i in range(blocks):
+            with nn.parameter_scope(f"down_{i}"):
+                x = _block(x, min(max_features, expansion * 2**i), i > 0, i < blocks - 1, fixed, transform)
+            features.append(x)
+        with nn.parameter_scope("final"):
+            return Judgement(tuple(features), ops.convolution(x, 1, 1, fixed=fixed, transform=transform))
+
+
+def _block(x, channels, normalise, pool, fixed, transform):
+    x = ops.convolution(x, channels, KERNEL, fixed=fixed, transform=transform)
+    if normalise:
+        x = ops.instance_normalization(x, fixed)
+    x = F.leaky_relu(x, 0.2)
+    return F.average_pooling(x, kernel=(2, 2)) if pool else x
+
+
+def _spectral_normalisation(fixed):
+    def normalise(weight):
+        rows = weight.shape[0]
+        u = get_parameter_or_create("u", (rows,), NormalInitializer(), need_grad=False)
+        return F.spectral_norm(weight, u, dim=0, itr=1, eps=1e-12, test=fixed)
+
+    return normalise
+
+
+def smallest_input(blocks):
+    """The smallest image side the discriminator can judge, in pixels."""
+    side = 1
+    for i in range(blocks):
+        side = side * (1 if i == 0 else 2) + KERNEL - 1
+    return int(np.ceil(side))

@@ -1,0 +1,49 @@
+"""Generator in the four parts the fusion needs apart: encode, warp, (fuse), decode (FOMM, section 3.2)."""
+
+import nnabla as nn
+import nnabla.functions as F
+
+from mrfomm.networks import ops
+from mrfomm.networks.blocks import down_block, residual_block, same_block, up_block
+from mrfomm.networks.geometry import resize, warp
+
+
+def encode(image, expansion, max_features, down_blocks, training=False):
+    """Encode a reference [N,3,H,W] in [0,1] -> features [N,C,H/2^d,W/2^d], C = min(max_features, expansion * 2^d)."""
+    with nn.parameter_scope("generator"):
+        with nn.parameter_scope("first"):
+            features = same_block(image, min(max_features, expansion), 7, training)
+        for i in range(down_blocks):
+            with nn.parameter_scope(f"down_{i}"):
+                features = down_block(features, min(max_features, expansion * 2 ** (i + 1)), training)
+    return features
+
+
+def warp_features(features, motion):
+    """Warp features [N,C,h,w] by a Motion and multiply by its occlusion map -> (warped [N,C,h,w], occlusion [N,1,h,w]).
+
+    Deformation and occlusion are resized to the features where the sizes differ.
+    """
+    height, width = features.shape[2:]
+    occlusion = resize(motion.occlusion, height, width)
+    return warp(features, _resize_grid(motion.deformation, height, width)) * occlusion, occlusion
+
+
+def _resize_grid(deformation, height, width):
+    if deformation.shape[1:3] == (height, width):
+        return deformation
+    channels_first = resize(F.transpose(deformation, (0, 3, 1, 2)), height, width)
+    return F.transpose(channels_first, (0, 2, 3, 1))
+
+
+def decode(features, expansion, max_features, down_blocks, bottleneck_blocks, training=False):
+    """Decode (fused) features [N,C,h,w] into an image [N,3,h*2^d,w*2^d] in [0,1]."""
+    with nn.parameter_scope("generator"):
+        for i in range(bottleneck_blocks):
+            with nn.parameter_scope(f"res_{i}"):
+                features = residual_block(features, training)
+        for i in range(down_blocks):
+            with nn.parameter_scope(f"up_{i}"):
+                features = up_block(features, min(max_features, expansion * 2 ** (down_blocks - 1 - i)), training)
+        with nn.parameter_scope("final"):
+            return F.sigmoid(ops.convolution(features, 3, 7, pad=3))

@@ -1,0 +1,127 @@
+"""Every coordinate convention of the project, once.
+
+Grids are [-1, 1] in (x, y) order with the corners on pixel centres (``align_corners=True``); bilinear resizing uses
+half-pixel centres (``align_corners=False``), as FOMM does in PyTorch.
+"""
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from mrfomm.networks.ops import raw_convolution, warp
+
+__all__ = [
+    "apply_affine",
+    "coordinate_grid",
+    "downsample",
+    "gaussian_heatmaps",
+    "inverse_2x2",
+    "matmul_2x2",
+    "resize",
+    "warp",
+]
+
+
+def coordinate_grid(height, width):
+    """The (x, y) coordinates of every pixel: float32 array [height,width,2] in [-1,1], corners on pixel centres."""
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    y = np.linspace(-1, 1, height, dtype=np.float32)
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def gaussian_heatmaps(points, height, width, variance):
+    """A Gaussian exp(-|z - p|^2 / (2 variance)) around each point.
+
+    Args:
+        points: [N,n,2], (x, y) in [-1,1].
+        height, width: of the maps, pixels.
+        variance: in units of the grid.
+
+    Returns:
+        [N,n,height,width] in (0,1].
+    """
+    grid = coordinate_grid(height, width)
+    squared_x = _squared_distance(points, 0, grid[0, :, 0])  # [N,n,width]
+    squared_y = _squared_distance(points, 1, grid[:, 0, 1])  # [N,n,height]
+    maps = (*points.shape[:2], height, width)
+    squared = F.broadcast(F.reshape(squared_x, (*points.shape[:2], 1, width)), maps) + F.broadcast(
+        F.reshape(squared_y, (*points.shape[:2], height, 1)), maps
+    )
+    return F.exp(squared * (-0.5 / variance))
+
+
+def _squared_distance(points, axis, positions):
+    """Squared distance along one axis: points [N,n,2], positions [P] -> [N,n,P]."""
+    coordinate = F.slice(points, start=(0, 0, axis), stop=(*points.shape[:2], axis + 1))  # [N,n,1]
+    return (_constant(positions.reshape(1, 1, -1)) - coordinate) ** 2
+
+
+def inverse_2x2(matrices):
+    """Inverse of [...,2,2] matrices in closed form (``F.batch_inv`` is imprecise); singular ones give inf or nan."""
+    entries = F.reshape(matrices, (-1, 4))
+    a, b, c, d = (F.slice(entries, start=(0, i), stop=(entries.shape[0], i + 1)) for i in range(4))
+    adjugate = F.concatenate(d, -b, -c, a, axis=1)
+    return F.reshape(adjugate / (a * d - b * c), matrices.shape)
+
+
+def matmul_2x2(left, right):
+    """Product of [...,2,2] matrices of equal shape."""
+    shape = left.shape
+    return F.reshape(F.batch_matmul(F.reshape(left, (-1, 2, 2)), F.reshape(right, (-1, 2, 2))), shape)
+
+
+def apply_affine(matrix, offset, height, width):
+    """Affine motion of the grid: z -> matrix z + offset for every grid point z.
+
+    Args:
+        matrix: [N,n,2,2]; offset: [N,n,2].
+        height, width: of the grid, pixels.
+
+    Returns:
+        [N,n,2,height,width], the coordinates (x, y) each pixel is taken from.
+    """
+    batch, count = offset.shape[:2]
+    coefficients = F.concatenate(matrix, F.reshape(offset, (batch, count, 2, 1)), axis=3)  # [N,n,2,3]
+    grid = coordinate_grid(height, width).reshape(-1, 2)
+    homogeneous = np.concatenate([grid, np.ones((len(grid), 1), np.float32)], axis=1).T  # [3,height*width]
+    moved = F.affine(F.reshape(coefficients, (-1, 3)), _constant(homogeneous))
+    return F.reshape(moved, (batch, count, 2, height, width))
+
+
+def downsample(x, scale):
+    """Anti-aliased downsampling (FOMM's AntiAliasInterpolation2d): Gaussian blur, then every (1/scale)-th pixel.
+
+    Args:
+        x: [N,C,H,W].
+        scale: 1, 1/2, 1/3, 1/4 ...; 1 returns x itself.
+    """
+    if scale == 1:
+        return x
+    step = round(1 / scale)
+    kernel = antialias_kernel(scale)
+    pad = len(kernel) // 2
+    batch, channels, height, width = x.shape
+    flat = F.reshape(x, (batch * channels, 1, height, width))
+    blurred = raw_convolution(flat, _constant(kernel[None, None]), None, pad=pad, stride=step)
+    return F.reshape(blurred, (batch, channels, *blurred.shape[2:]))
+
+
+def antialias_kernel(scale):
+    """The blur before downsampling by ``scale``: sigma = (1/scale - 1) / 2, size 2 round(4 sigma) + 1, sum 1."""
+    sigma = (1 / scale - 1) / 2
+    size = 2 * round(sigma * 4) + 1
+    offsets = np.arange(size, dtype=np.float64) - (size - 1) / 2
+    line = np.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = np.outer(line, line)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def resize(x, height, width):
+    """Bilinear resizing of [N,C,H,W] with half-pixel centres; returns x itself when the size is right."""
+    if x.shape[2:] == (height, width):
+        return x
+    return F.interpolate(x, output_size=(height, width), mode="linear", align_corners=False, half_pixel=True)
+
+
+def _constant(array):
+    return nn.Variable.from_numpy_array(np.ascontiguousarray(array, dtype=np.float32))

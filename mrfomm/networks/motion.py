@@ -1,0 +1,99 @@
+"""Dense motion: keypoints of a reference and of the driving frame to a deformation and an occlusion map (FOMM, 3.2)."""
+
+from typing import NamedTuple
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from mrfomm.networks import ops
+from mrfomm.networks.blocks import hourglass
+from mrfomm.networks.geometry import (
+    apply_affine,
+    coordinate_grid,
+    gaussian_heatmaps,
+    inverse_2x2,
+    matmul_2x2,
+    warp,
+)
+
+
+class Motion(NamedTuple):
+    """Motion from a reference to the driving pose, at the resolution of the motion network.
+
+    deformation [N,h,w,2]: where in the reference each pixel is taken from, (x, y) in [-1,1].
+    occlusion [N,1,h,w] in [0,1]: 0 where the reference does not show what is needed.
+    mask [N,n+1,h,w]: the share of each keypoint's motion (index 0: background, no motion).
+    """
+
+    deformation: nn.Variable
+    occlusion: nn.Variable
+    mask: nn.Variable
+
+
+def estimate_motion(image, reference, driving, expansion, max_features, blocks, variance, training=False):
+    """Estimate the motion from each reference to its driving frame.
+
+    Args:
+        image: [N,3,h,w], the references downsampled to the motion network's size (see ``geometry.downsample``).
+        reference, driving: Keypoints with [N,n,...].
+        expansion, max_features, blocks: of the hourglass.
+        variance: of the keypoints' Gaussians.
+
+    Returns:
+        Motion.
+    """
+    batch, channels, height, width = image.shape
+    count = driving.value.shape[1]
+    sparse = sparse_motions(reference, driving, height, width)  # [N,n+1,2,h,w]
+    heatmaps = gaussian_heatmaps(driving.value, height, width, variance) - gaussian_heatmaps(
+        reference.value, height, width, variance
+    )
+    background = nn.Variable.from_numpy_array(np.zeros((batch, 1, height, width), np.float32))
+    heatmaps = F.reshape(F.concatenate(background, heatmaps, axis=1), (batch, count + 1, 1, height, width))
+    warped = _warp_by_each(image, sparse)  # [N,n+1,3,h,w]
+    hints = F.concatenate(heatmaps, warped, axis=2)  # [N,n+1,4,h,w]
+    hints = F.reshape(hints, (batch, (count + 1) * (1 + channels), height, width))
+    with nn.parameter_scope("motion"):
+        with nn.parameter_scope("hourglass"):
+            features = hourglass(hints, expansion, max_features, blocks, training)
+        with nn.parameter_scope("mask"):
+            mask = F.softmax(ops.convolution(features, count + 1, 7, pad=3), axis=1)
+        with nn.parameter_scope("occlusion"):
+            occlusion = F.sigmoid(ops.convolution(features, 1, 7, pad=3))
+    return Motion(_combine(sparse, mask), occlusion, mask)
+
+
+def sparse_motions(reference, driving, height, width):
+    """The motion around each keypoint, J_r J_d^-1 (z - p_d) + p_r, with the identity (background) first.
+
+    Args:
+        reference, driving: Keypoints with [N,n,...].
+
+    Returns:
+        [N,n+1,2,height,width], (x, y) in the reference's coordinates.
+    """
+    batch, count, _ = driving.value.shape
+    matrix = matmul_2x2(reference.jacobian, inverse_2x2(driving.jacobian))  # [N,n,2,2]
+    moved_centre = F.batch_matmul(F.reshape(matrix, (-1, 2, 2)), F.reshape(driving.value, (-1, 2, 1)))  # [N*n,2,1]
+    offset = reference.value - F.reshape(moved_centre, (batch, count, 2))
+    motions = apply_affine(matrix, offset, height, width)
+    still = np.broadcast_to(coordinate_grid(height, width).transpose(2, 0, 1), (batch, 1, 2, height, width))
+    return F.concatenate(nn.Variable.from_numpy_array(np.ascontiguousarray(still)), motions, axis=1)
+
+
+def _warp_by_each(image, sparse):
+    """Warp each image [N,3,h,w] by each of its sparse motions [N,m,2,h,w] -> [N,m,3,h,w]."""
+    batch, channels, height, width = image.shape
+    count = sparse.shape[1]
+    repeated = F.broadcast(F.reshape(image, (batch, 1, channels, height, width)), (batch, count, *image.shape[1:]))
+    folded = F.reshape(repeated, (batch * count, channels, height, width))  # [N*m,3,h,w]
+    grid = F.transpose(F.reshape(sparse, (batch * count, 2, height, width)), (0, 2, 3, 1))  # [N*m,h,w,2]
+    return F.reshape(warp(folded, grid), (batch, count, channels, height, width))
+
+
+def _combine(sparse, mask):
+    """Mask-weighted sum of the sparse motions: [N,m,2,h,w], [N,m,h,w] -> [N,h,w,2]."""
+    batch, count, height, width = mask.shape
+    weighted = sparse * F.reshape(mask, (batch, count, 1, height, width))
+    return F.transpose(F.sum(weighted, axis=1), (0, 2, 3, 1))

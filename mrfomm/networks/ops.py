@@ -1,0 +1,142 @@
+"""The operators that exist in more than one implementation, and the parametric layers on top of them.
+
+Networks call :func:`convolution`, :func:`batch_normalization` and :func:`warp` and never ask what runs beneath. Which
+implementation a graph is built with is decided around the building of it::
+
+    with ops.implementation(my_operators):
+        prediction = generator(...)
+"""
+
+import contextlib
+import contextvars
+from typing import Callable, NamedTuple
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+from nnabla.initializer import ConstantInitializer, UniformInitializer
+from nnabla.parameter import get_parameter_or_create
+
+BATCH_NORM_EPS = 1e-5
+BATCH_NORM_DECAY = 0.9  # nnabla's sense: running = 0.9 * running + 0.1 * batch
+
+
+class Operators(NamedTuple):
+    """One implementation of each operator.
+
+    convolution(x, weight, bias, pad, stride): x [N,C,H,W], weight [O,C,kh,kw], bias [O] or None -> [N,O,H',W'].
+    batch_normalization(x, beta, gamma, mean, var, batch_stat): statistics [1,C,1,1], mean and var updated in place
+        when batch_stat is true -> like x.
+    warp(x, grid): x [N,C,H,W] sampled bilinearly at grid [N,h,w,2] ((x, y) in [-1,1], corners on pixel centres, zeros
+        outside) -> [N,C,h,w].
+    """
+
+    convolution: Callable
+    batch_normalization: Callable
+    warp: Callable
+
+
+def _convolution(x, weight, bias, pad, stride):
+    return F.convolution(x, weight, bias, pad=(pad, pad), stride=(stride, stride))
+
+
+def _batch_normalization(x, beta, gamma, mean, var, batch_stat):
+    return F.batch_normalization(
+        x,
+        beta,
+        gamma,
+        mean,
+        var,
+        axes=[1],
+        decay_rate=BATCH_NORM_DECAY,
+        eps=BATCH_NORM_EPS,
+        batch_stat=batch_stat,
+    )
+
+
+def _warp(x, grid):
+    return F.warp_by_grid(x, grid, mode="linear", padding_mode="zero", align_corners=True)
+
+
+NNABLA = Operators(_convolution, _batch_normalization, _warp)
+
+_current = contextvars.ContextVar("operators", default=NNABLA)
+
+
+@contextlib.contextmanager
+def implementation(operators):
+    """Graphs built inside this context use ``operators`` (an :class:`Operators`)."""
+    token = _current.set(operators)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def warp(x, grid):
+    """Sample x [N,C,H,W] at grid [N,h,w,2], (x, y) in [-1,1] with corners on pixel centres -> [N,C,h,w]."""
+    return _current.get().warp(x, grid)
+
+
+def raw_convolution(x, weight, bias, pad=0, stride=1):
+    """Convolution of x [N,C,H,W] with given Variables: weight [O,C,k,k], bias [O] or None -> [N,O,H',W']."""
+    return _current.get().convolution(x, weight, bias, pad, stride)
+
+
+def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, transform=None):
+    """Convolution with its own parameters ``conv/W`` [channels,C,kernel,kernel] and ``conv/b`` [channels].
+
+    Args:
+        x: [N,C,H,W].
+        channels: output channels.
+        kernel, pad: square kernel size and symmetric zero padding, pixels.
+        zero: weights start at zero (neutral layers) instead of PyTorch's default U(-1/sqrt(fan_in), 1/sqrt(fan_in)),
+            which FOMM was trained from.
+        bias: initial value of the bias, [channels]; by default as the weights.
+        fixed: no gradient flows to the parameters in this graph.
+        transform: function of the weight Variable applied before use (spectral normalisation).
+
+    Returns:
+        [N,channels,H',W'].
+    """
+    limit = 0.0 if zero else 1.0 / np.sqrt(x.shape[1] * kernel * kernel)
+    start = UniformInitializer((-limit, limit)) if limit else ConstantInitializer(0)
+    with nn.parameter_scope("conv"):
+        shape = (channels, x.shape[1], kernel, kernel)
+        weight = get_parameter_or_create("W", shape, start, as_need_grad=not fixed)
+        offset = get_parameter_or_create("b", (channels,), start if bias is None else bias, as_need_grad=not fixed)
+        if transform is not None:
+            weight = transform(weight)
+    return raw_convolution(x, weight, offset, pad)
+
+
+def batch_normalization(x, batch_stat):
+    """Batch normalisation with parameters ``bn/{beta,gamma,mean,var}`` [1,C,1,1] (eps 1e-5, running decay 0.9).
+
+    Args:
+        x: [N,C,H,W].
+        batch_stat: normalise by the batch and update the running statistics (training), or use them (inference).
+    """
+    return _current.get().batch_normalization(x, *_affine("bn", x.shape[1]), *_statistics(x.shape[1]), batch_stat)
+
+
+def instance_normalization(x, fixed=False):
+    """Instance normalisation with parameters ``in/{beta,gamma}`` [1,C,1,1] (eps 1e-5): x [N,C,H,W] -> like x."""
+    beta, gamma = _affine("in", x.shape[1], fixed)
+    return F.instance_normalization(x, beta, gamma, channel_axis=1, batch_axis=0, eps=BATCH_NORM_EPS)
+
+
+def _affine(scope, channels, fixed=False):
+    shape = (1, channels, 1, 1)
+    with nn.parameter_scope(scope):
+        beta = get_parameter_or_create("beta", shape, ConstantInitializer(0), as_need_grad=not fixed)
+        gamma = get_parameter_or_create("gamma", shape, ConstantInitializer(1), as_need_grad=not fixed)
+    return beta, gamma
+
+
+def _statistics(channels):
+    shape = (1, channels, 1, 1)
+    with nn.parameter_scope("bn"):
+        mean = get_parameter_or_create("mean", shape, ConstantInitializer(0), need_grad=False)
+        var = get_parameter_or_create("var", shape, ConstantInitializer(1), need_grad=False)
+    return mean, var

@@ -1,0 +1,95 @@
+"""Frozen classification networks whose features the perceptual loss and LPIPS compare.
+
+Their parameters live in a dictionary of their own (``nn.parameter_scope("", parameters)``), never in a checkpoint.
+"""
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from mrfomm.networks import ops
+
+IMAGENET_MEAN = np.float32([0.485, 0.456, 0.406])
+IMAGENET_STD = np.float32([0.229, 0.224, 0.225])
+
+VGG19_LAYERS = (
+    (64, 2),
+    (128, 2),
+    (256, 4),
+    (512, 4),
+    (512, 1),
+)  # channels and convolutions per stage, to relu5_1
+ALEXNET_LAYERS = (
+    (64, 11, 4, 2),
+    (192, 5, 1, 2),
+    (384, 3, 1, 1),
+    (256, 3, 1, 1),
+    (256, 3, 1, 1),
+)  # channels k stride pad
+
+
+def normalise(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    """(image - mean) / std per channel: [N,3,H,W]."""
+    shift = nn.Variable.from_numpy_array(np.reshape(mean, (1, 3, 1, 1)))
+    factor = nn.Variable.from_numpy_array(1 / np.reshape(std, (1, 3, 1, 1)))
+    return (image - shift) * factor
+
+
+def vgg19_features(x, parameters):
+    """VGG19's relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of a normalised image.
+
+    Args:
+        x: [N,3,H,W], ImageNet-normalised.
+        parameters: ``vgg19/conv{stage}_{i}/{W,b}`` -> Variable (see ``load_frozen``).
+
+    Returns:
+        five Variables, [N,64,H,W] to [N,512,H/16,W/16].
+    """
+    features = []
+    for stage, (_, count) in enumerate(VGG19_LAYERS, start=1):
+        if stage > 1:
+            x = F.max_pooling(x, kernel=(2, 2))
+        for i in range(1, count + 1):
+            x = F.relu(_convolution(x, parameters, f"vgg19/conv{stage}_{i}", pad=1))
+            if i == 1:
+                features.append(x)
+    return features
+
+
+def alexnet_features(x, parameters):
+    """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS).
+
+    Args:
+        x: [N,3,H,W], normalised, at least 31 pixels on a side.
+        parameters: ``conv{1..5}/{W,b}`` -> Variable.
+
+    Returns:
+        five Variables with 64, 192, 384, 256, 256 channels.
+    """
+    features = []
+    for i, (_, _, stride, pad) in enumerate(ALEXNET_LAYERS, start=1):
+        if i in (2, 3):
+            x = F.max_pooling(x, kernel=(3, 3), stride=(2, 2))
+        x = F.relu(_convolution(x, parameters, f"conv{i}", pad, stride))
+        features.append(x)
+    return features
+
+
+def vgg19_shapes():
+    """Parameter name -> shape of the part of VGG19 that is used."""
+    shapes, width = {}, 3
+    for stage, (channels, count) in enumerate(VGG19_LAYERS, start=1):
+        for i in range(1, count + 1):
+            shapes[f"vgg19/conv{stage}_{i}/W"] = (channels, width, 3, 3)
+            shapes[f"vgg19/conv{stage}_{i}/b"] = (channels,)
+            width = channels
+    return shapes
+
+
+def load_frozen(arrays):
+    """Arrays by name -> Variables by name that take no gradient."""
+    return {name: nn.Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
+
+
+def _convolution(x, parameters, name, pad, stride=1):
+    return ops.raw_convolution(x, parameters[f"{name}/W"], parameters[f"{name}/b"], pad, stride)

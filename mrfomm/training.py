@@ -1,0 +1,366 @@
+"""Training: the generator's graph, the discriminator's graph, and the loop around them.
+
+One step, as in FOMM: the generator side (generator, fusion, motion, keypoint detector) is updated first; in stage 2 the
+discriminator then learns from the same prediction, detached, so that the generator runs once.
+"""
+
+import json
+import signal
+import time
+from typing import NamedTuple
+
+import imageio.v2 as imageio
+import nnabla as nn
+import nnabla.solvers as S
+import numpy as np
+from tqdm import tqdm
+
+from mrfomm.animation import Animator, images_to_array
+from mrfomm.checkpoint import PREFIX, remove_old_checkpoints, save_checkpoint
+from mrfomm.equivariance import deform_grid, draw_deformation, equivariance_losses, warp_frame
+from mrfomm.errors import UserError
+from mrfomm.losses import (
+    discriminator_loss,
+    feature_matching_loss,
+    generator_adversarial_loss,
+    image_pyramid,
+    perceptual_loss,
+    pixel_loss,
+)
+from mrfomm.model import encode_references, judge, keypoints_of, synthesise
+from mrfomm.visualize import tile, training_row
+
+GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
+DISCRIMINATOR_SIDE = ("discriminator/",)
+ADAM_BETAS = (0.5, 0.999)  # FOMM
+
+
+class Progress(NamedTuple):
+    """Where a run stands: epoch, batches done in it, and steps done in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+def learning_rate(train, epoch):
+    """The learning rate of an epoch: x 0.1 at every milestone passed (paper, section 4)."""
+    return train.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
+
+
+class GeneratorStep:
+    """The generator side's graph for batches of a fixed size.
+
+    Args:
+        config: Config.
+        batch: samples per step of this process.
+        perceptual: parameters of the frozen perceptual network, or None.
+    """
+
+    def __init__(self, config, batch, perceptual):
+        size, count = config.model.image_size, config.data.num_references
+        self.references = nn.Variable((batch, count, 3, size, size))
+        self.driving = nn.Variable((batch, 3, size, size))
+        self.grid = nn.Variable((batch, size, size, 2))
+        self.theta = nn.Variable((batch, 2, 3))
+        self.control = nn.Variable((batch, config.loss.tps_points**2))
+
+        encoded = encode_references(self.references, config.model, training=True)
+        self.reference_keypoints = encoded.keypoints
+        self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
+        self.synthesis = synthesise(encoded, self.driving_keypoints, config.model, training=True)
+        self.losses = dict(self._losses(config, perceptual))
+        self.total = sum(self.losses.values())
+        for variable in (*self.losses.values(), *self._shown()):
+            variable.persistent = True
+
+    def _losses(self, config, perceptual):
+        loss, prediction = config.loss, self.synthesis.prediction
+        predictions = image_pyramid(prediction, loss.scales)
+        targets = image_pyramid(self.driving, loss.scales)
+        if perceptual is not None:
+            yield (
+                "perceptual",
+                loss.perceptual * perceptual_loss(predictions, targets, loss.perceptual_network, perceptual),
+            )
+        if loss.pixel:
+            yield "pixel", loss.pixel * pixel_loss(predictions, targets)
+        if loss.equivariance_value or loss.equivariance_jacobian:
+            transformed = keypoints_of(warp_frame(self.driving, self.grid), config.model, training=True)
+            value, jacobian = equivariance_losses(self.driving_keypoints, transformed, self.theta, self.control)
+            yield "equivariance_value", loss.equivariance_value * value
+            yield "equivariance_jacobian", loss.equivariance_jacobian * jacobian
+        if config.train.discriminator:
+            points = self.driving_keypoints.value.get_unlinked_variable(need_grad=False)
+            generated = judge(prediction, points, config.model, fixed=True)
+            real = judge(self.driving, points, config.model, fixed=True)
+            yield "adversarial", loss.adversarial * generator_adversarial_loss(generated.score)
+            yield (
+                "feature_matching",
+                loss.feature_matching * feature_matching_loss(generated.features, real.features),
+            )
+
+    def _shown(self):
+        synthesis = self.synthesis
+        return (
+            synthesis.prediction,
+            synthesis.occlusion,
+            synthesis.mask,
+            self.reference_keypoints.value,
+            self.driving_keypoints.value,
+        )
+
+    def run(self, batch, deformation):
+        """Forward and backward for a Batch and a Deformation: fills the gradients, returns the losses as floats."""
+        self.references.d, self.driving.d = batch.references, batch.driving
+        self.theta.d, self.control.d = deformation
+        self.grid.d = deform_grid(deformation, *self.driving.shape[2:])
+        self.total.forward(clear_no_need_grad=True)
+        self.total.backward(clear_buffer=True)
+        return {name: float(variable.d) for name, variable in self.losses.items()}
+
+    def picture(self, samples=4):
+        """A picture of the last batch: one row a sample (see ``visualize.training_row``)."""
+        prediction, occlusion, mask, reference_points, driving_points = (variable.d for variable in self._shown())
+        batch, count = self.references.shape[:2]
+        points = reference_points.reshape(batch, count, -1, 2)  # [B,K,n,2]
+        rows = [
+            training_row(
+                self.references.d[i],
+                self.driving.d[i],
+                prediction[i],
+                occlusion[i],
+                mask[i],
+                points[i],
+                driving_points[i],
+            )
+            for i in range(min(samples, batch))
+        ]
+        return tile(rows)
+
+
+class DiscriminatorStep:
+    """The discriminator's graph on the prediction and keypoints of a GeneratorStep, both detached."""
+
+    def __init__(self, config, generator):
+        prediction = generator.synthesis.prediction.get_unlinked_variable(need_grad=False)
+        points = generator.driving_keypoints.value.get_unlinked_variable(need_grad=False)
+        real = judge(generator.driving, points, config.model)
+        generated = judge(prediction, points, config.model)
+        self.loss = config.loss.adversarial * discriminator_loss(real.score, generated.score)
+        self.loss.persistent = True
+
+    def run(self):
+        """Forward and backward after the generator's step: fills the gradients, returns the loss."""
+        self.loss.forward(clear_no_need_grad=True)
+        self.loss.backward(clear_buffer=True)
+        return {"discriminator": float(self.loss.d)}
+
+
+class Trainer:
+    """The training loop.
+
+    Args:
+        config: Config.
+        tree: ParameterTree; missing parameters are created with nnabla's current random state.
+        loader: gives ``steps_per_epoch``, ``epoch(epoch, start_step)`` yielding Batch, and ``broken``.
+        folder: of the run; checkpoints, ``log.jsonl`` and ``pictures/`` go there.
+        communicator: see ``runtime``.
+        perceptual: parameters of the frozen perceptual network, or None.
+        validation: list of (references uint8 [K,S,S,3], driving uint8 [N,S,S,3]) of held-out clips.
+    """
+
+    def __init__(self, config, tree, loader, folder, communicator, perceptual=None, validation=()):
+        self.config = config
+        self.progress = Progress()
+        self.best = float("inf")
+        self._tree = tree
+        self._loader = loader
+        self._folder = folder
+        self._communicator = communicator
+        self._validation = validation
+        local_batch = config.train.batch_size // communicator.size
+        with tree.scope():
+            self.generator = GeneratorStep(config, local_batch, perceptual)
+            self.discriminator = DiscriminatorStep(config, self.generator) if config.train.discriminator else None
+        communicator.broadcast(tree.all())
+        self._solvers = {"generator": self._solver(GENERATOR_SIDE)}
+        if self.discriminator:
+            self._solvers["discriminator"] = self._solver(DISCRIMINATOR_SIDE)
+
+    def _solver(self, prefixes):
+        solver = S.Adam(self.config.train.learning_rate, *ADAM_BETAS)
+        solver.set_parameters(self._tree.trainable(*prefixes))
+        return solver
+
+    def restore(self, checkpoint):
+        """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data."""
+        self._tree.assign(checkpoint.parameters, checkpoint.folder)
+        for name, solver in self._solvers.items():
+            path = checkpoint.folder / f"solver_{name}.h5"
+            if not path.is_file():
+                raise UserError(f"{path}: missing; this checkpoint can't be resumed, start from it with --init")
+            solver.load_states(str(path))
+        self.progress = Progress(*(checkpoint.state[field] for field in Progress._fields))
+        self.best = checkpoint.state["best"]
+
+    def run(self):
+        """Train until the last epoch, or until SIGTERM or Ctrl-C; saves before leaving. Returns True when finished."""
+        with _StopRequest() as stop:
+            for epoch in range(self.progress.epoch, self.config.train.epochs):
+                if not self._run_epoch(epoch, stop):
+                    self.save()
+                    return False
+            self.save()
+        return True
+
+    def _run_epoch(self, epoch, stop):
+        train = self.config.train
+        for solver in self._solvers.values():
+            solver.set_learning_rate(learning_rate(train, epoch))
+        first = self.progress.batch
+        bar = tqdm(
+            total=self._loader.steps_per_epoch,
+            initial=first,
+            desc=f"epoch {epoch + 1}/{train.epochs}",
+            unit="step",
+            disable=self._communicator.rank > 0,
+        )
+        with bar:
+            for batch in self._loader.epoch(epoch, first):
+                losses = self.step(batch)
+                self.progress = Progress(epoch, self.progress.batch + 1, self.progress.step + 1)
+                bar.update()
+                bar.set_postfix(loss=f"{sum(losses.values()):.3f}", img_s=f"{self._rate(bar):.1f}", refresh=False)
+                self._after_step(losses)
+                if self._communicator.any(stop.requested):
+                    return False
+        self.progress = Progress(epoch + 1, 0, self.progress.step)
+        return True
+
+    def _rate(self, bar):
+        elapsed = bar.format_dict["elapsed"]
+        return self.config.train.batch_size * (bar.n - bar.initial) / elapsed if elapsed else 0.0
+
+    def step(self, batch):
+        """One update of both sides; returns the losses by name, averaged over the processes."""
+        deformation = self._deformation()
+        solver = self._solvers["generator"]
+        solver.zero_grad()
+        losses = self.generator.run(batch, deformation)
+        self._update(solver, losses, batch)
+        if self.discriminator:
+            solver = self._solvers["discriminator"]
+            solver.zero_grad()
+            judged = self.discriminator.run()
+            self._update(solver, judged, batch)
+            losses.update(judged)
+        mean = self._communicator.mean(np.array(list(losses.values())))
+        return dict(zip(losses, (float(value) for value in mean)))
+
+    def _deformation(self):
+        """This process' share of the global batch's deformations, drawn anew from the seed and the step."""
+        train, loss = self.config.train, self.config.loss
+        rng = np.random.default_rng([train.seed, self.progress.step])
+        whole = draw_deformation(rng, train.batch_size, loss.tps_sigma_affine, loss.tps_sigma, loss.tps_points)
+        share = train.batch_size // self._communicator.size
+        start = self._communicator.rank * share
+        return type(whole)(*(array[start : start + share] for array in whole))
+
+    def _update(self, solver, losses, batch):
+        self._communicator.average_gradients(solver.get_parameters())
+        if solver.check_inf_or_nan_grad() or not all(np.isfinite(value) for value in losses.values()):
+            raise UserError(self._report_non_finite(solver, losses, batch))
+        solver.update()
+
+    def _report_non_finite(self, solver, losses, batch):
+        path = self._folder / f"non-finite-step{self.progress.step:08d}-rank{self._communicator.rank}.npz"
+        np.savez_compressed(path, references=batch.references, driving=batch.driving)
+        names = [name for name, value in losses.items() if not np.isfinite(value)]
+        names += [name for name, value in solver.get_parameters().items() if not np.isfinite(value.g).all()]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return (
+            f"step {self.progress.step}: not finite: {shown}; the batch is in {path}; "
+            "resume from the last checkpoint with a lower train.learning_rate"
+        )
+
+    def _after_step(self, losses):
+        train, step = self.config.train, self.progress.step
+        if step % train.log_every == 0:
+            self._log(losses)
+        if step % train.picture_every == 0 and self._communicator.rank == 0:
+            self._save_picture()
+        if step % train.validate_every == 0 and self._validation:
+            self._validate()
+        if step % train.checkpoint_every == 0:
+            self.save()
+
+    def _log(self, values):
+        """Append one line to log.jsonl (rank 0)."""
+        norm = gradient_norm(self._solvers["generator"].get_parameters())
+        self._append({**values, "gradient_norm": norm, "broken_clips": len(self._loader.broken)})
+
+    def _append(self, values):
+        if self._communicator.rank > 0:
+            return
+        rate = self._solvers["generator"].learning_rate()
+        row = {"step": self.progress.step, "epoch": self.progress.epoch, "time": round(time.time(), 2)}
+        with open(self._folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "learning_rate": rate, **values}) + "\n")
+
+    def _save_picture(self):
+        folder = self._folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        imageio.imwrite(folder / f"{self.progress.step:08d}.png", self.generator.picture())
+
+    def _validate(self):
+        """Mean L1 of held-out clips, driven by their own frames; keeps the best model."""
+        error = self._communicator.mean(np.array([reconstruction_error(self.config, self._tree, self._validation)]))[0]
+        self._append({"validation_l1": float(error)})
+        if error < self.best:
+            self.best = float(error)
+            self.save("best")
+
+    def save(self, name=None):
+        """Write a checkpoint (rank 0) and delete the oldest beyond ``train.keep_checkpoints``."""
+        if self._communicator.rank == 0:
+            state = {**self.progress._asdict(), "best": self.best}
+            folder = self._folder / (name or f"{PREFIX}{self.progress.step:08d}")
+            save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
+            remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
+        self._communicator.barrier()
+
+
+def reconstruction_error(config, tree, clips):
+    """Mean |prediction - driving| over clips, each a (references uint8 [K,S,S,3], driving uint8 [N,S,S,3])."""
+    errors = []
+    for references, driving in clips:
+        animator = Animator(config.model, tree, images_to_array(references), batch=4)
+        frames = images_to_array(driving)
+        errors.append(np.abs(animator.render(animator.keypoints(frames)) - frames).mean())
+    return float(np.mean(errors))
+
+
+def gradient_norm(parameters):
+    """Euclidean norm of all gradients together."""
+    return float(np.sqrt(sum(float(np.vdot(value.g, value.g)) for value in parameters.values())))
+
+
+class _StopRequest:
+    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self):
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

