@@ -209,7 +209,9 @@ def movement_scale(anchor, initial):
 
 
 def hull_area(points):
-    """Area of the convex hull of points [n,2]."""
+    """Area of the convex hull of points [n,2]; 0 where they coincide."""
+    if np.ptp(points, axis=0).max() == 0:
+        return 0.0  # OpenCV's hull of a single point has no type
     return float(cv2.contourArea(cv2.convexHull(np.asarray(points, np.float32))))
 
 

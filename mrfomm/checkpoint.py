@@ -77,7 +77,7 @@ class ParameterTree:
         optional = {name for name in parameters if name.startswith(tuple(missing_allowed)) and name not in arrays}
         shapes = {name: variable.shape for name, variable in parameters.items() if name not in optional}
         for name, array in check_arrays(arrays, shapes, source).items():
-            parameters[name].d = array
+            parameters[name].d = np.asarray(array, np.float32)  # nnabla would take float64 over
 
 
 def check_arrays(arrays, shapes, source):
@@ -150,7 +150,8 @@ def save_parameters(path, parameters):
         _synchronise(aside)
         aside.replace(path)
     except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True)
+        if aside.exists():
+            aside.unlink()
         raise UserError(f"{path}: can't write there ({error}); make room or choose another place") from error
 
 

@@ -71,8 +71,8 @@ class DiscriminatorConfig:
     expansion: int = 64
     max_features: int = 512
     blocks: int = 4
-    spectral_norm: bool = False
-    keypoint_input: bool = True
+    spectral_norm: bool = True
+    keypoint_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 
 from mrfomm.checkpoint import ParameterTree, save_checkpoint, save_parameters
-from mrfomm.config import Config, config_from_dict, load_config, read_yaml
+from mrfomm.config import Config, ModelConfig, config_from_dict, load_config, read_yaml
 from mrfomm.errors import UserError, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
@@ -60,7 +60,7 @@ def main(arguments=None):
             raise UserError(f"{args.source}: is VGG19, which takes no --config; leave it out")
         convert_vgg19(source, args.source, Path(args.output))
     else:
-        config = read_config(args.config)
+        config = read_config(args.config) if args.config else vox_config(source)
         if "generator" in source:
             parameters = from_upstream(source, config.model, args.source)
         else:
@@ -84,14 +84,24 @@ def is_vgg19(source):
 
 def read_config(path):
     """The Config of --config: our own format, or that of FOMM and nnabla-examples (with model_params)."""
-    if path is None:
-        config = Config()
-    elif "model_params" in read_yaml(path):
-        config = config_from_dict(config_from_upstream(read_yaml(path), path), path)
-    else:
-        return load_config(path)
-    fusion = dataclasses.replace(config.model.fusion, mode=DEFAULT_FUSION)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, fusion=fusion))
+    if "model_params" in read_yaml(path):
+        return for_foreign_weights(config_from_dict(config_from_upstream(read_yaml(path), path), path).model)
+    return load_config(path)
+
+
+def vox_config(source):
+    """The Config of FOMM's published models: vox-256, or vox-adv-256 if the discriminator has no spectral norm."""
+    model = ModelConfig()
+    discriminator = source.get("discriminator", {})
+    if discriminator and not any(name.endswith("weight_orig") for name in discriminator):
+        adversarial = dataclasses.replace(model.discriminator, spectral_norm=False, keypoint_input=True)
+        model = dataclasses.replace(model, discriminator=adversarial)
+    return for_foreign_weights(model)
+
+
+def for_foreign_weights(model):
+    """A Config with the ModelConfig and the fusion that needs no training."""
+    return Config(model=dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, mode=DEFAULT_FUSION)))
 
 
 def from_upstream(checkpoint, model, origin):

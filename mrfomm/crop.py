@@ -64,7 +64,7 @@ def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> List[Box]:
 
 
 def square_box(face: Box, frame_shape: Tuple[int, ...], margin: float = MARGIN) -> Box:
-    """The square around a head: ``margin`` of the face's size on each side, slightly raised to take in the hair.
+    """The square around a head: ``margin`` of the face's size on each side, raised a little for the hair.
 
     It lies wholly inside a frame of ``frame_shape`` (H, W, ...): moved if it would reach over an edge, and
     shrunk only if it is larger than the frame.

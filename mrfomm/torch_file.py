@@ -160,9 +160,11 @@ class _Storages:
 
 
 def _storage_identity(identity):
-    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
+    if not isinstance(identity, tuple) or len(identity) not in (5, 6):
         raise _damaged("a persistent id is not a storage's")
-    kind, key, _, count = identity[1:5]
+    tag, kind, key, _, count = identity[:5]
+    if not isinstance(tag, str) or tag != "storage":
+        raise _damaged("a persistent id is not a storage's")
     if not isinstance(kind, _StorageType) or not isinstance(key, str) or not _is_natural(count):
         raise _damaged("a storage's description is malformed")
     if len(identity) == 6 and identity[5] is not None:

@@ -137,13 +137,19 @@ def _ffmpeg(*arguments) -> Tuple[int, str, bytes]:
 
 
 def _input(path) -> Tuple[str, ...]:
-    # "file:" keeps names such as "-x.mp4" and "a:b.mp4" whole; the whitelist keeps playlists off the network
-    return ("-protocol_whitelist", "file", "-i", f"file:{path}")
+    return ("-protocol_whitelist", "file", "-i", _url(path))  # keeps playlists off the network
+
+
+def _url(path) -> str:
+    return f"file:{path}"  # keeps names such as "-x.mp4" and "a:b.mp4" whole
 
 
 def _complaint(log: str) -> Optional[str]:
-    """The first of ffmpeg's errors, which is the most telling, without its tags (needs ``-v level+...``)."""
-    found = re.search(r"\[(?:error|fatal|panic)\] (.+)", log)
+    """The first of ffmpeg's errors, which is the most telling, without its tags (needs ``-v level+...``).
+
+    "mmco" is not one: a clip trimmed with ``ffmpeg -ss ... -c copy`` refers to frames before its start.
+    """
+    found = re.search(r"\[(?:error|fatal|panic)\] (?!mmco: unref short failure)(.+)", log)
     return found.group(1).strip() if found else None
 
 
@@ -196,8 +202,7 @@ def open_frames(path) -> FrameSource:
     Raises:
         UserError: here for what is missing, empty or no video; while iterating, after the good frames, for a
             file that is damaged or cut short. Any error that ffmpeg reports counts, as a frame it has
-            patched up is not what was filmed. Only a transport stream (.ts) that was cut cannot be told
-            from a short one.
+            patched up is not what was filmed. A cut transport stream (.ts) passes for a short one.
     """
     return _open_folder(path) if os.path.isdir(path) else _open_video(path)
 
@@ -217,8 +222,8 @@ def _entries(folder) -> List[Path]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def _natural(entry: Path) -> list:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)]
+def _natural(entry: Path) -> Tuple[list, str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
 
 
 def _open_video(path) -> FrameSource:
@@ -318,7 +323,8 @@ def _audio_codec(log: str) -> Optional[str]:
 
 
 def _video_frames(path: str, video: _Video) -> Iterator[np.ndarray]:
-    arguments = ["-v", "level+error", "-xerror", *_input(path), "-map", "0:V:0", "-r", str(video.rate)]
+    constant = f"fps={video.rate}:start_time=0"  # ffmpeg's default shows a frame after a gap too early
+    arguments = ["-v", "level+error", "-xerror", *_input(path), "-map", "0:V:0", "-vf", constant]
     arguments += ["-s", f"{video.width}x{video.height}", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     with _Ffmpeg([*arguments, *_EXACT_COLOURS, "-"], **_OUTPUT_PIPE) as ffmpeg:
         filled = yield from _raw_frames(ffmpeg.process.stdout, (video.height, video.width, 3))
@@ -345,8 +351,9 @@ def _raw_frames(pipe, shape) -> Iterator[np.ndarray]:
 
 
 class _Container(NamedTuple):
-    options: Tuple[str, ...]
+    encoding: Tuple[str, ...]
     multiple: int  # what height and width must be a multiple of
+    muxing: Tuple[str, ...] = ()
     copied_audio: Tuple[str, ...] = ()  # the codecs that players expect in it
     other_audio: Optional[str] = None  # the encoder for all others; None: the container has no sound
 
@@ -357,15 +364,15 @@ class _Audio(NamedTuple):
 
 
 _H264 = (*_EXACT_COLOURS, "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p")
-_FAST_START = ("-movflags", "+faststart")
+_MP4 = _Container(_H264, 2, ("-movflags", "+faststart"), ("aac", "mp3"), "aac")
 # One palette per frame: a palette for the whole clip would make ffmpeg hold all frames in memory.
 _GIF = ("-vf", "split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1")
 _CONTAINERS = {
-    ".mp4": _Container((*_H264, *_FAST_START), 2, ("aac", "mp3"), "aac"),
-    ".mov": _Container((*_H264, *_FAST_START), 2, ("aac", "mp3"), "aac"),
-    ".mkv": _Container(_H264, 2, ("aac", "mp3", "opus", "vorbis", "flac"), "aac"),
+    ".mp4": _MP4,
+    ".mov": _MP4,
+    ".mkv": _Container(_H264, 2, (), ("aac", "mp3", "opus", "vorbis", "flac"), "aac"),
     # AVI has no time stamps: B-frames and a codec's delay would move the pictures
-    ".avi": _Container((*_H264, "-bf", "0"), 2, (), "pcm_s16le"),
+    ".avi": _Container((*_H264, "-bf", "0"), 2, other_audio="pcm_s16le"),
     ".gif": _Container(_GIF, 1),
 }
 
@@ -437,15 +444,16 @@ class _VideoSink(FrameSink):
         try:
             self._ffmpeg.process.stdin.write(memoryview(padded).cast("B"))
         except BrokenPipeError:  # ffmpeg has died: its message tells why
-            self._check(*self._ffmpeg.finish()[:2])
+            self._check(*self._ffmpeg.finish())
             raise
 
     def _start(self, height: int, width: int) -> _Ffmpeg:
         arguments = ["-v", "level+error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-        arguments += ["-r", str(self._rate), "-i", "pipe:0", *self._container.options]
+        arguments += ["-r", str(self._rate), "-i", "pipe:0", *self._container.encoding]
         if self._comment is not None:
             arguments += ["-metadata", f"comment={self._comment}"]
-        return _Ffmpeg([*arguments, str(self._staged("silent"))], stdin=subprocess.PIPE)
+        arguments += [*self._container.muxing, _url(self._staged("silent"))]
+        return _Ffmpeg(arguments, stdin=subprocess.PIPE)
 
     def _staged(self, stem: str) -> Path:
         return self._staging / (stem + self._target.suffix.lower())
@@ -460,10 +468,11 @@ class _VideoSink(FrameSink):
         """Join pictures and sound in a second, quick pass: only now is it known where to cut the sound."""
         container = self._container
         codec = "copy" if self._audio.codec in container.copied_audio else container.other_audio
-        arguments = ["-v", "level+error", "-i", str(self._staged("silent"))]
-        arguments += ["-t", f"{float(self.count / self._rate):.6f}", *_input(self._audio.path)]
-        arguments += ["-map", "0:v", "-map", "1:a:0", *container.options, "-c:v", "copy", "-c:a", codec]
-        self._check(*_ffmpeg(*arguments, str(self._staged("sound")))[:2])
+        seconds = float(self.count / self._rate)
+        arguments = ["-v", "level+error", *_input(self._staged("silent"))]
+        arguments += ["-t", f"{seconds:.6f}", *_input(self._audio.path), "-map", "0:v", "-map", "1:a:0"]
+        arguments += ["-c:v", "copy", "-c:a", codec, *container.muxing, _url(self._staged("sound"))]
+        self._check(*_ffmpeg(*arguments)[:2])
         return self._staged("sound")
 
     def _check(self, code: int, log: str) -> None:

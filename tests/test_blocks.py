@@ -148,6 +148,17 @@ def test_instance_normalization_and_its_gradients():
         assert_close(one, other, atol=1e-4)
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(5, 0.5), (-1, 0.05), (1.3, 0)])
+@pytest.mark.parametrize("name", ["batch_normalization", "instance_normalization"])
+def test_normalisation_of_a_channel_far_from_zero(name, mean, deviation):
+    """nnabla takes the variance as E[x^2] - E[x]^2 in single precision; at such means it is still good enough."""
+    x = double(np.random.default_rng(8).normal(mean, deviation, (2, 4, 16, 16)))
+    arguments = (True,) if name == "batch_normalization" else ()
+    output, _ = build(lambda: getattr(ops, name)(variable(x), *arguments))
+    reference = layers.batch_norm_train if name == "batch_normalization" else layers.instance_norm
+    np.testing.assert_allclose(run(output), reference(x, 0, 1), rtol=1e-3, atol=1e-3)
+
+
 def test_graphs_in_the_context_of_another_implementation_use_it():
     def swapped(x, weight, bias, pad, stride):
         return ops.NNABLA.convolution(x, weight * 2, bias, pad, stride)

@@ -166,13 +166,7 @@ def test_golden_tensors_are_the_raw_bytes_of_the_archive():
 @both
 @pytest.mark.parametrize("kind", [*CODES, "BFloat16Storage"])
 def test_every_number_type(tmp_path, container, kind):
-    values = (
-        [1, 0, 1, 1]
-        if kind == "BoolStorage"
-        else [1, 0, 100, 2]
-        if kind == "ByteStorage"
-        else [1, 0, -100, 2]
-    )
+    values = [1, 0, 1, 1] if kind == "BoolStorage" else [1, 0, 100, 2] if kind == "ByteStorage" else [1, 0, -100, 2]
     tensor = Tensor(Storage(kind, values), 0, (2, 2), (2, 1))
     array = read_torch(save(tmp_path / "a.pth", {"x": tensor}, container))["x"]
     expected = np.dtype("f" if kind == "BFloat16Storage" else CODES[kind])
@@ -230,9 +224,7 @@ def test_containers_and_plain_values(tmp_path, container):
         "groups": [{"lr": 2e-4, "betas": (0.5, 0.999), "params": [94179233282848, 1]}],
         7: {},
     }
-    checkpoint = read_torch(
-        save(tmp_path / "a.pth", {**plain, "net": state, "size": Size((2, 3))}, container)
-    )
+    checkpoint = read_torch(save(tmp_path / "a.pth", {**plain, "net": state, "size": Size((2, 3))}, container))
     np.testing.assert_array_equal(checkpoint.pop("net").pop("a"), [1.0, 2.0])
     assert checkpoint.pop("size") == (2, 3)
     assert checkpoint == plain
@@ -240,10 +232,7 @@ def test_containers_and_plain_values(tmp_path, container):
 
 @both
 def test_more_than_256_values_to_remember(tmp_path, container):
-    value = {
-        f"name {i}": [f"value {i}", Tensor(Storage("IntStorage", [i], str(i)), 0, (1,), (1,))]
-        for i in range(400)
-    }
+    value = {f"name {i}": [f"value {i}", Tensor(Storage("IntStorage", [i], str(i)), 0, (1,), (1,))] for i in range(400)}
     checkpoint = read_torch(save(tmp_path / "a.pth", value, container))
     assert [int(array[0]) for _, array in checkpoint.values()] == list(range(400))
 
@@ -298,9 +287,7 @@ def attacks(marker):
 
 
 @both
-@pytest.mark.parametrize(
-    "name", ["posix.system", "__builtin__.eval", "torch.hub.load", "torch.ComplexFloatStorage"]
-)
+@pytest.mark.parametrize("name", ["posix.system", "__builtin__.eval", "torch.hub.load", "torch.ComplexFloatStorage"])
 def test_forbidden_names_are_refused_before_anything_runs(tmp_path, container, name):
     marker = tmp_path / "ran"
     path = save(tmp_path / "evil.pth", attacks(marker)[name], container)
@@ -418,10 +405,7 @@ def test_entries_that_overlap_do_not_multiply(tmp_path):
         info.CRC = zlib.crc32(blob)
         entries.append(info)
         blob = info.FileHeader() + blob
-    value = [
-        Tensor(Storage("ByteStorage", [0] * e.file_size, str(i)), 0, (1,), (1,))
-        for i, e in enumerate(entries)
-    ]
+    value = [Tensor(Storage("ByteStorage", [0] * e.file_size, str(i)), 0, (1,), (1,)) for i, e in enumerate(entries)]
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickled({"x": value}, legacy=False)[0])
         start = archive.start_dir
@@ -476,6 +460,19 @@ def test_entries_with_one_name_are_refused(tmp_path):
 def test_malformed_pickles(tmp_path, data, problem):
     (tmp_path / "a.pth").write_bytes(zip_bytes(data, {}))
     with pytest.raises(UserError, match=rf"a\.pth.*{problem}"):
+        read_torch(tmp_path / "a.pth")
+
+
+@both
+def test_tensors_where_text_belongs(tmp_path, container):
+    """Comparing an array with a string gives an array, whose truth is an error."""
+    data, storages = pickled({"x": Tensor(Storage("FloatStorage", [0.0, 1.0]), 0, (2,), (1,))}, container == "legacy")
+    tensor = data[data.index(b"ctorch._utils") : data.rindex(b"s.")]
+    wrong = b"\x80\x02}(" + tensor + b"K\x00K\x00K\x00K\x00tQ."
+    contents = {"0": storages["0"].data}
+    make = {"zip": lambda: zip_bytes(wrong, contents), "legacy": lambda: legacy_bytes(wrong, contents, {"0": 4})}
+    (tmp_path / "a.pth").write_bytes(make[container]())
+    with pytest.raises(UserError, match="persistent id"):
         read_torch(tmp_path / "a.pth")
 
 

@@ -1,0 +1,98 @@
+"""The import arrows of the house, read from the code itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+THIRD_PARTY_OF_NETWORKS = {"nnabla", "numpy"}
+LIGHT = ["mrfomm", "mrfomm.errors", "mrfomm.config", "mrfomm.video", "mrfomm.crop", "mrfomm.data.loader", "mrfomm.data.clips"]
+STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
+
+# module or package -> what of mrfomm it may import
+ALLOWED = {
+    "mrfomm.errors": set(),
+    "mrfomm.video": {"mrfomm.errors"},
+    "mrfomm.crop": {"mrfomm.errors"},
+    "mrfomm.visualize": set(),
+    "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.video", "mrfomm.crop"},
+    "mrfomm.config": {"mrfomm.data.augment", "mrfomm.errors"},
+    "mrfomm.model": {"mrfomm.networks", "mrfomm.config"},
+    "mrfomm.losses": {"mrfomm.networks"},
+    "mrfomm.equivariance": {"mrfomm.networks"},
+}
+
+
+def modules():
+    """Every module's dotted name and file."""
+    for folder in ("mrfomm", "eval"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path):
+    """The dotted names a file imports, with `from a import b` as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+GRAPH = {name: imports(path) for name, path in modules()}
+
+
+def test_the_graph_is_read():
+    assert within("mrfomm.networks.fusion.fuse", GRAPH["mrfomm.model"])
+    assert len(GRAPH) > 20
+
+
+@pytest.mark.parametrize("module", [name for name in GRAPH if name.startswith("mrfomm.networks")])
+def test_networks_know_nnabla_and_numpy_only(module):
+    for name in GRAPH[module]:
+        top = name.split(".")[0]
+        if module.startswith("mrfomm.networks.cpu") and top in ("numba", "ctypes", "importlib"):
+            continue
+        assert top in THIRD_PARTY_OF_NETWORKS | STANDARD or within(name, {"mrfomm.networks"}), name
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_allowed_arrows(package):
+    for module in (name for name in GRAPH if within(name, {package})):
+        ours = {name for name in GRAPH[module] if within(name, {"mrfomm", "eval"})}
+        assert not {name for name in ours if not within(name, ALLOWED[package])}, module
+
+
+def test_nobody_imports_the_ends():
+    ends = {"mrfomm.convert", "mrfomm.export", "mrfomm.commands", "train", "animate", "reconstruct"}
+    for module, names in GRAPH.items():
+        if not within(module, {"mrfomm.commands"}):
+            assert not {name for name in names if within(name, ends)}, module
+
+
+def test_mrfomm_never_imports_eval():
+    for module, names in GRAPH.items():
+        if within(module, {"mrfomm"}):
+            assert not {name for name in names if within(name, {"eval"})}, module
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_loader_workers_need_no_nnabla(module):
+    code = f"import {module}, sys; sys.exit('nnabla' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("script", ["train.py", "animate.py", "reconstruct.py"])
+def test_scripts_are_wiring(script):
+    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 100

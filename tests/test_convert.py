@@ -1,0 +1,116 @@
+"""The converter: published FOMM shapes at full size, VGG19, and errors. Values: test_parity and test_name_map."""
+
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import pytest
+import tiny
+import yaml
+
+from mrfomm import convert
+from mrfomm.animation import load_model
+from mrfomm.checkpoint import ParameterTree, load_checkpoint, write_h5
+from mrfomm.config import ModelConfig, config_to_yaml, read_yaml
+from mrfomm.errors import UserError
+from mrfomm.h5_file import read_h5
+from mrfomm.model import create_parameters
+from mrfomm.name_map import architecture_of, nnabla_examples_names, vgg19_names
+from mrfomm.networks.perceptual import vgg19_shapes
+
+GOLDEN = Path(__file__).parent / "golden" / "fomm-tiny"
+
+
+def sony_file(path, model, extra=None):
+    """A checkpoint as nnabla-examples would write it, with random weights of a ModelConfig, and those weights."""
+    ours = {name: value.d for name, value in tiny.random_tree(model).all().items() if not name.startswith("fusion/")}
+    names = nnabla_examples_names(architecture_of(model, {}))
+    write_h5(path, {**{names[name]: value for name, value in ours.items()}, **(extra or {})})
+    return ours
+
+
+def run(*arguments):
+    return convert.main([str(argument) for argument in arguments])
+
+
+def our_yaml(path):
+    path.write_text(config_to_yaml(tiny.config(model={"fusion": {"mode": "mean"}})), encoding="utf-8")
+    return path
+
+
+def test_our_own_configuration(tmp_path):
+    expected = sony_file(tmp_path / "s.h5", tiny.config().model, {"VGG19/conv1/conv/W": np.zeros((64, 3, 3, 3))})
+    assert run(tmp_path / "s.h5", "-o", tmp_path / "c", "--config", our_yaml(tmp_path / "c.yaml")) == 0
+    loaded = load_checkpoint(tmp_path / "c")
+    assert loaded.config.model == tiny.config(model={"fusion": {"mode": "mean"}}).model
+    assert loaded.parameters.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(loaded.parameters[name], value)
+    load_model(tmp_path / "c")
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_failures_name_the_key(tmp_path, change):
+    model = tiny.config().model
+    sony_file(tmp_path / "s.h5", model)
+    arrays = read_h5(tmp_path / "s.h5")
+    key = "generator/final_conv/conv/b"
+    if change == "missing":
+        del arrays[key]
+    elif change == "extra":
+        key = "generator/unheard/W"
+        arrays[key] = np.zeros(1)
+    else:
+        arrays[key] = np.zeros(4)
+    write_h5(tmp_path / "bad.h5", arrays)
+    with pytest.raises(UserError, match=key):
+        run(tmp_path / "bad.h5", "-o", tmp_path / "c", "--config", our_yaml(tmp_path / "c.yaml"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_default_is_vox():
+    assert convert.vox_config({}).model.discriminator == ModelConfig().discriminator
+    adversarial = convert.vox_config({"discriminator": {"discs.1.conv.weight": 0}}).model.discriminator
+    assert (adversarial.spectral_norm, adversarial.keypoint_input) == (False, True)
+    vox = convert.vox_config({"discriminator": {"discs.1.conv.weight_orig": 0}}).model.discriminator
+    assert (vox.spectral_norm, vox.keypoint_input) == (True, False)
+
+
+def test_vgg19(tmp_path):
+    rng = np.random.default_rng(0)
+    small = {name: rng.normal(size=shape).astype(np.float32) for name, shape in vgg19_shapes().items()}
+    names = vgg19_names({"conv1/conv/W": 0})
+    write_h5(tmp_path / "sony.h5", {names[name]: value for name, value in small.items()})
+    assert run(tmp_path / "sony.h5", "-o", tmp_path / "vgg19.h5") == 0
+    converted = read_h5(tmp_path / "vgg19.h5")
+    assert converted.keys() == small.keys()
+    np.testing.assert_array_equal(converted["vgg19/conv5_1/W"], small["vgg19/conv5_1/W"])
+    with pytest.raises(UserError, match="ends in .h5"):
+        run(tmp_path / "sony.h5", "-o", tmp_path / "folder")
+    with pytest.raises(UserError, match="--config"):
+        run(tmp_path / "sony.h5", "-o", tmp_path / "v.h5", "--config", f"{GOLDEN}/config.yaml")
+
+
+def test_wrong_configuration_is_named(tmp_path):
+    values = read_yaml(f"{GOLDEN}/config.yaml")
+    values["model_params"]["common_params"]["num_kp"] = 10
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(UserError, match="shape"):
+        run(f"{GOLDEN}/checkpoint.pth.tar", "-o", tmp_path / "c", "--config", tmp_path / "wrong.yaml")
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path / "none.pth.tar", "-o", tmp_path / "c")
+
+
+def test_full_size_shapes():
+    """FACTS: trainable parameters at vox-256, with and without the adversarial discriminator."""
+    tree = ParameterTree()
+    with tree.scope():
+        create_parameters(convert.vox_config({}).model, discriminator=True)
+        trainable = nn.get_parameters()
+    count = lambda prefix: sum(v.size for name, v in trainable.items() if name.startswith(prefix))  # noqa: E731
+    assert count("keypoints/") == 14_215_368
+    assert count("generator/") + count("motion/") == 45_575_391
+    assert count("discriminator/") == 2_758_849
