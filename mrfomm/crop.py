@@ -71,8 +71,9 @@ def square_box(face: Box, frame_shape: Tuple[int, ...], margin: float = MARGIN) 
     """
     height, width = frame_shape[:2]
     size = min(round(face.size * (1 + 2 * margin)), height, width)
-    left = round(face.x + (face.size - size) / 2)
-    top = round(face.y + (face.size - size) / 2 - _LIFT * face.size)
+    around = (size - face.size) / 2
+    left = round(face.x - around)
+    top = round(face.y - around - min(_LIFT * face.size, around))  # never so high that the chin is cut
     return Box(min(max(left, 0), width - size), min(max(top, 0), height - size), size)
 
 

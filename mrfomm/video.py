@@ -283,7 +283,7 @@ def _mp4_length(file) -> int:
     """Where the last box ends. A box starts with its length (4 bytes; or 1: after the name), a name (4)."""
     size = file.seek(0, os.SEEK_END)
     position, length = 0, 8
-    while position < size and length >= 8:  # a length of 0: to the end of the file
+    while position + 8 <= size and length >= 8:  # a length of 0: to the end of the file
         file.seek(position)
         head = file.read(16)
         length = int.from_bytes(head[8:] if head[:4] == b"\0\0\0\1" else head[:4], "big")

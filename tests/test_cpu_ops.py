@@ -138,6 +138,21 @@ def test_batch_norm_keeps_its_decay_and_eps():
     np.testing.assert_allclose(inputs[4].d, 0.7 * var + 0.3 * unbiased, rtol=1e-5)
 
 
+MAPS = [
+    ((1, 1, 1, 1), (1, 1, 1, 1)),
+    ((2, 5, 7, 9), (2, 1, 7, 9)),
+    ((2, 3, 4, 5, 6), (2, 3, 1, 5, 6)),
+    ((2, 3, 4, 5),) * 2,
+]
+
+
+@pytest.mark.parametrize(("x", "weight"), MAPS)
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("twice", [False, True])
+def test_multiply(x, weight, needed, twice):
+    assert_same(functions.multiply, F.mul2, normal(x, weight), needed, twice)
+
+
 def grids(batch, height, width, spread):
     return normal((batch, height, width, 2), seed=2)[0] * np.float32(spread)
 
@@ -187,7 +202,9 @@ def small_network(seed):
     running = [nn.Variable.from_numpy_array(a, need_grad=False) for a in statistics(16)]
     y = functions.convolution(x, w1, b1, pad=3)
     y = functions.batch_norm_relu(y, *running, batch_stat=True)
-    y = functions.convolution(functions.warp(y, grid), w2, stride=2)
+    y = functions.warp(y, grid)
+    y = functions.multiply(y, F.mean(y, axis=1, keepdims=True))
+    y = functions.convolution(y, w2, stride=2)
     y.persistent = True
     loss = F.sum(y**2)
 
@@ -237,6 +254,7 @@ def test_compiled_loops_do_not_depend_on_the_number_of_threads():
         inputs = [nn.Variable.from_numpy_array(a.copy(), need_grad=i < 3) for i, a in enumerate(arrays)]
         grid = nn.Variable.from_numpy_array(grids(3, 16, 16, 0.6), need_grad=True)
         y = functions.warp(functions.batch_norm_relu(*inputs, batch_stat=True), grid)
+        y = functions.multiply(y, F.mean(y, axis=1, keepdims=True))
         loss = F.sum(y**2)
         loss.forward()
         loss.backward()
@@ -282,6 +300,12 @@ def test_batch_norm_refuses_shapes_that_do_not_fit():
 def test_warp_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="warp of shapes"):
         functions.warp(nn.Variable((2, 3, 4, 4)), nn.Variable((1, 4, 4, 2)))
+
+
+@pytest.mark.parametrize("weight", [(2, 2, 4, 4), (1, 1, 4, 4), (2, 1, 4, 1)])
+def test_multiply_refuses_shapes_that_do_not_fit(weight):
+    with pytest.raises(ValueError, match="multiplication of shapes"):
+        functions.multiply(nn.Variable((2, 3, 4, 4)), nn.Variable(weight))
 
 
 def test_a_failing_function_of_onednn_is_named():

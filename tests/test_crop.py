@@ -2,12 +2,16 @@
 
 import itertools
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+import mrfomm
 from mrfomm.crop import MARGIN, Box, FaceFinder, crop, find_clip_box, find_image_box, square_box
 from mrfomm.errors import UserError
+from mrfomm.video import read_image
 
 
 def blank(count, height=100, width=120):
@@ -144,3 +148,15 @@ def test_image_box_around_a_drawn_face():
     box = find_image_box(image, "drawn.png")
     assert box == square_box(FaceFinder()(image), image.shape)
     assert crop(image, box).shape == (box.size, box.size, 3)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_profiles_of_both_sides(side):
+    """Turned heads are found, and the mirrored frame gives the mirrored boxes."""
+    image = read_image(Path(mrfomm.__file__).parent / f"assets/samples/reference_{side}.png")
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    finder = FaceFinder()
+    boxes = finder._profiles(grey)
+    mirrored = finder._profiles(np.ascontiguousarray(grey[:, ::-1]))
+    assert boxes
+    assert sorted(boxes) == sorted(Box(grey.shape[1] - b.x - b.size, b.y, b.size) for b in mirrored)

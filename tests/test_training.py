@@ -1,0 +1,150 @@
+"""The training loop, end to end on a tiny model."""
+
+import json
+import os
+import signal
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import tiny
+
+from mrfomm import training
+from mrfomm.checkpoint import list_checkpoints, load_checkpoint, load_resumable
+from mrfomm.commands import train
+from mrfomm.config import TrainConfig, config_to_yaml
+from mrfomm.errors import UserError
+from mrfomm.training import learning_rate
+
+TWO_STAGES = pytest.mark.parametrize("discriminator", [False, True], ids=["stage1", "stage2"])
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Training data in FOMM's format: two stacked training clips and a test clip."""
+    for name, seed in (("train/a#0", 0), ("train/b#0", 1), ("test/c#0", 2)):
+        path = tmp_path / "data" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed)), axis=1))
+    return tmp_path / "data"
+
+
+def run(tmp_path, source, name, *options, **changes):
+    """Run train.py with the tiny configuration; returns the run folder."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config_to_yaml(tiny.config(**changes)), encoding="utf-8")
+    folder = tmp_path / name
+    where = ["--config", str(path), "--data", str(source), "--output", str(folder), "--context", "cpu"]
+    assert train.main([*where, *options]) == 0
+    return folder
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_learning_rate_is_the_papers():
+    rates = [learning_rate(TrainConfig(), epoch) for epoch in (0, 59, 60, 89, 90, 99)]
+    np.testing.assert_allclose(rates, [2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
+
+
+def test_it_learns(tmp_path, data):
+    """On six frames of a moving blob the pixel loss falls to less than half."""
+    quick = {"epochs": 4, "milestones": [], "learning_rate": 5e-3}
+    folder = run(tmp_path, data, "run", train=quick, data={"num_repeats": 20})
+    losses = [row["pixel"] for row in log(folder) if "pixel" in row]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+
+
+@TWO_STAGES
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, data, discriminator):
+    """Bit for bit: parameters, solver states, losses."""
+    changes = {"train": {"discriminator": discriminator, "checkpoint_every": 3, "keep_checkpoints": 9}}
+    whole = run(tmp_path, data, "whole", **changes)
+    broken = run(tmp_path, data, "broken", **changes)
+    for folder in list_checkpoints(broken)[2:]:  # as if killed soon after step 6
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    assert train.main(["--resume", str(broken), "--context", "cpu"]) == 0
+    ours, theirs = load_resumable(broken), load_resumable(whole)
+    assert ours.state == theirs.state
+    assert ours.state["step"] == 16
+    for name, value in theirs.parameters.items():
+        np.testing.assert_array_equal(ours.parameters[name], value, err_msg=name)
+    rows = {row["step"]: row for row in log(whole)}
+    for row in log(broken)[-10:]:
+        row.pop("time")
+        assert row == {key: value for key, value in rows[row["step"]].items() if key != "time"}
+
+
+def test_stage_2_starts_from_stage_1(tmp_path, data):
+    first = run(tmp_path, data, "first", model={"fusion": {"mode": "mean"}}, train={"epochs": 1})
+    second = run(tmp_path, data, "second", "--init", str(first), train={"discriminator": True, "epochs": 1})
+    row = log(second)[0]
+    assert {"discriminator", "adversarial", "feature_matching"} <= row.keys()
+    before, after = load_checkpoint(first).parameters, load_checkpoint(second).parameters
+    assert after.keys() - before.keys() == {n for n in after if n.startswith(("fusion/", "discriminator/"))}
+
+
+def test_stage_2_runs_the_generator_once(tmp_path, data):
+    """The running statistics of the first step move as in stage 1: the discriminator's step doesn't run it again."""
+    statistics = []
+    for discriminator in (False, True):
+        changes = {"train": {"discriminator": discriminator, "epochs": 1}, "data": {"num_repeats": 1}}
+        folder = run(
+            tmp_path, data, f"run{discriminator}", loss={"adversarial": 0.0, "feature_matching": 0.0}, **changes
+        )
+        assert load_checkpoint(folder).state["step"] == 1
+        statistics.append(load_checkpoint(folder).parameters["generator/first/bn/mean"])
+    assert np.abs(statistics[0]).max() > 0
+    np.testing.assert_array_equal(*statistics)
+
+
+def test_checkpoints_pictures_and_validation(tmp_path, data):
+    changes = {"checkpoint_every": 4, "picture_every": 8, "validate_every": 8, "keep_checkpoints": 2}
+    folder = run(tmp_path, data, "run", train=changes)
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-00000012", "checkpoint-00000016"]
+    picture = imageio.imread(folder / "pictures" / "00000008.png")
+    # two samples, each with 2 references, driving, prediction, 2 masks and 2 occlusion maps
+    assert picture.shape == (2 * 32 + 2, 8 * 32 + 7 * 2, 3)
+    errors = [row["validation_l1"] for row in log(folder) if "validation_l1" in row]
+    assert len(errors) == 2
+    assert load_checkpoint(folder / "best").state["best"] == min(errors)
+
+
+def test_stop_request_saves(tmp_path, data, monkeypatch):
+    original = training.Trainer.step
+
+    def step(self, batch):
+        if self.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config_to_yaml(tiny.config()), encoding="utf-8")
+    where = ["--config", str(path), "--data", str(data), "--output", str(tmp_path / "run"), "--context", "cpu"]
+    assert train.main(where) == 130
+    assert load_resumable(tmp_path / "run").state["step"] == 5
+
+
+def test_non_finite_loss_stops_and_keeps_the_batch(tmp_path, data):
+    with pytest.raises(UserError, match="not finite"):
+        run(tmp_path, data, "run", train={"learning_rate": 1e30})
+    (batch,) = (tmp_path / "run").glob("non-finite-*.npz")
+    assert np.load(batch)["references"].shape == (2, 2, 3, 32, 32)
+
+
+def test_bad_starts(tmp_path, data):
+    with pytest.raises(UserError, match="already holds a run"):
+        run(tmp_path, data, "data")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        run(tmp_path, data, "r", "--init", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="leave out --init"):
+        run(tmp_path, data, "r", "--resume", str(tmp_path))
+    with pytest.raises(UserError, match="data.num_repeats"):
+        run(tmp_path, data, "r", train={"batch_size": 100})
+    with pytest.raises(UserError, match="loss.perceptual_weights"):
+        run(tmp_path, data, "r", loss={"perceptual_network": "vgg19"})
+    assert not (tmp_path / "r").exists()
