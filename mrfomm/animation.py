@@ -17,14 +17,7 @@ import numpy as np
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
 from mrfomm.errors import UserError
-from mrfomm.model import (
-    References,
-    create_parameters,
-    encode_references,
-    keypoints_of,
-    repeat_references,
-    synthesise,
-)
+from mrfomm.model import References, create_parameters, encode_references, kept, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.generator import decode
 from mrfomm.networks.geometry import resize
@@ -151,27 +144,25 @@ class Animator:
 
     def render(self, keypoints):
         """Synthesise the pose of KeypointArrays of N -> float32 [N,3,H,W] in [0,1]."""
-        return self._run(keypoints, [self._synthesis.prediction])[0]
+        return self._run(keypoints, [self._prediction])[0]
 
     def render_breakdown(self, keypoints):
         """Like ``render``, with each reference's share -> (float32 [N,3,H,W], Breakdown)."""
-        prediction, warped, mask = self._run(keypoints, [self._synthesis.prediction, *self._breakdown])
+        prediction, warped, mask = self._run(keypoints, [self._prediction, *self._breakdown])
         return prediction, Breakdown(warped, mask)
 
     def _build_detector(self):
         size = self._config.image_size
         self._image = nn.Variable((self._batch, 3, size, size))
-        self._detected = keypoints_of(self._image, self._config)
-        _persist(self._detected)
+        self._detected = Keypoints(*map(kept, keypoints_of(self._image, self._config)))
 
     def _build_frame(self, breakdown):
         count = self._config.num_keypoints
         self._driving = Keypoints(nn.Variable((self._batch, count, 2)), nn.Variable((self._batch, count, 2, 2)))
         references = repeat_references(self._references, self._batch)
-        self._synthesis = synthesise(references, self._driving, self._config)
-        _persist([self._synthesis.prediction])
-        self._breakdown = _breakdown_graph(self._synthesis, self._config) if breakdown else ()
-        _persist(self._breakdown)
+        synthesis = synthesise(references, self._driving, self._config)
+        self._prediction = kept(synthesis.prediction)
+        self._breakdown = tuple(map(kept, _breakdown_graph(synthesis, self._config))) if breakdown else ()
 
     def _run(self, keypoints, outputs):
         parts = []
@@ -249,8 +240,7 @@ def batches(items, size):
 def _encode_once(references, config):
     """Run the reference graph and keep its outputs as leaves: [K,3,H,W] -> References."""
     outputs = encode_references(nn.Variable.from_numpy_array(references[None]), config)
-    flat = [outputs.image, *outputs.keypoints, outputs.features]
-    _persist(flat)
+    flat = [kept(variable) for variable in (outputs.image, *outputs.keypoints, outputs.features)]
     nn.forward_all(flat, clear_no_need_grad=True)
     image, value, jacobian, features = (nn.Variable.from_numpy_array(variable.d.copy()) for variable in flat)
     return References(image, Keypoints(value, jacobian), features)
@@ -265,11 +255,6 @@ def _breakdown_graph(synthesis, config):
         F.reshape(alone, (batch, count, 3, size, size)),
         F.reshape(resize(mask, size, size), (batch, count, 1, size, size)),
     )
-
-
-def _persist(variables):
-    for variable in variables:
-        variable.persistent = True
 
 
 def _to_arrays(keypoints):

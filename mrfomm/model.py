@@ -101,6 +101,16 @@ def repeat_references(references, batch):
     )
 
 
+def kept(variable):
+    """A copy of a Variable whose value can be read, or used by another graph, after nnabla has cleared its buffers.
+
+    ``persistent`` alone is not enough: a reshaped Variable shares its memory with its input, which is cleared.
+    """
+    copy = F.reshape(variable, variable.shape, inplace=False)
+    copy.persistent = True
+    return copy
+
+
 def repeat_each(x, times):
     """[B,...] -> [B*times,...], every entry ``times`` times in a row."""
     if times == 1:

@@ -27,7 +27,7 @@ from mrfomm.losses import (
     perceptual_loss,
     pixel_loss,
 )
-from mrfomm.model import encode_references, judge, keypoints_of, synthesise
+from mrfomm.model import encode_references, judge, kept, keypoints_of, synthesise
 from mrfomm.visualize import tile, training_row
 
 GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
@@ -66,13 +66,16 @@ class GeneratorStep:
         self.control = nn.Variable((batch, config.loss.tps_points**2))
 
         encoded = encode_references(self.references, config.model, training=True)
-        self.reference_keypoints = encoded.keypoints
         self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
         self.synthesis = synthesise(encoded, self.driving_keypoints, config.model, training=True)
         self.losses = dict(self._losses(config, perceptual))
         self.total = sum(self.losses.values())
-        for variable in (*self.losses.values(), *self._shown()):
+        for variable in self.losses.values():
             variable.persistent = True
+        self.prediction = kept(self.synthesis.prediction)
+        self.driving_points = kept(self.driving_keypoints.value)
+        others = (self.synthesis.occlusion, self.synthesis.mask, encoded.keypoints.value)
+        self._shown = (self.prediction, self.driving_points, *(kept(variable) for variable in others))
 
     def _losses(self, config, perceptual):
         loss, prediction = config.loss, self.synthesis.prediction
@@ -95,33 +98,20 @@ class GeneratorStep:
             generated = judge(prediction, points, config.model, fixed=True)
             real = judge(self.driving, points, config.model, fixed=True)
             yield "adversarial", loss.adversarial * generator_adversarial_loss(generated.score)
-            yield (
-                "feature_matching",
-                loss.feature_matching * feature_matching_loss(generated.features, real.features),
-            )
-
-    def _shown(self):
-        synthesis = self.synthesis
-        return (
-            synthesis.prediction,
-            synthesis.occlusion,
-            synthesis.mask,
-            self.reference_keypoints.value,
-            self.driving_keypoints.value,
-        )
+            yield ("feature_matching", loss.feature_matching * feature_matching_loss(generated.features, real.features))
 
     def run(self, batch, deformation):
         """Forward and backward for a Batch and a Deformation: fills the gradients, returns the losses as floats."""
         self.references.d, self.driving.d = batch.references, batch.driving
         self.theta.d, self.control.d = deformation
         self.grid.d = deform_grid(deformation, *self.driving.shape[2:])
-        self.total.forward(clear_no_need_grad=True)
+        nn.forward_all([self.total, *self._shown], clear_no_need_grad=True)
         self.total.backward(clear_buffer=True)
         return {name: float(variable.d) for name, variable in self.losses.items()}
 
     def picture(self, samples=4):
         """A picture of the last batch: one row a sample (see ``visualize.training_row``)."""
-        prediction, occlusion, mask, reference_points, driving_points = (variable.d for variable in self._shown())
+        prediction, driving_points, occlusion, mask, reference_points = (variable.d for variable in self._shown)
         batch, count = self.references.shape[:2]
         points = reference_points.reshape(batch, count, -1, 2)  # [B,K,n,2]
         rows = [
@@ -143,8 +133,8 @@ class DiscriminatorStep:
     """The discriminator's graph on the prediction and keypoints of a GeneratorStep, both detached."""
 
     def __init__(self, config, generator):
-        prediction = generator.synthesis.prediction.get_unlinked_variable(need_grad=False)
-        points = generator.driving_keypoints.value.get_unlinked_variable(need_grad=False)
+        prediction = generator.prediction.get_unlinked_variable(need_grad=False)
+        points = generator.driving_points.get_unlinked_variable(need_grad=False)
         real = judge(generator.driving, points, config.model)
         generated = judge(prediction, points, config.model)
         self.loss = config.loss.adversarial * discriminator_loss(real.score, generated.score)

@@ -1,11 +1,16 @@
 """The loader: contents of batches, the same for any number of workers, processes and resumptions."""
 
 import logging
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import mrfomm.data
 from mrfomm.data.augment import AugmentOptions, augment
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.loader import Loader
@@ -170,3 +175,10 @@ def test_clips_of_other_sizes_become_the_models(clips):
     (batch, *_) = batches(make(clips, size=4))
     assert batch.references.shape == (4, K, 3, 4, 4)
     assert set(np.unique(np.rint(batch.driving[:, 0] * 255))) <= set(range(10))
+
+
+def test_nothing_in_the_package_imports_nnabla():
+    names = sorted(module.name for module in pkgutil.iter_modules(mrfomm.data.__path__, "mrfomm.data."))
+    assert len(names) == 9
+    code = f"import sys, {', '.join(names)}; sys.exit('nnabla' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0

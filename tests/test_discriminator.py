@@ -21,8 +21,8 @@ from mrfomm.networks.discriminator import discriminate, smallest_input
 BLOCKS, POINTS = 3, 2
 
 
-def judge(image, spectral_norm=False, points=None, fixed=False):
-    return discriminate(image, 4, 12, BLOCKS, spectral_norm, points, variance=0.05, fixed=fixed)
+def judge(image, spectral_norm=False, points=None, variance=0.05, **options):
+    return discriminate(image, 4, 12, BLOCKS, spectral_norm, points, variance=variance, **options)
 
 
 def draw(rng):
@@ -50,6 +50,14 @@ def test_discriminator_matches_its_reference(spectral_norm, with_points):
     assert len(p.updated) == (BLOCKS + 1 if spectral_norm else 0)
     for name, vector in p.updated.items():
         np.testing.assert_allclose(tree.all()[name].d, vector, rtol=1e-4, atol=1e-5)
+
+
+def test_heatmaps_are_of_fomms_variance_by_default():
+    rng = np.random.default_rng(5)
+    image, points = draw(rng), double(rng.uniform(-1, 1, (2, POINTS, 2)))
+    judgement, tree = build(lambda: discriminate(variable(image), 4, 12, 1, False, variable(points)), rng)
+    _, score = expected.discriminate(image, reference_parameters(tree), points, variance=0.01)
+    np.testing.assert_allclose(run(judgement.score), score, rtol=1e-4, atol=1e-5)
 
 
 def test_first_block_has_no_normalisation():
@@ -86,9 +94,7 @@ def test_fixed_judges_alike_but_changes_nothing(spectral_norm):
     rng = np.random.default_rng(2)
     image = draw(rng)
     (leaf,) = leaves(image)
-    (fixed, free), tree = build(
-        lambda: (judge(leaf, spectral_norm, fixed=True), judge(leaf, spectral_norm)), rng
-    )
+    (fixed, free), tree = build(lambda: (judge(leaf, spectral_norm, fixed=True), judge(leaf, spectral_norm)), rng)
     before = {name: p.d.copy() for name, p in tree.all().items()}
     for p in tree.all().values():
         p.g = 7
@@ -111,9 +117,7 @@ def test_fixed_spectral_norm_divides_by_the_norm_of_the_kept_vector():
     """PyTorch's evaluation mode: sigma = u W v of the vectors of the last training step."""
     rng = np.random.default_rng(3)
     image = draw(rng)
-    (fixed, free), tree = build(
-        lambda: (judge(variable(image), True, fixed=True), judge(variable(image), True)), rng
-    )
+    (fixed, free), tree = build(lambda: (judge(variable(image), True, fixed=True), judge(variable(image), True)), rng)
     for _ in range(200):
         free.score.forward()
     arrays = {name: np.float64(p.d) for name, p in tree.all().items()}
@@ -149,9 +153,7 @@ def test_gradients_at_image_points_and_weights(spectral_norm):
         numeric_slope(lambda x: value(image, x, p.arrays), points, directions[1]),
     ]
     for name, direction in zip(names, directions[2:]):
-        slopes.append(
-            numeric_slope(lambda x, n=name: value(image, points, {**p.arrays, n: x}), p[name], direction)
-        )
+        slopes.append(numeric_slope(lambda x, n=name: value(image, points, {**p.arrays, n: x}), p[name], direction))
     for gradient, direction, slope in zip(actual, directions, slopes):
         assert np.sum(gradient * direction) == pytest.approx(slope, rel=2e-3, abs=2e-3)
 

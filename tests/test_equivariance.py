@@ -1,4 +1,4 @@
-"""The equivariance constraint against numpy: FOMM's random deformation, its derivative, both losses, their gradients."""
+"""Equivariance against numpy: FOMM's random deformation, its derivative, both losses and their gradients."""
 
 import numpy as np
 import pytest

@@ -63,6 +63,14 @@ def test_decode(training):
     assert image.std() > 0.05
 
 
+def test_encoder_widths_double_up_to_the_maximum():
+    features, tree = build(lambda: encode(variable(np.zeros((1, 3, 32, 32))), 2, 12, 4))
+    widths = [tree.all()[f"generator/down_{i}/conv/W"].shape[:2] for i in range(4)]
+    assert widths == [(4, 2), (8, 4), (12, 8), (12, 12)]
+    assert tree.all()["generator/first/conv/W"].shape == (2, 3, 7, 7)
+    assert features.shape == (1, 12, 2, 2)
+
+
 def test_decode_has_the_layers_of_its_arguments():
     _, tree = build(lambda: decode(variable(np.zeros((1, 8, 2, 2))), 2, 8, 3, 4))
     scopes = {name.split("/")[1] for name in tree.all()}

@@ -54,9 +54,7 @@ def test_gaussian_heatmap_gradient():
 def test_inverse_and_product_of_matrices(shape):
     rng = np.random.default_rng(2)
     left, right = well_conditioned(rng, *shape), well_conditioned(rng, *shape)
-    inverse, product = run(
-        geometry.inverse_2x2(variable(left)), geometry.matmul_2x2(variable(left), variable(right))
-    )
+    inverse, product = run(geometry.inverse_2x2(variable(left)), geometry.matmul_2x2(variable(left), variable(right)))
     np.testing.assert_allclose(inverse, np.linalg.inv(left), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(product, left @ right, rtol=1e-5, atol=1e-6)
 
@@ -91,9 +89,7 @@ def test_apply_affine_against_a_loop():
     assert moved.shape == (2, 3, 2, 4, 5)
     grid = expected.coordinate_grid(4, 5)
     for n, k, y, x in np.ndindex(2, 3, 4, 5):
-        np.testing.assert_allclose(
-            moved[n, k, :, y, x], matrix[n, k] @ grid[y, x] + offset[n, k], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(moved[n, k, :, y, x], matrix[n, k] @ grid[y, x] + offset[n, k], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(0.5, 5), (1 / 3, 9), (0.25, 13), (0.125, 29)])

@@ -21,8 +21,8 @@ from mrfomm.networks.keypoints import detect_keypoints
 POINTS = 3
 
 
-def detect(image, scale=0.5, temperature=0.1, training=False):
-    return detect_keypoints(image, POINTS, 4, 12, 2, scale, temperature, training)
+def detect(image, scale=0.5, temperature=0.1, **options):
+    return detect_keypoints(image, POINTS, 4, 12, 2, scale, temperature, **options)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -16,7 +16,7 @@ from reference.graphs import (
 )
 
 from mrfomm import losses
-from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
+from mrfomm.networks.perceptual import load_frozen
 
 UNTOUCHED = 7  # a gradient no backward pass leaves behind
 
@@ -28,23 +28,9 @@ def images(seed, size=32, count=2):
 
 @pytest.fixture(scope="module")
 def weights():
-    """Small random weights for each network: name -> arrays by parameter name."""
-    rng = np.random.default_rng(0)
-
-    def layer(name, out, into, kernel):
-        deviation = np.float32(np.sqrt(2 / (into * kernel**2)))
-        weight = deviation * rng.standard_normal((out, into, kernel, kernel), dtype=np.float32)
-        return {f"{name}/W": weight, f"{name}/b": np.float32(rng.normal(0, 0.1, out))}
-
-    vgg19, alexnet = {}, {}
-    for name, shape in vgg19_shapes().items():
-        if name.endswith("/W"):
-            vgg19.update(layer(name[:-2], shape[0], shape[1], 3))
-    for i, (out, into, kernel) in enumerate(
-        ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)), 1
-    ):
-        alexnet.update(layer(f"conv{i}", out, into, kernel))
-    return {"vgg19": vgg19, "alexnet": alexnet}
+    """Random weights for each network: name -> arrays by parameter name."""
+    shapes = {"vgg19": expected.vgg19_shapes(), "alexnet": expected.alexnet_shapes()}
+    return {network: expected.draw_frozen_weights(shapes[network]) for network in shapes}
 
 
 def reference_perceptual(network, arrays, predictions, targets):

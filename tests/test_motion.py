@@ -30,8 +30,8 @@ def draw_keypoints(rng, batch=2):
     return value, double(np.eye(2) + rng.normal(0, 0.2, (batch, POINTS, 2, 2)))
 
 
-def estimate(image, reference, driving, training=False):
-    return estimate_motion(image, reference, driving, 4, 12, 2, VARIANCE, training)
+def estimate(image, reference, driving, **options):
+    return estimate_motion(image, reference, driving, 4, 12, 2, VARIANCE, **options)
 
 
 def test_sparse_motions():
@@ -77,7 +77,7 @@ def test_motion_matches_its_reference(training):
     reference, driving = draw_keypoints(rng), draw_keypoints(rng)
     motion, tree = build(
         lambda: estimate(
-            variable(image), Keypoints(*variables(*reference)), Keypoints(*variables(*driving)), training
+            variable(image), Keypoints(*variables(*reference)), Keypoints(*variables(*driving)), training=training
         ),
         rng,
     )

@@ -14,30 +14,15 @@ from mrfomm.networks.perceptual import (
     vgg19_shapes,
 )
 
-ALEXNET_KERNELS = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
-
-
-def random_weights(shapes, seed=0):
-    """He-initialised float32 weights by name, so that the activations keep their size."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for name, shape in shapes.items():
-        deviation = np.sqrt(2 / np.prod(shape[1:])) if len(shape) == 4 else 0.1
-        arrays[name] = np.float32(deviation) * rng.standard_normal(shape, dtype=np.float32)
-    return arrays
-
 
 @pytest.fixture(scope="module")
 def vgg19():
-    return random_weights(vgg19_shapes())
+    return expected.draw_frozen_weights(expected.vgg19_shapes())
 
 
 @pytest.fixture(scope="module")
 def alexnet():
-    shapes = {}
-    for i, (out, into, kernel) in enumerate(ALEXNET_KERNELS, 1):
-        shapes.update({f"conv{i}/W": (out, into, kernel, kernel), f"conv{i}/b": (out,)})
-    return random_weights(shapes)
+    return expected.draw_frozen_weights(expected.alexnet_shapes())
 
 
 def reference(arrays):
@@ -45,28 +30,7 @@ def reference(arrays):
 
 
 def test_vgg19_shapes_are_torchvisions_up_to_relu5_1():
-    shapes = vgg19_shapes()
-    widths = {}
-    for name, shape in shapes.items():
-        if name.endswith("/W"):
-            assert shape[2:] == (3, 3)
-            widths[name.split("/")[1]] = shape[:2]
-    assert widths == {
-        "conv1_1": (64, 3),
-        "conv1_2": (64, 64),
-        "conv2_1": (128, 64),
-        "conv2_2": (128, 128),
-        "conv3_1": (256, 128),
-        "conv3_2": (256, 256),
-        "conv3_3": (256, 256),
-        "conv3_4": (256, 256),
-        "conv4_1": (512, 256),
-        "conv4_2": (512, 512),
-        "conv4_3": (512, 512),
-        "conv4_4": (512, 512),
-        "conv5_1": (512, 512),
-    }
-    assert all(shapes[name[:-1] + "b"] == shape[:1] for name, shape in shapes.items() if name.endswith("/W"))
+    assert {name: tuple(shape) for name, shape in vgg19_shapes().items()} == expected.vgg19_shapes()
 
 
 def test_vgg19_features(vgg19):
@@ -131,7 +95,9 @@ def test_load_frozen_keeps_names_and_values_apart_from_the_global_parameters(ale
 
 def test_normalise():
     image = double(np.random.default_rng(4).random((2, 3, 3, 4)))
-    np.testing.assert_allclose(run(normalise(variable(image))), expected.imagenet_normalise(image), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        run(normalise(variable(image))), expected.imagenet_normalise(image), rtol=1e-5, atol=1e-6
+    )
     given = run(normalise(variable(image), np.float32([1, 2, 3]), np.float32([0.5, 2, 4])))
     np.testing.assert_allclose(given[:, 2], (image[:, 2] - 3) / 4, rtol=1e-5)
     np.testing.assert_allclose(given[:, 0], (image[:, 0] - 1) / 0.5, rtol=1e-5, atol=1e-6)

@@ -5,14 +5,18 @@ import os
 import signal
 
 import imageio.v2 as imageio
+import nnabla as nn
 import numpy as np
 import pytest
 import tiny
 
 from mrfomm import training
+from mrfomm.animation import images_to_array
 from mrfomm.checkpoint import list_checkpoints, load_checkpoint, load_resumable
 from mrfomm.commands import train
 from mrfomm.config import TrainConfig, config_to_yaml
+from mrfomm.data.loader import Batch
+from mrfomm.equivariance import draw_deformation
 from mrfomm.errors import UserError
 from mrfomm.training import learning_rate
 
@@ -99,6 +103,22 @@ def test_stage_2_runs_the_generator_once(tmp_path, data):
         statistics.append(load_checkpoint(folder).parameters["generator/first/bn/mean"])
     assert np.abs(statistics[0]).max() > 0
     np.testing.assert_array_equal(*statistics)
+
+
+def test_shown_values_survive_the_clearing_of_buffers():
+    """What a step shows and hands to the discriminator equals a forward pass that clears nothing."""
+    config = tiny.config(loss={"equivariance_value": 0.0, "equivariance_jacobian": 0.0})
+    tree = tiny.random_tree(config.model)
+    frames = images_to_array(tiny.frames(6))
+    batch = Batch(frames[:4].reshape(2, 2, 3, 32, 32), frames[4:])
+    with tree.scope():
+        step = training.GeneratorStep(config, 2, None)
+    step.run(batch, draw_deformation(np.random.default_rng(0), 2, 0.05, 0.005, 5))
+    shown = [variable.d.copy() for variable in step._shown]
+    nn.forward_all(list(step._shown))
+    for ours, again in zip(shown, step._shown):
+        np.testing.assert_array_equal(ours, again.d)
+    assert len({array.tobytes() for array in shown}) == len(shown)
 
 
 def test_checkpoints_pictures_and_validation(tmp_path, data):

@@ -39,6 +39,11 @@ def test_picture_of_a_map_is_grey():
     np.testing.assert_array_equal(result[0], [[0] * 3, [51] * 3, [153] * 3, WHITE])
 
 
+def test_picture_clips_instead_of_wrapping_around():
+    result = visualize.picture(np.float32([[[-0.1, 1.1]]]))
+    np.testing.assert_array_equal(result[0], [[0] * 3, WHITE])
+
+
 def test_picture_restores_every_byte():
     values = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / 255
     np.testing.assert_array_equal(visualize.picture(values)[..., 0].ravel(), np.arange(256))
@@ -103,13 +108,14 @@ def test_training_row(channels):
 
 
 def test_breakdown_picture():
-    references = np.stack([planes([255, 0, 0]), planes([0, 255, 0])])
-    warped = np.stack([planes([255, 255, 0]), planes([0, 255, 255])])
-    mask = np.float32([0.2, 0.8]).reshape(2, 1, 1, 1).repeat(16, 2).repeat(20, 3)
+    references = np.stack([planes([255, 0, 0]), planes([0, 255, 0]), planes([0, 0, 255])])
+    warped = np.stack([planes([255, 255, 0]), planes([0, 255, 255]), planes([255, 0, 255])])
+    mask = np.float32([0.2, 0.8, 0]).reshape(3, 1, 1, 1).repeat(16, 2).repeat(20, 3)
     sheet = visualize.breakdown_picture(references, warped, mask, planes([51, 102, 153]))
-    assert is_picture(sheet, 2 * 16 + 2, 5 * 20 + 4 * 2)
+    assert is_picture(sheet, 3 * 16 + 2 * 2, 5 * 20 + 4 * 2)
     colours = [
         [[255, 0, 0], [255, 255, 0], [51] * 3, [51, 51, 0], WHITE],
-        [[0, 255, 0], [0, 255, 255], [204] * 3, [0, 204, 204], [51, 102, 153]],
+        [[0, 255, 0], [0, 255, 255], [204] * 3, [0, 204, 204], WHITE],
+        [[0, 0, 255], [255, 0, 255], [0] * 3, [0] * 3, [51, 102, 153]],
     ]
     np.testing.assert_array_equal(sheet, visualize.tile([[plain(c, 16, 20) for c in row] for row in colours]))

@@ -1,0 +1,96 @@
+"""VoxCeleb's metadata: one text file per utterance with the face's box in every frame.
+
+A file has header lines (``Identity : <tab> id10001``, ``Reference``, ``Offset``, ``FV Conf``, ``ASD Conf``), an empty
+line, and a table ``FRAME X Y W H``. Frames are counted at 25 per second. VoxCeleb2 gives boxes as shares of the
+frame, VoxCeleb1 as pixels of the video at a height of 360 (so FOMM's video-preprocessing reads them). The size of
+the numbers tells which it is: no face is one pixel wide.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple, Tuple
+
+from mrfomm.data.tracks import Region
+from mrfomm.errors import UserError
+
+FPS = 25
+_PIXELS_HEIGHT = 360
+_HEADER = ("Identity", "Reference", "Offset", "FV Conf", "ASD Conf")
+_COLUMNS = ["FRAME", "X", "Y", "W", "H"]
+
+# VoxCeleb1's official test speakers, who are FOMM's test set too.
+TEST_IDENTITIES = frozenset(f"id{number}" for number in range(10270, 10310))
+
+
+class Utterance(NamedTuple):
+    """One utterance: who, in which video (``Reference``), and the face's track of (frame number, Region)."""
+
+    identity: str
+    video: str
+    track: Tuple[Tuple[int, Region], ...]
+    in_shares: bool
+
+    def pixels(self, region, frame_shape):
+        """A Region of the track in pixels of a frame of ``frame_shape`` (H, W, ...)."""
+        height, width = frame_shape[:2]
+        if self.in_shares:
+            return region.scaled(width, height)
+        return region.scaled(height / _PIXELS_HEIGHT, height / _PIXELS_HEIGHT)
+
+
+def read_utterances(folder):
+    """Read all text files below a folder.
+
+    Returns:
+        List of Utterance, in the order of the paths.
+
+    Raises:
+        UserError: no such folder, no text file, or a file that isn't in the format; file and line are named.
+    """
+    paths = sorted(Path(folder).rglob("*.txt"))
+    if not paths:
+        raise UserError(f"{folder}: holds no .txt file; give the unpacked folder of VoxCeleb's metadata")
+    return [read_utterance(path) for path in paths]
+
+
+def read_utterance(path):
+    """Read one text file as an Utterance. Raises UserError, which names the file and the line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read ({error}); get the file again") from error
+    header = [_header_value(path, lines, i, key) for i, key in enumerate(_HEADER)]
+    rows = [(i, line) for i, line in enumerate(lines) if i >= len(_HEADER) and line.strip()]
+    if not rows or rows[0][1].split() != _COLUMNS:
+        raise _misformatted(path, rows[0][0] if rows else len(lines), f"the columns {' '.join(_COLUMNS)}")
+    track = tuple(_row(path, i, line) for i, line in rows[1:])
+    if not track:
+        raise _misformatted(path, len(lines), "a row for every frame")
+    for (i, _), (number, _), (following, _) in zip(rows[2:], track, track[1:]):
+        if following <= number:
+            raise _misformatted(path, i, f"a frame after {number}")
+    in_shares = all(box.right - box.left <= 1 and box.bottom - box.top <= 1 for _, box in track)
+    return Utterance(header[0], header[1], track, in_shares)
+
+
+def _header_value(path, lines, i, key):
+    name, colon, value = lines[i].partition(":") if i < len(lines) else ("", "", "")
+    if name.strip() != key or not colon or not value.strip():
+        raise _misformatted(path, i, f"'{key} : <value>'")
+    return value.strip()
+
+
+def _row(path, i, line):
+    try:
+        number, x, y, w, h = line.split()
+        number, box = int(number), [float(value) for value in (x, y, w, h)]
+    except ValueError:
+        raise _misformatted(path, i, "a frame number and four numbers") from None
+    if number < 0 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+        raise _misformatted(path, i, "a frame number and a box of positive size")
+    x, y, w, h = box
+    return number, Region(x, y, x + w, y + h)
+
+
+def _misformatted(path, i, expected):
+    return UserError(f"{path}, line {i + 1}: expected {expected}; is this VoxCeleb's metadata?")

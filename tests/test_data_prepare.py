@@ -1,0 +1,341 @@
+"""From raw videos to clips, on drawn videos: a green square plays the face."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrfomm.crop import Box
+from mrfomm.data import prepare
+from mrfomm.data.clips import find_clips, open_clip
+from mrfomm.errors import UserError
+from mrfomm.video import open_frames, open_sink
+
+SIDE = 24  # of the face
+SHAPE = (96, 128, 3)
+
+
+class FindGreen:
+    """Takes the place of the face detector: finds the green square."""
+
+    def __call__(self, frame):
+        rows, columns = np.nonzero((frame[..., 1] > 128) & (frame[..., 0] < 128))
+        if len(rows) < SIDE**2 // 2:
+            return None
+        return Box(int(columns.min()), int(rows.min()), int(columns.max() - columns.min() + 1))
+
+
+@pytest.fixture(autouse=True)
+def _green_faces(monkeypatch):
+    monkeypatch.setattr(prepare, "FaceFinder", FindGreen)
+
+
+def draw(x, y=30):
+    """A frame with a face at (x, y), with a red spot in its middle; without one for x = None."""
+    frame = np.full(SHAPE, 60, np.uint8)
+    if x is not None:
+        frame[y : y + SIDE, x : x + SIDE] = (0, 255, 0)
+        frame[y + 10 : y + 14, x + 10 : x + 14] = (255, 0, 0)
+    return frame
+
+
+def write_video(path, positions, fps=25):
+    with open_sink(path, fps) as sink:
+        for x in positions:
+            sink.write(draw(x))
+
+
+def run(tmp_path, *options):
+    arguments = [str(tmp_path / "raw"), "-o", str(tmp_path / "data"), "--size", "32", "--min-frames", "10"]
+    return prepare.main([*arguments, *options])
+
+
+def clips_of(tmp_path, split):
+    folder = tmp_path / "data" / split
+    return find_clips(folder) if folder.exists() else []
+
+
+def names(tmp_path, split):
+    return [clip.name for clip in clips_of(tmp_path, split)]
+
+
+def everything(tmp_path):
+    return {f"{split}/{name}" for split in ("train", "test") for name in names(tmp_path, split)}
+
+
+def test_crops_show_the_face_in_a_fixed_square(tmp_path):
+    positions = [40 + i // 8 for i in range(40)]  # to 44 in the last frames
+    write_video(tmp_path / "raw" / "ann" / "walk.mp4", positions)
+    write_video(tmp_path / "raw" / "bob" / "none.mp4", [None] * 20)
+    assert run(tmp_path, "--margin", "0.5", "--test-share", "0", "--lossless") == 0
+    assert everything(tmp_path) == {"train/ann#walk#000000#000036"}
+    frames = open_clip(clips_of(tmp_path, "train")[0])
+    assert frames.length == 36
+    # Places 40..44 make a square of 28 around (54, 42); with the margin it has 56, and it is raised by 2.
+    shown = frames.read(range(36), 32)
+    for i, frame in enumerate(shown):
+        square = draw(positions[i])[12:68, 26:82]
+        red = np.argwhere((frame[..., 0] > 120) & (frame[..., 1] < 120))
+        expected = np.argwhere(square[..., 0] == 255).mean(axis=0) * 32 / 56
+        np.testing.assert_allclose(red.mean(axis=0), expected, atol=0.8)
+        assert abs(frame[..., 1].mean() - square[..., 1].mean()) < 4
+
+
+def test_chunks_end_where_the_face_leaves(tmp_path):
+    positions = [10] * 30 + [None] * 20 + [10] * 30 + [90] * 30 + [10] * 5
+    write_video(tmp_path / "raw" / "ann.mp4", positions)
+    assert run(tmp_path, "--test-share", "0") == 0
+    assert names(tmp_path, "train") == [
+        "ann#ann#000000#000026",
+        "ann#ann#000050#000076",
+        "ann#ann#000080#000106",
+    ]
+    for clip in clips_of(tmp_path, "train"):
+        frames = open_clip(clip)
+        assert frames.length == 26
+        assert all(FindGreen()(frame) for frame in frames.read(range(26), 96))
+
+
+def test_small_faces_and_short_chunks_are_left_out(tmp_path, capsys):
+    write_video(tmp_path / "raw" / "ann.mp4", [10] * 30 + [90] * 8)
+    assert run(tmp_path, "--test-share", "0") == 0
+    assert names(tmp_path, "train") == ["ann#ann#000000#000026"]
+    with pytest.raises(UserError, match="no clip came out of it .0 videos can't be read.; lower --min-frames"):
+        prepare.main([str(tmp_path / "raw"), "-o", str(tmp_path / "big"), "--min-face", "60", "--min-frames", "5"])
+
+
+def test_identities_are_split_and_broken_videos_reported(tmp_path, capsys):
+    for name in ("a/1", "a/2", "b/1", "b/2", "c/1", "c/2"):
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    (tmp_path / "raw" / "c" / "3.mp4").write_bytes(b"broken")
+    (tmp_path / "raw" / "c" / "notes.txt").write_text("no video")
+    assert run(tmp_path, "--test-share", "0.34") == 0
+    train, test = ({clip.identity for clip in clips_of(tmp_path, split)} for split in ("train", "test"))
+    assert train | test == set("abc")
+    assert not train & test
+    assert len(test) == 1
+    output = capsys.readouterr()
+    assert output.out == (
+        "train: 4 clips of 2 identities\ntest: 2 clips of 1 identities\n"
+        "videos: 6 done, 0 of them without a usable face; 1 skipped as unreadable\n"
+    )
+    assert f"skipped: {tmp_path / 'raw' / 'c' / '3.mp4'}: " in output.err
+
+
+@pytest.mark.parametrize(("share", "later", "split"), [("0.1", "least", "train"), ("0.5", "greatest", "test")])
+def test_a_video_added_later_leaves_the_split_as_it_is(tmp_path, share, later, split):
+    """Chosen afresh by their hashes, the identities would change places."""
+    by_hash = sorted("abc", key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    added = by_hash.pop(0 if later == "least" else -1)
+    for name in by_hash:
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    run(tmp_path, "--test-share", share)
+    before = everything(tmp_path)
+    assert len(names(tmp_path, "test")) == len(names(tmp_path, "train")) == 1
+    write_video(tmp_path / "raw" / f"{added}.mp4", [30] * 16)
+    run(tmp_path, "--test-share", share)
+    assert everything(tmp_path) == before | {f"{split}/{added}#{added}#000000#000016"}
+
+
+def test_a_single_identity_is_split_by_time(tmp_path):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 101)
+    run(tmp_path, "--test-share", "0.2")
+    assert names(tmp_path, "train") == ["ann#ann#000000#000081"]
+    assert names(tmp_path, "test") == ["ann#ann#000081#000101"]
+    assert open_clip(clips_of(tmp_path, "test")[0]).length == 20
+    write_video(tmp_path / "raw" / "bob.mp4", [30] * 20)
+    with pytest.raises(UserError, match="data: made with other settings .split was time.; choose another --output"):
+        run(tmp_path, "--test-share", "0.2")
+
+
+def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path, monkeypatch):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 40)
+    run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_cuts", lambda *_: pytest.fail("cut again"))
+        assert run(tmp_path) == 0
+    with pytest.raises(UserError, match="made with other settings .margin was 0.4."):
+        run(tmp_path, "--margin", "0.3")
+
+
+def test_a_manifest_cut_short_is_mended(tmp_path):
+    for name in ("ann", "bob"):
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    run(tmp_path)
+    manifest = tmp_path / "data" / "manifest.jsonl"
+    whole = manifest.read_text()
+    manifest.write_text(whole[:-15])
+    run(tmp_path)
+    assert manifest.read_text() == whole
+    assert [json.loads(line).get("video") for line in whole.splitlines()] == [None, "ann.mp4", "bob.mp4"]
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 5)
+    (tmp_path / "data").mkdir()
+    for text in ("no record\n", "[]\n", "{}\n"):
+        (tmp_path / "data" / "manifest.jsonl").write_text(text)
+        with pytest.raises(UserError, match="manifest.jsonl: not a record that this command wrote"):
+            run(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="manifest.jsonl: can't be written .*; choose another --output"):
+        prepare.main([str(tmp_path / "raw"), "-o", str(tmp_path / "file" / "data")])
+
+
+def test_a_video_that_ends_early_leaves_no_clip(tmp_path):
+    write_video(tmp_path / "raw.mp4", [30] * 20)
+    box = Box(0, 0, 50)
+    cuts = [prepare.Cut(tmp_path / "a.mp4", 0, 10, box), prepare.Cut(tmp_path / "b", 5, 25, box)]
+    with pytest.raises(prepare.UnreadableVideo, match=r"raw.mp4: ends before frame 24"):
+        prepare.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.mp4"]
+
+
+def test_overlapping_cuts_are_written_in_one_pass(tmp_path):
+    positions = list(range(10, 40))
+    write_video(tmp_path / "raw.mp4", positions)
+    spans = {"a": (0, 30), "b": (5, 9), "c": (5, 20)}
+    cuts = [prepare.Cut(tmp_path / "clips" / name, *span, Box(0, 0, 96)) for name, span in spans.items()]
+    prepare.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 96)
+    for clip in find_clips(tmp_path / "clips"):
+        start, end = spans[clip.name]
+        frames = open_clip(clip)
+        assert [FindGreen()(frame).x for frame in frames.read(range(frames.length), 96)] == positions[start:end]
+
+
+SCRIPT = """
+import sys, test_data_prepare as t
+from mrfomm.data import prepare
+prepare.FaceFinder = t.FindGreen
+prepare.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    for name in "abcde":
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 60)
+    arguments = [str(tmp_path / "raw"), "-o", str(tmp_path / "data"), "--size", "32", "--min-frames", "10"]
+    tests = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env={"PYTHONPATH": f"{tests}:{tests.parent}"},
+        stderr=subprocess.DEVNULL,
+    )
+    manifest = tmp_path / "data" / "manifest.jsonl"
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not (manifest.exists() and manifest.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = manifest.read_text().count("\n") - 1
+    assert 1 <= finished < 5
+    assert run(tmp_path) == 0
+    assert len(everything(tmp_path)) == 5
+    for split in ("train", "test"):
+        assert all(open_clip(clip).length == 56 for clip in clips_of(tmp_path, split))
+    videos = [json.loads(line).get("video") for line in manifest.read_text().splitlines()[1:]]
+    assert videos == [f"{name}.mp4" for name in "abcde"]
+
+
+def write_utterance(tmp_path, identity, video, rows):
+    path = tmp_path / "txt" / identity / video / f"{rows[0][0]:05d}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = f"Identity  : \t{identity}\nReference : \t{video}\nOffset    : \t0\n"
+    header += "FV Conf   : \t18.5\t(1)\nASD Conf  : \t4.7\n\nFRAME \tX \tY \tW \tH \n"
+    table = "".join(f"{number:06d} \t" + " \t".join(f"{value:.5f}" for value in box) + "\n" for number, *box in rows)
+    path.write_text(header + table)
+
+
+def box_row(number, x, y=30):
+    """A row of the metadata for a face drawn at (x, y)."""
+    height, width = SHAPE[:2]
+    return number, x / width, y / height, SIDE / width, SIDE / height
+
+
+@pytest.mark.parametrize("folder", ["", "id10001"])
+def test_voxceleb_utterances_are_cut_by_their_boxes(tmp_path, folder):
+    positions = [30 + number // 10 for number in range(60)]
+    write_video(tmp_path / "raw" / folder / "-a_B.1234567.mp4", positions)
+    rows = [box_row(number, positions[number]) for number in range(12, 42)]
+    write_utterance(tmp_path, "id10001", "-a_B.1234567", rows)
+    write_utterance(tmp_path, "id10002", "missing", rows)
+    options = ["--vox-metadata", str(tmp_path / "txt"), "--test-share", "0", "--margin", "0.25", "--lossless"]
+    assert run(tmp_path, *options) == 0
+    assert names(tmp_path, "train") == ["id10001#-a_B_1234567#000012#000042"]
+    frames = open_clip(clips_of(tmp_path, "train")[0]).read(range(30), 32)
+    # Places 31..34 make a square of 27 around (44.5, 42); 40 with the margin, raised by 2.
+    for number, frame in zip(range(12, 42), frames):
+        square = draw(positions[number])[20:60, 24:64]
+        red = np.argwhere((frame[..., 0] > 120) & (frame[..., 1] < 120))
+        expected = np.argwhere(square[..., 0] == 255).mean(axis=0) * 32 / 40
+        np.testing.assert_allclose(red.mean(axis=0), expected, atol=1.0)
+
+
+def test_voxceleb_frames_are_counted_at_25_per_second(tmp_path):
+    write_video(tmp_path / "raw" / "video.mp4", [30] * 40 + [60] * 40 + [30] * 40, fps=50)
+    write_utterance(tmp_path, "id10001", "video", [box_row(number, 60) for number in range(20, 40)])
+    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt"), "--test-share", "0") == 0
+    assert names(tmp_path, "train") == ["id10001#video#000040#000080"]
+    frames = open_clip(clips_of(tmp_path, "train")[0])
+    assert frames.length == 40
+    places = [FindGreen()(frame) for frame in frames.read(range(40), 32)]
+    assert max(place.x for place in places) - min(place.x for place in places) <= 1
+
+
+def test_voxcelebs_official_test_speakers_are_the_test_set(tmp_path):
+    for identity in ("id10001", "id10270", "id10300", "id10310"):
+        write_video(tmp_path / "raw" / f"video-{identity}.mp4", [30] * 20)
+        write_utterance(tmp_path, identity, f"video-{identity}", [box_row(number, 30) for number in range(15)])
+    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt")) == 0
+    assert {clip.identity for clip in clips_of(tmp_path, "train")} == {"id10001", "id10310"}
+    assert {clip.identity for clip in clips_of(tmp_path, "test")} == {"id10270", "id10300"}
+
+
+def test_small_faces_of_the_metadata_are_left_out(tmp_path):
+    write_video(tmp_path / "raw" / "video.mp4", [30] * 40)
+    write_utterance(tmp_path, "id10001", "video", [box_row(number, 30) for number in range(20)])
+    options = ["--vox-metadata", str(tmp_path / "txt"), "--test-share", "0"]
+    with pytest.raises(UserError, match="no clip came out of it"):
+        run(tmp_path, *options, "--min-face", "26")
+
+
+def test_metadata_without_a_video_is_an_error(tmp_path, capsys):
+    write_video(tmp_path / "raw" / "other.mp4", [30] * 5)
+    write_utterance(tmp_path, "id10001", "video", [box_row(0, 30)])
+    with pytest.raises(UserError, match="no video is named as in the metadata"):
+        run(tmp_path, "--vox-metadata", str(tmp_path / "txt"))
+    assert "0 of 1 utterances have a video" in capsys.readouterr().err
+
+
+def test_bad_arguments_are_named(tmp_path):
+    with pytest.raises(UserError, match="raw: no such folder"):
+        run(tmp_path)
+    (tmp_path / "raw" / ".cache").mkdir(parents=True)
+    (tmp_path / "raw" / ".cache" / "hidden.mp4").touch()
+    with pytest.raises(UserError, match="raw: holds no video"):
+        run(tmp_path)
+    for option, value in (("--size", "31"), ("--margin", "-1"), ("--test-share", "1"), ("--min-frames", "0")):
+        with pytest.raises(UserError, match=f"{option}: give a"):
+            run(tmp_path, option, value)
+    with pytest.raises(UserError, match="lies in the folder of the raw videos"):
+        prepare.main([str(tmp_path / "raw"), "-o", str(tmp_path / "raw" / "data")])
+    for name in ("a.mp4", "a.mov"):
+        (tmp_path / "raw" / name).touch()
+    with pytest.raises(UserError, match="a.mp4: its clips would be named as those of a.mov"):
+        run(tmp_path)
+
+
+def test_the_command_ends_with_2_when_nothing_succeeded(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.mp4").write_bytes(b"broken")
+    command = [sys.executable, "-m", "mrfomm.data.prepare", str(tmp_path / "raw"), "-o", str(tmp_path / "data")]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'raw'}: no clip came out of it (1 videos")
