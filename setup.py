@@ -68,9 +68,7 @@ setup(
     python_requires=">=3.8,<3.11",
     packages=find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]),
     package_data={"mrfomm": ["assets/**"]},
-    data_files=[
-        ("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))
-    ],
+    data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
     install_requires=CORE,
     extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "dev": DEV},
     entry_points={

@@ -17,7 +17,15 @@ import numpy as np
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
 from mrfomm.errors import UserError
-from mrfomm.model import References, create_parameters, encode_references, kept, keypoints_of, repeat_references, synthesise
+from mrfomm.model import (
+    References,
+    create_parameters,
+    encode_references,
+    kept,
+    keypoints_of,
+    repeat_references,
+    synthesise,
+)
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.generator import decode
 from mrfomm.networks.geometry import resize

@@ -17,11 +17,7 @@ from mrfomm.data.augment import AugmentOptions
 from mrfomm.errors import UserError
 
 FUSION_MODES = ("patch", "element", "mean", "occlusion")
-SMALLEST_PERCEPTUAL_INPUT = {
-    "vgg19": 16,
-    "alexnet": 31,
-    "none": 1,
-}  # pixels a side; pooling leaves nothing of less
+SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a side; pooling leaves nothing of less
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,7 @@ DEFAULT_FUSION = "occlusion"  # what K references can use without any trained fu
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
-        prog="python -m mrfomm.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m mrfomm.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="SRC", help="weights to convert")
     parser.add_argument(

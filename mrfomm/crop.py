@@ -88,9 +88,7 @@ def find_image_box(image: np.ndarray, source: str) -> Box:
 
 
 def find_clip_box(
-    frames: Iterable[np.ndarray],
-    source: str,
-    find_face: Optional[Callable[[np.ndarray], Optional[Box]]] = None,
+    frames: Iterable[np.ndarray], source: str, find_face: Optional[Callable[[np.ndarray], Optional[Box]]] = None
 ) -> Box:
     """One square for all frames of a clip, from the median of the faces found in it.
 

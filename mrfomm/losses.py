@@ -29,6 +29,8 @@ def perceptual_loss(predictions, targets, network, parameters):
     for prediction, target in zip(predictions, targets):
         generated = extract(normalise(prediction), parameters)
         real = extract(normalise(target), parameters)
+        for feature in real:
+            feature.need_grad = False
         total = sum((mean_absolute(ours, theirs) for ours, theirs in zip(generated, real)), total)
     return total
 

@@ -85,11 +85,7 @@ class _Layer(NamedTuple):
 
 _PARAMETERS = {  # kind -> our parameter -> upstream's, nnabla-examples'
     "convolution": {"W": ("weight", "W"), "b": ("bias", "b")},
-    "normalised convolution": {
-        "W": ("weight_orig", "W"),
-        "b": ("bias", "b"),
-        "u": ("weight_u", "spectral-norm/u"),
-    },
+    "normalised convolution": {"W": ("weight_orig", "W"), "b": ("bias", "b"), "u": ("weight_u", "spectral-norm/u")},
     "batch norm": {
         "beta": ("bias", "beta"),
         "gamma": ("weight", "gamma"),
@@ -152,9 +148,7 @@ def _hourglass(ours, upstream, nnabla_examples, blocks):
             f"{nnabla_examples}/encoder/downblock_{i}/downblock",
         )
         yield from _block(
-            f"{ours}/up_{i}",
-            f"{upstream}.decoder.up_blocks.{i}",
-            f"{nnabla_examples}/decoder/upblock_{i}/upblock",
+            f"{ours}/up_{i}", f"{upstream}.decoder.up_blocks.{i}", f"{nnabla_examples}/decoder/upblock_{i}/upblock"
         )
 
 
@@ -385,8 +379,7 @@ _NUMBER = _Kind(_is_number, "a positive number")
 _SCALE = _Kind(_is_scale, "1, 1/2, 1/3, 1/4 ...")
 _SWITCH = _Kind(lambda value: isinstance(value, bool), "true or false")
 _SHAPE = _Kind(
-    lambda value: isinstance(value, list) and len(value) == 3 and value == [value[0], value[0], 3],
-    "[size, size, 3]",
+    lambda value: isinstance(value, list) and len(value) == 3 and value == [value[0], value[0], 3], "[size, size, 3]"
 )
 _REQUIRED = object()
 

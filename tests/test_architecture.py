@@ -9,7 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 THIRD_PARTY_OF_NETWORKS = {"nnabla", "numpy"}
-LIGHT = ["mrfomm", "mrfomm.errors", "mrfomm.config", "mrfomm.video", "mrfomm.crop", "mrfomm.data.loader", "mrfomm.data.clips"]
+LIGHT = [
+    "mrfomm",
+    "mrfomm.errors",
+    "mrfomm.config",
+    "mrfomm.video",
+    "mrfomm.crop",
+    "mrfomm.data.loader",
+    "mrfomm.data.clips",
+]
 STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
 
 # module or package -> what of mrfomm it may import

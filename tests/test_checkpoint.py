@@ -50,7 +50,9 @@ def test_damage_is_named_and_stepped_over(run, capsys, name, damage):
         path.unlink()
     else:
         middle = len(data) // 2
-        path.write_bytes(data[:middle] if damage == "truncate" else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        path.write_bytes(
+            data[:middle] if damage == "truncate" else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        )
     if name == "state.json" and damage == "delete":
         with pytest.raises(UserError, match="state.json"):
             load_checkpoint(path.parent)

@@ -75,12 +75,7 @@ def test_video_frames_are_exact(tmp_path, name, options):
     for _ in range(6):
         indices = generator.integers(count, size=4)
         assert numbers_of(frames.read(indices, SIDE)) == indices.tolist()
-    assert numbers_of(frames.read([count - 1, 0, count - 1, 150], SIDE)) == [
-        299,
-        0,
-        299,
-        150,
-    ]
+    assert numbers_of(frames.read([count - 1, 0, count - 1, 150], SIDE)) == [299, 0, 299, 150]
 
 
 def test_video_of_variable_rate_is_exact_although_seeking_is_not(tmp_path):

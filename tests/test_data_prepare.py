@@ -91,11 +91,7 @@ def test_chunks_end_where_the_face_leaves(tmp_path):
     positions = [10] * 30 + [None] * 20 + [10] * 30 + [90] * 30 + [10] * 5
     write_video(tmp_path / "raw" / "ann.mp4", positions)
     assert run(tmp_path, "--test-share", "0") == 0
-    assert names(tmp_path, "train") == [
-        "ann#ann#000000#000026",
-        "ann#ann#000050#000076",
-        "ann#ann#000080#000106",
-    ]
+    assert names(tmp_path, "train") == ["ann#ann#000000#000026", "ann#ann#000050#000076", "ann#ann#000080#000106"]
     for clip in clips_of(tmp_path, "train"):
         frames = open_clip(clip)
         assert frames.length == 26

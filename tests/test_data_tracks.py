@@ -40,10 +40,7 @@ def test_a_steady_face_is_one_chunk_around_all_its_places():
 def test_a_face_that_moves_off_begins_a_new_chunk():
     """At x = 6, the overlap with the first place is 4 of 16 columns, 0.25; at 7 it is 3 of 17."""
     track = [(x, at(x)) for x in range(10)]
-    assert find_chunks(track, 3) == [
-        Chunk(0, 7, Region(0, 0, 16, 10)),
-        Chunk(7, 10, Region(7, 0, 19, 10)),
-    ]
+    assert find_chunks(track, 3) == [Chunk(0, 7, Region(0, 0, 16, 10)), Chunk(7, 10, Region(7, 0, 19, 10))]
 
 
 def test_a_lost_face_ends_a_chunk_but_a_short_loss_does_not():
@@ -66,10 +63,7 @@ def test_full_chunks_end():
 
 def test_split_by_time():
     chunks = [Chunk(200, 300, at(1)), Chunk(0, 100, at(0))]
-    assert split_by_time(chunks, 0.25) == (
-        [Chunk(0, 100, at(0)), Chunk(200, 250, at(1))],
-        [Chunk(250, 300, at(1))],
-    )
+    assert split_by_time(chunks, 0.25) == ([Chunk(0, 100, at(0)), Chunk(200, 250, at(1))], [Chunk(250, 300, at(1))])
     assert split_by_time(chunks, 0.5) == ([Chunk(0, 100, at(0))], [Chunk(200, 300, at(1))])
     assert split_by_time(chunks, 0) == (sorted(chunks), [])
     assert split_by_time([], 0.5) == ([], [])

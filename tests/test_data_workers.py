@@ -198,9 +198,5 @@ def test_workers_end_with_a_killed_parent(tmp_path, number):
 def test_a_program_may_end_without_closing(tmp_path):
     process, pids = run_script(tmp_path, "leave")
     output, messages = process.communicate(timeout=10)
-    assert (process.returncode, output, messages) == (
-        0,
-        "",
-        "",
-    )  # nor does a worker run the main script again
+    assert (process.returncode, output, messages) == (0, "", "")  # nor does a worker run the main script again
     assert wait_until_gone(pids)

@@ -5,16 +5,7 @@ import numpy as np
 import pytest
 from reference import layers
 from reference import networks as expected
-from reference.graphs import (
-    build,
-    double,
-    gradients,
-    leaves,
-    numeric_slope,
-    reference_parameters,
-    run,
-    variable,
-)
+from reference.graphs import build, double, gradients, leaves, numeric_slope, reference_parameters, run, variable
 
 from mrfomm.networks.discriminator import discriminate, smallest_input
 

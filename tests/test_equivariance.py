@@ -3,15 +3,7 @@
 import numpy as np
 import pytest
 from reference import geometry as expected
-from reference.graphs import (
-    double,
-    gradients,
-    leaves,
-    numeric_gradients,
-    run,
-    variable,
-    variables,
-)
+from reference.graphs import double, gradients, leaves, numeric_gradients, run, variable, variables
 from reference.layers import grid_sample
 
 from mrfomm.equivariance import (

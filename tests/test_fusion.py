@@ -4,16 +4,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 from reference import networks as expected
-from reference.graphs import (
-    build,
-    double,
-    gradients,
-    leaves,
-    numeric_gradients,
-    reference_parameters,
-    run,
-    variable,
-)
+from reference.graphs import build, double, gradients, leaves, numeric_gradients, reference_parameters, run, variable
 
 from mrfomm.networks.fusion import LEARNED_MODES, fuse
 

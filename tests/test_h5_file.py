@@ -27,9 +27,7 @@ def test_what_nnabla_saves_is_read(path):
         "b/conv/b": rng.normal(size=4).astype(np.float32),
         "a/bn/mean": rng.normal(size=(1, 4, 1, 1)).astype(np.float32),
     }
-    nn.save_parameters(
-        str(path), {name: nn.Variable.from_numpy_array(array) for name, array in arrays.items()}
-    )
+    nn.save_parameters(str(path), {name: nn.Variable.from_numpy_array(array) for name, array in arrays.items()})
     found = read_h5(path)
     assert list(found) == sorted(arrays)
     for name, array in arrays.items():
@@ -41,9 +39,7 @@ def test_types_and_empty_groups(path):
         file["double"] = np.array([1.5, -2.0])
         file["scalar"] = np.int64(7)
         file["empty"] = np.zeros((0, 3), np.float32)
-        file.create_dataset(
-            "packed", data=np.zeros((100, 100), np.float32), compression="gzip", chunks=(100, 100)
-        )
+        file.create_dataset("packed", data=np.zeros((100, 100), np.float32), compression="gzip", chunks=(100, 100))
         file["packed"][0, :50] = np.random.default_rng(0).normal(size=50)
         file.create_group("nothing/inside")
 

@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 from reference import networks as expected
 from reference.geometry import downsample
-from reference.graphs import (
-    double,
-    gradients,
-    leaves,
-    numeric_gradients,
-    numeric_slope,
-    run,
-    variable,
-    variables,
-)
+from reference.graphs import double, gradients, leaves, numeric_gradients, numeric_slope, run, variable, variables
 
 from mrfomm import losses
 from mrfomm.networks.perceptual import load_frozen

@@ -54,9 +54,7 @@ def unit(x):
 def lpips(a, b, weights):
     """LPIPS v0.1 as its authors define it, for two images [H,W,3] in 0..255."""
     layers = enumerate(zip(alexnet(a, weights), alexnet(b, weights)), start=1)
-    return sum(
-        np.tensordot(weights[f"head{i}/w"], (unit(x) - unit(y)) ** 2, axes=1).mean() for i, (x, y) in layers
-    )
+    return sum(np.tensordot(weights[f"head{i}/w"], (unit(x) - unit(y)) ** 2, axes=1).mean() for i, (x, y) in layers)
 
 
 def test_weights_give_the_published_example(weights):

@@ -291,12 +291,7 @@ VOX_ADV = {
             "num_down_blocks": 2,
             "num_bottleneck_blocks": 6,
             "estimate_occlusion_map": True,
-            "dense_motion_params": {
-                "block_expansion": 64,
-                "max_features": 1024,
-                "num_blocks": 5,
-                "scale_factor": 0.25,
-            },
+            "dense_motion_params": {"block_expansion": 64, "max_features": 1024, "num_blocks": 5, "scale_factor": 0.25},
         },
         "discriminator_params": {
             "scales": [1],

@@ -73,12 +73,8 @@ def test_imports_are_required_or_their_extra_is_named(module, requirements):
     allowed = set(requirements[""])
     for extra in named_extras(module) | named_extras(module.with_name("__init__.py")):
         allowed |= requirements[extra]
-    foreign = {
-        DISTRIBUTIONS.get(name, name) for name in imported_names(module) if not is_standard_or_own(name)
-    }
-    assert foreign <= allowed, (
-        "require it in setup.py; if in an extra, the module or its package must name `.[extra]`"
-    )
+    foreign = {DISTRIBUTIONS.get(name, name) for name in imported_names(module) if not is_standard_or_own(name)}
+    assert foreign <= allowed, "require it in setup.py; if in an extra, the module or its package must name `.[extra]`"
 
 
 def files_below(folder):

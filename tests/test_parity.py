@@ -61,10 +61,7 @@ def run(checkpoint, references, driving):
     for variable in outputs.values():
         variable.persistent = True
     nn.forward_all(list(outputs.values()))
-    return {
-        name: variable.d[0] if name == "prediction" else variable.d.copy()
-        for name, variable in outputs.items()
-    }
+    return {name: variable.d[0] if name == "prediction" else variable.d.copy() for name, variable in outputs.items()}
 
 
 def entry(array, name, i, k):
@@ -75,8 +72,7 @@ def entry(array, name, i, k):
 
 
 @pytest.mark.parametrize(
-    "source",
-    ["fomm-tiny/checkpoint.pth.tar", "fomm-tiny/checkpoint-zip.pth.tar", "nnabla-examples-tiny/params.h5"],
+    "source", ["fomm-tiny/checkpoint.pth.tar", "fomm-tiny/checkpoint-zip.pth.tar", "nnabla-examples-tiny/params.h5"]
 )
 def test_single_reference_arrays(source, tmp_path, record_property):
     golden = np.load(GOLDEN / source.split("/")[0] / "data.npz")
@@ -122,16 +118,7 @@ def frames(tmp_path):
 
 
 def command_line(weights, references, driving, output, *options):
-    arguments = [
-        "--weights",
-        str(weights),
-        "--refs",
-        *references,
-        "--driving",
-        driving,
-        "--output",
-        str(output),
-    ]
+    arguments = ["--weights", str(weights), "--refs", *references, "--driving", driving, "--output", str(output)]
     assert animate.main([*arguments, "--context", "cpu", *options]) == 0
     return np.stack([imageio.imread(path) for path in sorted(Path(output).glob("*.png"))])
 

@@ -6,13 +6,7 @@ import pytest
 from reference import networks as expected
 from reference.graphs import double, gradients, leaves, numeric_slope, run, variable
 
-from mrfomm.networks.perceptual import (
-    alexnet_features,
-    load_frozen,
-    normalise,
-    vgg19_features,
-    vgg19_shapes,
-)
+from mrfomm.networks.perceptual import alexnet_features, load_frozen, normalise, vgg19_features, vgg19_shapes
 
 
 @pytest.fixture(scope="module")

@@ -532,12 +532,7 @@ def small_checkpoint(path, container):
     shared = Storage("FloatStorage", [float(i) for i in range(24)], "a")
     state = OrderedDict(w=Tensor(shared, 0, (2, 3), (3, 1)), v=Parameter(shared, 6, (3, 4), (1, 3)))
     state._metadata = OrderedDict({"": {"version": 1}})
-    value = {
-        "net": state,
-        "n": Tensor(Storage("LongStorage", [3], "b"), 0, (), ()),
-        "epoch": 9,
-        "size": Size((1,)),
-    }
+    value = {"net": state, "n": Tensor(Storage("LongStorage", [3], "b"), 0, (), ()), "epoch": 9, "size": Size((1,))}
     return save(path, value, container).read_bytes()
 
 

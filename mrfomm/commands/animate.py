@@ -56,18 +56,8 @@ def parse_arguments(arguments=None):
         default=bundled.SAMPLE_DRIVING,
         help="video, gif or folder of frames (a bundled one)",
     )
-    add(
-        "--weights",
-        metavar="CKPT",
-        default=bundled.DEMO_MODEL,
-        help="checkpoint or run folder (the bundled one)",
-    )
-    add(
-        "--output",
-        metavar="PATH",
-        default="result.mp4",
-        help=".mp4, .gif, or a folder for PNG frames (%(default)s)",
-    )
+    add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
+    add("--output", metavar="PATH", default="result.mp4", help=".mp4, .gif, or a folder for PNG frames (%(default)s)")
     add(
         "--motion",
         choices=("relative", "absolute"),
@@ -75,29 +65,14 @@ def parse_arguments(arguments=None):
         help="move a reference, or copy poses (%(default)s)",
     )
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
-    add(
-        "--start",
-        default="auto",
-        metavar="auto|first|N",
-        help="driving frame that relative motion starts from (auto)",
-    )
+    add("--start", default="auto", metavar="auto|first|N", help="driving frame that relative motion starts from (auto)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
-    add(
-        "--masks",
-        metavar="DIR",
-        help="write each reference's warp, mask and masked result, a picture a frame",
-    )
+    add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, a picture a frame")
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add(
-        "--batch",
-        type=int,
-        default=1,
-        metavar="N",
-        help="driving frames per call of the network (%(default)s)",
-    )
+    add("--batch", type=int, default=1, metavar="N", help="driving frames per call of the network (%(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -22,7 +22,9 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="reconstruct.py", description=__doc__)
     add = parser.add_argument
-    add("--data", metavar="DIR", default=bundled.SAMPLE_DATA, help="data in FOMM's format, with test/ (the bundled set)")
+    add(
+        "--data", metavar="DIR", default=bundled.SAMPLE_DATA, help="data in FOMM's format, with test/ (the bundled set)"
+    )
     add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
     add("--refs", default="first-last-middle", help="first, first-last, first-last-middle or a number K (%(default)s)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")

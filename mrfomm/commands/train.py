@@ -4,6 +4,7 @@ import argparse
 import itertools
 from pathlib import Path
 
+import nnabla as nn
 import numpy as np
 
 from mrfomm import bundled
@@ -14,8 +15,9 @@ from mrfomm.data.loader import Loader
 from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, run_command
 from mrfomm.h5_file import read_h5
+from mrfomm.networks import ops
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
-from mrfomm.runtime import CONTEXTS, SingleProcess, seed_initialisers, use_context
+from mrfomm.runtime import CONTEXTS, seed_initialisers, start_processes
 from mrfomm.training import Trainer
 
 DRIVING_PER_CLIP = 8  # frames of each held-out clip in a validation
@@ -25,31 +27,12 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
     add = parser.add_argument
-    add(
-        "--config",
-        metavar="YAML",
-        default=bundled.CONFIGS / "demo-64.yaml",
-        help="configuration (%(default)s)",
-    )
-    add(
-        "--data",
-        metavar="DIR",
-        help="data in FOMM's format, with train/ and test/ (data.root of the configuration)",
-    )
-    add(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        default=[],
-        help="override the configuration: train.batch_size=8",
-    )
+    add("--config", metavar="YAML", default=bundled.CONFIGS / "demo-64.yaml", help="configuration (%(default)s)")
+    add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
+    add("--set", metavar="KEY=VALUE", nargs="+", default=[], help="override the configuration: train.batch_size=8")
     add("--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
     add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint")
-    add(
-        "--init",
-        metavar="CKPT",
-        help="start from the weights of a checkpoint; fusion may be new, it starts neutral",
-    )
+    add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -57,13 +40,21 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    communicator = SingleProcess()
+    if args.resume and (args.init or args.output):
+        raise UserError("--resume goes on with a run as it is; leave out --init and --output")
+    with start_processes(args.context) as communicator:
+        return run(args, communicator)
+
+
+def run(args, communicator):
+    """Train as one of the communicator's processes; returns the exit code."""
     checkpoint = load_resumable(args.resume) if args.resume else None
     config = configuration(args, checkpoint)
     initial = load_checkpoint(args.init) if args.init else None
     clips = find_clips(data_root(config) / "train")
     perceptual = load_perceptual(config.loss)
-    with use_context(args.context, communicator.local_rank), make_loader(config, clips, communicator) as loader:
+    operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
+    with ops.implementation(operators), make_loader(config, clips, communicator) as loader:
         seed_initialisers(config.train.seed)
         tree = ParameterTree()
         folder = run_folder(args, config, communicator)
@@ -80,8 +71,6 @@ def main(arguments=None):
 
 def configuration(args, checkpoint):
     """The Config of --config, or of the run to resume, with --data and --set on top."""
-    if args.resume and (args.init or args.output):
-        raise UserError("--resume goes on with a run as it is; leave out --init and --output")
     overrides = ([f"data.root={args.data}"] if args.data else []) + args.set
     source = checkpoint.folder / "config.yaml" if checkpoint else args.config
     config = load_config(source, overrides)
@@ -96,6 +85,7 @@ def run_folder(args, config, communicator):
     name = Path("runs") / Path(args.config).stem
     numbered = (name if i == 1 else name.with_name(f"{name.name}-{i}") for i in itertools.count(1))
     folder = Path(args.output) if args.output else next(path for path in numbered if not path.exists())
+    folder = communicator.share(folder)
     if communicator.rank == 0:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: already holds a run; go on with --resume {folder} or choose another --output")

@@ -9,7 +9,7 @@ from mrfomm.networks import ops
 def same_block(x, channels, kernel, training):
     """Convolution (padding keeps the size), batch norm, ReLU: [N,C,H,W] -> [N,channels,H,W]."""
     x = ops.convolution(x, channels, kernel, pad=kernel // 2)
-    return F.relu(ops.batch_normalization(x, training))
+    return ops.batch_normalization(x, training, relu=True)
 
 
 def down_block(x, channels, training):
@@ -27,7 +27,7 @@ def residual_block(x, training):
     out = x
     for name in ("first", "second"):
         with nn.parameter_scope(name):
-            out = F.relu(ops.batch_normalization(out, training))
+            out = ops.batch_normalization(out, training, relu=True)
             out = ops.convolution(out, x.shape[1], 3, pad=1)
     return x + out
 

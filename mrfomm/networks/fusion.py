@@ -40,7 +40,7 @@ def fuse(warped, occlusion, mode, kernel=3):
         ValueError: unknown mode.
     """
     mask = _mask(warped, occlusion, mode, kernel)
-    return Fused(F.sum(warped * mask, axis=1), mask)
+    return Fused(F.sum(ops.multiply(warped, mask), axis=1), mask)
 
 
 def _mask(warped, occlusion, mode, kernel):

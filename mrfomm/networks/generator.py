@@ -26,7 +26,8 @@ def warp_features(features, motion):
     """
     height, width = features.shape[2:]
     occlusion = resize(motion.occlusion, height, width)
-    return warp(features, _resize_grid(motion.deformation, height, width)) * occlusion, occlusion
+    warped = warp(features, _resize_grid(motion.deformation, height, width))
+    return ops.multiply(warped, occlusion), occlusion
 
 
 def _resize_grid(deformation, height, width):

@@ -117,9 +117,15 @@ def antialias_kernel(scale):
 
 
 def resize(x, height, width):
-    """Bilinear resizing of [N,C,H,W] with half-pixel centres; returns x itself when the size is right."""
+    """Bilinear resizing of [N,C,H,W] with half-pixel centres; returns x itself when the size is right.
+
+    Raises:
+        ValueError: resizing to a single row or column, which nnabla takes from the first one instead of the centre.
+    """
     if x.shape[2:] == (height, width):
         return x
+    if min(height, width) < 2:
+        raise ValueError(f"can't resize {x.shape} to {height}x{width}: at least 2 pixels a side")
     return F.interpolate(x, output_size=(height, width), mode="linear", align_corners=False, half_pixel=True)
 
 

@@ -51,7 +51,6 @@ def _soft_argmax(logits, local, temperature):
     grid = nn.Variable.from_numpy_array(coordinate_grid(height, width).reshape(-1, 2))  # [h*w,2]
     value = F.reshape(F.affine(F.reshape(heatmap, (-1, height * width)), grid), (batch, count, 2))
     weighted = F.batch_matmul(
-        F.reshape(local, (batch * count, 4, height * width)),
-        F.reshape(heatmap, (batch * count, height * width, 1)),
+        F.reshape(local, (batch * count, 4, height * width)), F.reshape(heatmap, (batch * count, height * width, 1))
     )  # [N*n,4,1]
     return Keypoints(value, F.reshape(weighted, (batch, count, 2, 2)))

@@ -8,14 +8,7 @@ import numpy as np
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import hourglass
-from mrfomm.networks.geometry import (
-    apply_affine,
-    coordinate_grid,
-    gaussian_heatmaps,
-    inverse_2x2,
-    matmul_2x2,
-    warp,
-)
+from mrfomm.networks.geometry import apply_affine, coordinate_grid, gaussian_heatmaps, inverse_2x2, matmul_2x2, warp
 
 
 class Motion(NamedTuple):
@@ -95,5 +88,5 @@ def _warp_by_each(image, sparse):
 def _combine(sparse, mask):
     """Mask-weighted sum of the sparse motions: [N,m,2,h,w], [N,m,h,w] -> [N,h,w,2]."""
     batch, count, height, width = mask.shape
-    weighted = sparse * F.reshape(mask, (batch, count, 1, height, width))
+    weighted = ops.multiply(sparse, F.reshape(mask, (batch, count, 1, height, width)))
     return F.transpose(F.sum(weighted, axis=1), (0, 2, 3, 1))

@@ -1,14 +1,15 @@
 """The operators that exist in more than one implementation, and the parametric layers on top of them.
 
-Networks call :func:`convolution`, :func:`batch_normalization` and :func:`warp` and never ask what runs beneath. Which
-implementation a graph is built with is decided around the building of it::
+Networks call :func:`convolution`, :func:`batch_normalization`, :func:`warp` and :func:`multiply` and never ask what
+runs beneath. Which implementation a graph is built with is decided around the building of it::
 
-    with ops.implementation(my_operators):
+    with ops.implementation(ops.fastest(context)):
         prediction = generator(...)
 """
 
 import contextlib
 import contextvars
+import os
 from typing import Callable, NamedTuple
 
 import nnabla as nn
@@ -16,6 +17,8 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.initializer import ConstantInitializer, UniformInitializer
 from nnabla.parameter import get_parameter_or_create
+
+from mrfomm.networks import cpu
 
 BATCH_NORM_EPS = 1e-5
 BATCH_NORM_DECAY = 0.9  # nnabla's sense: running = 0.9 * running + 0.1 * batch
@@ -25,40 +28,39 @@ class Operators(NamedTuple):
     """One implementation of each operator.
 
     convolution(x, weight, bias, pad, stride): x [N,C,H,W], weight [O,C,kh,kw], bias [O] or None -> [N,O,H',W'].
-    batch_normalization(x, beta, gamma, mean, var, batch_stat): statistics [1,C,1,1], mean and var updated in place
-        when batch_stat is true -> like x.
+    batch_normalization(x, beta, gamma, mean, var, batch_stat, relu): statistics [1,C,1,1], mean and var updated in
+        place when batch_stat is true; a ReLU follows if ``relu`` -> like x.
     warp(x, grid): x [N,C,H,W] sampled bilinearly at grid [N,h,w,2] ((x, y) in [-1,1], corners on pixel centres, zeros
         outside) -> [N,C,h,w].
+    multiply(x, weight): x [...,C,H,W] times weight [...,1 or C,H,W] -> like x.
     """
 
     convolution: Callable
     batch_normalization: Callable
     warp: Callable
+    multiply: Callable
 
 
 def _convolution(x, weight, bias, pad, stride):
     return F.convolution(x, weight, bias, pad=(pad, pad), stride=(stride, stride))
 
 
-def _batch_normalization(x, beta, gamma, mean, var, batch_stat):
-    return F.batch_normalization(
-        x,
-        beta,
-        gamma,
-        mean,
-        var,
-        axes=[1],
-        decay_rate=BATCH_NORM_DECAY,
-        eps=BATCH_NORM_EPS,
-        batch_stat=batch_stat,
-    )
+def _batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
+    options = {"decay_rate": BATCH_NORM_DECAY, "eps": BATCH_NORM_EPS, "batch_stat": batch_stat}
+    y = F.batch_normalization(x, beta, gamma, mean, var, axes=[1], **options)
+    return F.relu(y) if relu else y
 
 
 def _warp(x, grid):
     return F.warp_by_grid(x, grid, mode="linear", padding_mode="zero", align_corners=True)
 
 
-NNABLA = Operators(_convolution, _batch_normalization, _warp)
+def _multiply(x, weight):
+    return x * weight
+
+
+NNABLA = Operators(_convolution, _batch_normalization, _warp, _multiply)
+SWITCH = "MRFOMM_CPU_OPERATORS"  # environment variable; "0" leaves everything to nnabla
 
 _current = contextvars.ContextVar("operators", default=NNABLA)
 
@@ -71,6 +73,28 @@ def implementation(operators):
         yield
     finally:
         _current.reset(token)
+
+
+def fastest(context):
+    """The fastest Operators for an nnabla context.
+
+    On the CPU these are oneDNN's and numba's (extra ``cpu``), where they are installed and the environment variable
+    MRFOMM_CPU_OPERATORS isn't 0; elsewhere nnabla's own.
+    """
+    on_cpu = all(backend.startswith("cpu") for backend in context.backend)
+    if not on_cpu or os.environ.get(SWITCH) == "0" or not cpu.available():
+        return NNABLA
+    from mrfomm.networks.cpu import functions
+
+    def batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
+        return functions.batch_norm_relu(x, gamma, beta, mean, var, batch_stat, BATCH_NORM_DECAY, BATCH_NORM_EPS, relu)
+
+    return Operators(functions.convolution, batch_normalization, functions.warp, functions.multiply)
+
+
+def multiply(x, weight):
+    """x [...,C,H,W] times weight [...,1,H,W] or like x -> like x."""
+    return _current.get().multiply(x, weight)
 
 
 def warp(x, grid):
@@ -110,14 +134,16 @@ def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, 
     return raw_convolution(x, weight, offset, pad)
 
 
-def batch_normalization(x, batch_stat):
+def batch_normalization(x, batch_stat, relu=False):
     """Batch normalisation with parameters ``bn/{beta,gamma,mean,var}`` [1,C,1,1] (eps 1e-5, running decay 0.9).
 
     Args:
         x: [N,C,H,W].
         batch_stat: normalise by the batch and update the running statistics (training), or use them (inference).
+        relu: apply a ReLU to the result.
     """
-    return _current.get().batch_normalization(x, *_affine("bn", x.shape[1]), *_statistics(x.shape[1]), batch_stat)
+    parameters = (*_affine("bn", x.shape[1]), *_statistics(x.shape[1]))
+    return _current.get().batch_normalization(x, *parameters, batch_stat, relu)
 
 
 def instance_normalization(x, fixed=False):

@@ -12,20 +12,8 @@ from mrfomm.networks import ops
 IMAGENET_MEAN = np.float32([0.485, 0.456, 0.406])
 IMAGENET_STD = np.float32([0.229, 0.224, 0.225])
 
-VGG19_LAYERS = (
-    (64, 2),
-    (128, 2),
-    (256, 4),
-    (512, 4),
-    (512, 1),
-)  # channels and convolutions per stage, to relu5_1
-ALEXNET_LAYERS = (
-    (64, 11, 4, 2),
-    (192, 5, 1, 2),
-    (384, 3, 1, 1),
-    (256, 3, 1, 1),
-    (256, 3, 1, 1),
-)  # channels k stride pad
+VGG19_LAYERS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))  # channels and convolutions per stage, to relu5_1
+ALEXNET_LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride and padding of each convolution
 
 
 def normalise(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
@@ -67,7 +55,7 @@ def alexnet_features(x, parameters):
         five Variables with 64, 192, 384, 256, 256 channels.
     """
     features = []
-    for i, (_, _, stride, pad) in enumerate(ALEXNET_LAYERS, start=1):
+    for i, (stride, pad) in enumerate(ALEXNET_LAYERS, start=1):
         if i in (2, 3):
             x = F.max_pooling(x, kernel=(3, 3), stride=(2, 2))
         x = F.relu(_convolution(x, parameters, f"conv{i}", pad, stride))

@@ -1,0 +1,24 @@
+"""One of several processes fails while the others wait for it. Run by test_processes.py under mpirun."""
+
+import os
+import signal
+import sys
+
+from mrfomm.errors import UserError, run_command
+from mrfomm.runtime import start_processes
+
+
+def main():
+    how, rank = sys.argv[1], int(sys.argv[2])
+    with start_processes("cpu") as communicator:
+        # As the training loop does it: a process that is asked to stop finishes its step first.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        print("hello from", communicator.rank)
+        if communicator.rank == rank:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"user error": UserError, "bug": ZeroDivisionError}[how]("the\nmessage")
+        communicator.barrier()
+
+
+run_command(main)
