@@ -14,7 +14,8 @@ CORE = [
     "h5py>=3.1",
     "imageio>=2.28,<3",
     "imageio-ffmpeg>=0.4.8,<1",
-    "opencv-python>=4.5,<4.12",  # 4.12 asks for numpy 2, which nnabla cannot load
+    "matplotlib>=3.7,<4",
+    "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2, which nnabla cannot load
     "pillow>=9.1",
     "pyyaml>=5.4",
     "tqdm>=4.60",
@@ -42,10 +43,12 @@ CUDA = [
     "nvidia-nccl-cu12==2.18.1",
 ]
 
+TENSORBOARD = ["tensorboardX>=2.6,<3"]
+
 DEV = [
     *CPU,
     *MPI,
-    "matplotlib>=3.7",
+    *TENSORBOARD,
     "pytest>=7.4",
     "pytest-xdist>=3.3",
     "ruff>=0.9",
@@ -70,7 +73,7 @@ setup(
     package_data={"mrfomm": ["assets/**"]},
     data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
     install_requires=CORE,
-    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "dev": DEV},
+    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "tensorboard": TENSORBOARD, "dev": DEV},
     entry_points={
         "console_scripts": [
             "mrfomm-train = mrfomm.commands.train:command",

@@ -131,6 +131,7 @@ class TrainConfig:
     validate_every: int = 1000
     validation_clips: int = 8  # held-out clips (from root/test) of a validation
     keep_checkpoints: int = 3
+    tensorboard: bool = False  # also write event files (extra `tensorboard`)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ workers leave the core that Open MPI would bind each process to.
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.util
 import io
@@ -44,7 +45,7 @@ from nnabla.ext_utils import get_extension_context
 from mrfomm.errors import UserError
 from mrfomm.networks import ops
 from mrfomm.networks.ops import BATCH_NORM_DECAY, BATCH_NORM_EPS
-from mrfomm.sync_batch_norm import sync_batch_normalization
+from mrfomm.sync_batch_norm import NumpyKernels, compiled_kernels, sync_batch_normalization
 
 CONTEXTS = ("auto", "cpu", "cudnn")
 
@@ -113,18 +114,19 @@ class MpiProcesses:
 
     def synchronised(self, operators):
         """The ``ops.Operators`` with batch norm over the global batch wherever it uses the batch's statistics."""
-        local = operators.batch_normalization
+        local, synchronised = operators.batch_normalization, self._sync_batch_normalization(operators)
 
         def batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
             if not batch_stat:
                 return local(x, beta, gamma, mean, var, False, relu)
-            y = self._sync_batch_normalization(x, beta, gamma, mean, var)
-            return F.relu(y) if relu else y
+            return synchronised(x, beta, gamma, mean, var, relu)
 
         return operators._replace(batch_normalization=batch_normalization)
 
-    def _sync_batch_normalization(self, x, beta, gamma, mean, var):
-        return sync_batch_normalization(x, beta, gamma, mean, var, self._add_up, self.size)
+    def _sync_batch_normalization(self, operators):
+        """The function (x, beta, gamma, mean, var, relu) that goes with the other operators."""
+        kernels = NumpyKernels if operators is ops.NNABLA else compiled_kernels()
+        return functools.partial(sync_batch_normalization, add_up=self._add_up, processes=self.size, kernels=kernels)
 
     def average_gradients(self, parameters):
         """Replace the gradients of the parameters (name -> Variable) by their means over the processes."""
@@ -182,20 +184,14 @@ class NcclProcesses(MpiProcesses):
         self._nccl = MultiProcessDataParallelCommunicator(context)
         self._nccl.init()
 
-    def _sync_batch_normalization(self, x, beta, gamma, mean, var):
-        return F.sync_batch_normalization(
-            x,
-            beta,
-            gamma,
-            mean,
-            var,
-            self._nccl,
-            group="world",
-            axes=[1],
-            decay_rate=BATCH_NORM_DECAY,
-            eps=BATCH_NORM_EPS,
-            batch_stat=True,
-        )
+    def _sync_batch_normalization(self, operators):
+        options = {"axes": [1], "decay_rate": BATCH_NORM_DECAY, "eps": BATCH_NORM_EPS, "batch_stat": True}
+
+        def synchronised(x, beta, gamma, mean, var, relu):
+            y = F.sync_batch_normalization(x, beta, gamma, mean, var, self._nccl, group="world", **options)
+            return F.relu(y) if relu else y
+
+        return synchronised
 
     def average_gradients(self, parameters):
         """Replace the gradients of the parameters (name -> Variable) by their means over the processes."""

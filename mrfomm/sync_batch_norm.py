@@ -10,14 +10,12 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from mrfomm.networks import cpu
 from mrfomm.networks.ops import BATCH_NORM_DECAY, BATCH_NORM_EPS
 
 _CONTEXT = nn.Context(["cpu:float"], "CpuCachedArray", "0")
-_NO_FLOOR = np.float32(-np.inf)  # of the kernels' ReLU
 
 
-def sync_batch_normalization(x, beta, gamma, mean, var, add_up, processes, kernels=None):
+def sync_batch_normalization(x, beta, gamma, mean, var, relu, add_up, processes, kernels):
     """Batch normalisation by the statistics of the global batch, which also update the running ones.
 
     All processes must run their functions in the same order, as they do when they build the same graph. The gradients
@@ -29,11 +27,11 @@ def sync_batch_normalization(x, beta, gamma, mean, var, add_up, processes, kerne
         beta, gamma: shift and scale [1,C,1,1].
         mean, var: running statistics [1,C,1,1], updated in place: 0.9 * running + 0.1 * batch, with the unbiased
             variance of the global batch.
+        relu: apply a ReLU to the result.
         add_up: function that replaces a float64 array by its sum over the processes. Called once in the forward and
             once in the backward pass.
         processes: how many there are.
-        kernels: the loops over x, NumpyKernels or ``mrfomm.networks.cpu.kernels``; the latter by default, if it can be
-            used here.
+        kernels: the loops over x: NumpyKernels, or what ``compiled_kernels`` returns.
 
     Returns:
         Like x.
@@ -45,13 +43,11 @@ def sync_batch_normalization(x, beta, gamma, mean, var, add_up, processes, kerne
         raise ValueError(f"batch normalization of shapes {[v.shape for v in (x, beta, gamma, mean, var)]}")
     if x.size * processes == x.shape[1]:
         raise ValueError(f"batch normalization of one value per channel has no variance: {x.shape}")
-    return _SyncBatchNormalization(add_up, processes, kernels or best_kernels())(x, beta, gamma, mean, var)
+    return _SyncBatchNormalization(relu, add_up, processes, kernels)(x, beta, gamma, mean, var)
 
 
-def best_kernels():
-    """The fastest loops that can be used here."""
-    if not cpu.available():
-        return NumpyKernels
+def compiled_kernels():
+    """The loops of the CPU operators (extra ``cpu``), with which the results are theirs to the bit."""
     from mrfomm.networks.cpu import kernels
     from mrfomm.networks.cpu.backend import backend
 
@@ -60,14 +56,14 @@ def best_kernels():
 
 
 class NumpyKernels:
-    """The loops of ``mrfomm.networks.cpu.kernels`` that are needed here, without numba (and without their ReLU).
+    """The loops of ``mrfomm.networks.cpu.kernels`` that are needed here, without numba.
 
-    x, y, dy, dx: float32 [N,C,S]; all else [C], results in float64.
+    x, y, dy, dx: float32 [N,C,S]; floor: a number; all else [C].
     """
 
     @staticmethod
     def batch_statistics(x, mean, var):
-        """Mean and biased variance of x over N and S."""
+        """Mean and biased variance of x over N and S, into float64 arrays."""
         count = x.size // x.shape[1]
         mean[:] = _sum(x) / count
         # Squares of float32 numbers are exact in float64, where their cancellation costs nothing that x holds.
@@ -75,23 +71,28 @@ class NumpyKernels:
 
     @staticmethod
     def normalize(x, mean, scale, shift, floor, y):
-        """y = (x - mean) * scale + shift."""
+        """y = max(z, floor) with z = (x - mean) * scale + shift."""
         np.subtract(x, mean[:, None], out=y)
         y *= scale[:, None]
         y += shift[:, None]
+        np.maximum(y, floor, out=y)
 
     @staticmethod
-    def normalize_sums(x, dy, mean, scale, shift, floor, sum_dy, sum_dy_x):
-        """The sums over N and S of dy and of dy * (x - mean)."""
-        sum_dy[:] = _sum(dy)
-        sum_dy_x[:] = _sum((x - mean[:, None]) * dy)
+    def normalize_sums(x, dy, mean, scale, shift, floor, sum_dz, sum_dz_x):
+        """The sums over N and S of dz and of dz * (x - mean), into float64 arrays; dz is dy where z > floor, else 0."""
+        centred = x - mean[:, None]
+        dz = dy * (centred * scale[:, None] + shift[:, None] > floor)
+        sum_dz[:] = _sum(dz)
+        sum_dz_x[:] = _sum(np.multiply(dz, centred, out=dz))
 
     @staticmethod
     def normalize_backward(x, dy, mean, scale, shift, floor, slope, offset, accumulate, dx):
-        """dx (+)= dy * scale + (x - mean) * slope + offset."""
-        value = x - mean[:, None]
-        value *= slope[:, None]
-        value += dy * scale[:, None]
+        """dx (+)= dz * scale + (x - mean) * slope + offset."""
+        centred = x - mean[:, None]
+        value = dy * (centred * scale[:, None] + shift[:, None] > floor)
+        value *= scale[:, None]
+        centred *= slope[:, None]
+        value += centred
         value += offset[:, None]
         if accumulate:
             dx += value
@@ -102,8 +103,9 @@ class NumpyKernels:
 class _SyncBatchNormalization(PythonFunction):
     """Inputs x, beta, gamma, running mean, running variance; output like x."""
 
-    def __init__(self, add_up, processes, kernels):
+    def __init__(self, relu, add_up, processes, kernels):
         super().__init__(_CONTEXT)
+        self._floor = np.float32(0 if relu else -np.inf)
         self._add_up, self._processes, self._kernels = add_up, processes, kernels
 
     @property
@@ -160,7 +162,7 @@ class _SyncBatchNormalization(PythonFunction):
 
     def _line(self, beta, gamma):
         """mean, scale, shift and floor of the kernels: what this function does to each value of x."""
-        return self._mean, gamma.ravel() * self._inverse_std, beta.ravel(), _NO_FLOOR
+        return self._mean, gamma.ravel() * self._inverse_std, beta.ravel(), self._floor
 
     def _count(self, x):
         """Values per channel of the global batch."""

@@ -4,12 +4,9 @@ One step, as in FOMM: the generator side (generator, fusion, motion, keypoint de
 discriminator then learns from the same prediction, detached, so that the generator runs once.
 """
 
-import json
 import signal
-import time
 from typing import NamedTuple
 
-import imageio.v2 as imageio
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
@@ -29,6 +26,7 @@ from mrfomm.losses import (
 )
 from mrfomm.model import encode_references, judge, kept, keypoints_of, synthesise
 from mrfomm.visualize import tile, training_row
+from mrfomm.watch import RunLog
 
 GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
 DISCRIMINATOR_SIDE = ("discriminator/",)
@@ -154,7 +152,7 @@ class Trainer:
         config: Config.
         tree: ParameterTree; missing parameters are created with nnabla's current random state.
         loader: gives ``steps_per_epoch``, ``epoch(epoch, start_step)`` yielding Batch, and ``broken``.
-        folder: of the run; checkpoints, ``log.jsonl`` and ``pictures/`` go there.
+        folder: of the run; checkpoints and what ``watch`` writes go there.
         communicator: see ``runtime``.
         perceptual: parameters of the frozen perceptual network, or None.
         validation: list of (references uint8 [K,S,S,3], driving uint8 [N,S,S,3]) of held-out clips.
@@ -169,6 +167,7 @@ class Trainer:
         self._folder = folder
         self._communicator = communicator
         self._validation = validation
+        self._run_log = RunLog(folder, config.train.tensorboard and communicator.rank == 0)
         local_batch = config.train.batch_size // communicator.size
         with tree.scope():
             self.generator = GeneratorStep(config, local_batch, perceptual)
@@ -193,6 +192,8 @@ class Trainer:
             solver.load_states(str(path))
         self.progress = Progress(*(checkpoint.state[field] for field in Progress._fields))
         self.best = checkpoint.state["best"]
+        if self._communicator.rank == 0:
+            self._run_log.rewind(self.progress.step)
 
     def run(self):
         """Train until the last epoch, or until SIGTERM or Ctrl-C; saves before leaving. Returns True when finished."""
@@ -277,36 +278,25 @@ class Trainer:
     def _after_step(self, losses):
         train, step = self.config.train, self.progress.step
         if step % train.log_every == 0:
-            self._log(losses)
+            norm = gradient_norm(self._solvers["generator"].get_parameters())
+            self._log({**losses, "gradient_norm": norm, "broken_clips": len(self._loader.broken)})
         if step % train.picture_every == 0 and self._communicator.rank == 0:
-            self._save_picture()
+            self._run_log.picture(step, self.generator.picture())
         if step % train.validate_every == 0 and self._validation:
             self._validate()
         if step % train.checkpoint_every == 0:
             self.save()
 
     def _log(self, values):
-        """Append one line to log.jsonl (rank 0)."""
-        norm = gradient_norm(self._solvers["generator"].get_parameters())
-        self._append({**values, "gradient_norm": norm, "broken_clips": len(self._loader.broken)})
-
-    def _append(self, values):
-        if self._communicator.rank > 0:
-            return
-        rate = self._solvers["generator"].learning_rate()
-        row = {"step": self.progress.step, "epoch": self.progress.epoch, "time": round(time.time(), 2)}
-        with open(self._folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "learning_rate": rate, **values}) + "\n")
-
-    def _save_picture(self):
-        folder = self._folder / "pictures"
-        folder.mkdir(exist_ok=True)
-        imageio.imwrite(folder / f"{self.progress.step:08d}.png", self.generator.picture())
+        """Write the values to the log (rank 0)."""
+        if self._communicator.rank == 0:
+            rate = self._solvers["generator"].learning_rate()
+            self._run_log.write(self.progress.step, self.progress.epoch, {"learning_rate": rate, **values})
 
     def _validate(self):
         """Mean L1 of held-out clips, driven by their own frames; keeps the best model."""
         error = self._communicator.mean(np.array([reconstruction_error(self.config, self._tree, self._validation)]))[0]
-        self._append({"validation_l1": float(error)})
+        self._log({"validation_l1": float(error)})
         if error < self.best:
             self.best = float(error)
             self.save("best")

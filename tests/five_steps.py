@@ -4,8 +4,10 @@ Run by test_processes.py: ``mpirun -n 2 python five_steps.py RESULT.npz``.
 """
 
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+import nnabla as nn
 import numpy as np
 import tiny
 
@@ -45,13 +47,13 @@ def share(batch, communicator):
     return Batch(*(array[start : start + size] for array in batch))
 
 
-def five_steps(communicator):
+def five_steps(communicator, folder):
     """Train -> arrays by name: gradients and running statistics after the first step, losses of all steps."""
     seed_initialisers(7 + communicator.rank)  # the trainer has to make the ranks equal
     tree = ParameterTree()
     result, losses = {}, []
-    with ops.implementation(communicator.synchronised(ops.NNABLA)):
-        trainer = Trainer(CONFIG, tree, NoLoader(), None, communicator)
+    with ops.implementation(communicator.synchronised(ops.fastest(nn.get_current_context()))):
+        trainer = Trainer(CONFIG, tree, NoLoader(), folder, communicator)
     for step in range(STEPS):
         losses.append(trainer.step(share(global_batch(step), communicator)))
         if step == 0:
@@ -63,6 +65,7 @@ def five_steps(communicator):
 
 if __name__ == "__main__":
     with start_processes("cpu") as processes:
-        arrays = five_steps(processes)
+        result = Path(sys.argv[1])
+        arrays = five_steps(processes, result.parent)
         if processes.rank == 0:
-            np.savez(sys.argv[1], **arrays)
+            np.savez(result, **arrays)

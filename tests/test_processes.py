@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import tiny
 from five_steps import five_steps
+from nnabla.ext_utils import get_extension_context
 
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
-from mrfomm.runtime import SingleProcess
+from mrfomm.networks import ops
+from mrfomm.runtime import SingleProcess, use_context
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -44,7 +46,8 @@ def mpirun(processes, *script, timeout=60):
 def results(tmp_path_factory):
     """What five_steps.py gives: by number of processes, and for one without mpirun ("plain")."""
     folder = tmp_path_factory.mktemp("five_steps")
-    found = {"plain": five_steps(SingleProcess())}
+    with use_context("cpu"):
+        found = {"plain": five_steps(SingleProcess(), folder)}
     for count in (1, 2):
         path = folder / f"{count}.npz"
         done = mpirun(count, TESTS / "five_steps.py", path)
@@ -73,12 +76,15 @@ def split_zero_gradients(gradients):
     return [name for name in gradients if name not in zero], zero
 
 
-def test_first_gradients_of_two_processes_are_those_of_one(results):
-    one, two = (of_kind(results[count], "gradient") for count in (1, 2))
+@pytest.mark.parametrize("reference", [1, "plain"])
+def test_first_gradients_of_two_processes_are_those_of_one(results, reference):
+    one, two = (of_kind(results[name], "gradient") for name in (reference, 2))
+    # Without the CPU operators a plain process uses nnabla's batch norm, which sums squares in float32.
+    alike = reference == 1 or ops.fastest(get_extension_context("cpu")) is not ops.NNABLA
     names, zero = split_zero_gradients(one)
     assert len(names) == 57
-    far = {name: distance for name, distance in distances(two, one).items() if name in names and distance > 1e-5}
-    assert not far
+    distance = distances(two, one)
+    assert not {name: distance[name] for name in names if distance[name] > (1e-5 if alike else 1e-2)}
     assert {"keypoints/heatmap/conv/b", "fusion/conv/b", "generator/first/conv/b"} <= set(zero)
     assert len(zero) == 15
     for name in zero:  # noise differs; it is held against the gradient of the same convolution's weights
@@ -100,13 +106,6 @@ def test_losses_of_five_steps_are_those_of_one_process(results, reference):
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, rtol=1e-3, err_msg=name)
         assert len(set(values)) == 5
-
-
-def test_one_plain_process_differs_by_rounding(results):
-    """Its batch norm is another implementation: nnabla's sums squares in float32."""
-    plain, two = (of_kind(results[name], "gradient") for name in ("plain", 2))
-    names, _ = split_zero_gradients(plain)
-    assert max(distances(two, plain)[name] for name in names) < 1e-2
 
 
 def test_training_on_two_processes_is_training_on_one(tmp_path):

@@ -5,20 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 import pytest
 
-from mrfomm.networks import cpu
-from mrfomm.sync_batch_norm import NumpyKernels, best_kernels, sync_batch_normalization
+from mrfomm.networks import cpu, ops
+from mrfomm.sync_batch_norm import NumpyKernels, compiled_kernels, sync_batch_normalization
 
-KERNELS = [
-    NumpyKernels,
-    pytest.param(
-        best_kernels() if cpu.available() else None,
-        marks=pytest.mark.skipif(not cpu.available(), reason="needs numba and oneDNN"),
-    ),
-]
+needs_cpu_operators = pytest.mark.skipif(not cpu.available(), reason=f"CPU operators: {cpu.unavailable_reason()}")
+KERNELS = pytest.mark.parametrize("kernels", ["numpy", pytest.param("compiled", marks=needs_cpu_operators)])
+RELU = pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 BATCH, CHANNELS = 12, 3
 SHAPE = (BATCH, CHANNELS, 4, 5)
 
@@ -70,8 +65,9 @@ class Processes:
             self.calls += 1
 
 
-def compute(data, processes, kernels):
+def compute(data, relu, processes, kernels):
     """Forward and backward of the operator on the data of one process -> Result."""
+    kernels = NumpyKernels if kernels == "numpy" else compiled_kernels()
 
     def variable(array, shape, need_grad=True):
         result = nn.Variable(shape, need_grad=need_grad)
@@ -81,7 +77,7 @@ def compute(data, processes, kernels):
     channels = (1, CHANNELS, 1, 1)
     x, (beta, gamma) = variable(data.x, data.x.shape), (variable(v, channels) for v in (data.beta, data.gamma))
     mean, var = (variable(v, channels, need_grad=False) for v in (data.mean, data.var))
-    y = sync_batch_normalization(x, beta, gamma, mean, var, processes.add_up, processes.count, kernels)
+    y = sync_batch_normalization(x, beta, gamma, mean, var, relu, processes.add_up, processes.count, kernels)
     y.forward()
     for v in (x, beta, gamma):
         v.g = 0
@@ -89,27 +85,29 @@ def compute(data, processes, kernels):
     return Result(y.d.copy(), x.g.copy(), *(v.ravel().copy() for v in (beta.g, gamma.g, mean.d, var.d)))
 
 
-def compute_in(count, data, kernels):
+def compute_in(count, data, kernels, relu=False):
     """The same in ``count`` processes, each with its share of the samples -> Processes, list of Result."""
     processes = Processes(count)
     shares = (data._replace(x=x, dy=dy) for x, dy in zip(np.split(data.x, count), np.split(data.dy, count)))
     with ThreadPoolExecutor(count) as pool:
-        return processes, list(pool.map(lambda share: compute(share, processes, kernels), shares))
+        return processes, list(pool.map(lambda share: compute(share, relu, processes, kernels), shares))
 
 
-def normalize(x, beta, gamma):
+def normalize(x, beta, gamma, relu):
     """Batch normalisation in float64."""
     x, beta, gamma = (np.asarray(v, np.float64) for v in (x, beta, gamma))
     mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
-    return gamma[:, None, None] * (x - mean) / np.sqrt(var + 1e-5) + beta[:, None, None]
+    y = gamma[:, None, None] * (x - mean) / np.sqrt(var + 1e-5) + beta[:, None, None]
+    return np.maximum(y, 0) if relu else y
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@RELU
+@KERNELS
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_forward_is_that_of_the_whole_batch(data, count, kernels):
-    processes, results = compute_in(count, data, kernels)
+def test_forward_is_that_of_the_whole_batch(data, count, kernels, relu):
+    processes, results = compute_in(count, data, kernels, relu)
     y = np.concatenate([result.y for result in results])
-    np.testing.assert_allclose(y, normalize(data.x, data.beta, data.gamma), atol=2e-6)
+    np.testing.assert_allclose(y, normalize(data.x, data.beta, data.gamma, relu), atol=2e-6)
     for result in results:
         np.testing.assert_allclose(result.mean, 0.9 * data.mean + 0.1 * data.x.mean((0, 2, 3)), rtol=1e-6)
         unbiased = data.x.astype(np.float64).var((0, 2, 3), ddof=1)
@@ -117,15 +115,16 @@ def test_forward_is_that_of_the_whole_batch(data, count, kernels):
     assert processes.calls == 2  # one message forward, one backward
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@RELU
+@KERNELS
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_gradients_match_finite_differences(data, count, kernels):
+def test_gradients_match_finite_differences(data, count, kernels, relu):
     """Of sum(dy * y) over all samples, whose gradient of y is dy."""
-    _, results = compute_in(count, data, kernels)
+    _, results = compute_in(count, data, kernels, relu)
 
     def loss(**changes):
         values = data._replace(**changes)
-        return np.sum(data.dy.astype(np.float64) * normalize(values.x, values.beta, values.gamma))
+        return np.sum(data.dy.astype(np.float64) * normalize(values.x, values.beta, values.gamma, relu))
 
     def difference(field, i, step=1e-5):
         values = getattr(data, field).astype(np.float64)
@@ -142,7 +141,7 @@ def test_gradients_match_finite_differences(data, count, kernels):
         np.testing.assert_allclose(total, [difference(field, i) for i in range(CHANNELS)], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@KERNELS
 def test_the_division_of_the_batch_leaves_no_trace(data, kernels):
     """Outputs are equal to the bit: the sums round to the same float32."""
     whole = compute_in(1, data, kernels)[1][0]
@@ -153,7 +152,7 @@ def test_the_division_of_the_batch_leaves_no_trace(data, kernels):
         np.testing.assert_array_equal(results[-1].var, whole.var)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@KERNELS
 def test_a_large_mean_does_not_swallow_the_variance(data, kernels):
     """Sums of squares in float32 would lose it; x itself has seven digits, of which the mean takes four."""
     data = data._replace(x=data.x + np.float32(2e4))
@@ -162,15 +161,16 @@ def test_a_large_mean_does_not_swallow_the_variance(data, kernels):
     np.testing.assert_allclose(result.var, 0.9 * data.var + 0.1 * expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-def test_one_process_is_nnablas_batch_norm(data, kernels):
-    result = compute_in(1, data, kernels)[1][0]
+@RELU
+@KERNELS
+def test_one_process_is_nnablas_batch_norm(data, kernels, relu):
+    result = compute_in(1, data, kernels, relu)[1][0]
     channels = (1, CHANNELS, 1, 1)
     x = nn.Variable.from_numpy_array(data.x, need_grad=True)
     beta, gamma, mean, var = (
         nn.Variable.from_numpy_array(v.reshape(channels).copy(), need_grad=i < 2) for i, v in enumerate(data[2:])
     )
-    y = F.batch_normalization(x, beta, gamma, mean, var, decay_rate=0.9, eps=1e-5, batch_stat=True)
+    y = ops.NNABLA.batch_normalization(x, beta, gamma, mean, var, True, relu)
     y.forward()
     for v in (x, beta, gamma):
         v.g = 0
@@ -180,7 +180,7 @@ def test_one_process_is_nnablas_batch_norm(data, kernels):
         np.testing.assert_allclose(ours, getattr(theirs, name), rtol=2e-5, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@KERNELS
 def test_gradients_add_up(data, kernels):
     """x goes into two batch norms with the same parameters: twice the gradients of one."""
     single = compute_in(1, data, kernels)[1][0]
@@ -188,8 +188,8 @@ def test_gradients_add_up(data, kernels):
     x = nn.Variable.from_numpy_array(data.x, need_grad=True)
     values = (data.beta, data.gamma, data.mean, data.var)
     parameters = [nn.Variable.from_numpy_array(v.reshape(channels), need_grad=i < 2) for i, v in enumerate(values)]
-    processes = Processes(1)
-    first, second = (sync_batch_normalization(x, *parameters, processes.add_up, 1, kernels) for _ in range(2))
+    loops, processes = NumpyKernels if kernels == "numpy" else compiled_kernels(), Processes(1)
+    first, second = (sync_batch_normalization(x, *parameters, False, processes.add_up, 1, loops) for _ in range(2))
     total = first + second
     total.forward()
     for v in (x, *parameters[:2]):
@@ -203,8 +203,8 @@ def test_gradients_add_up(data, kernels):
 def test_shapes_that_do_not_fit():
     x, one = nn.Variable((2, 3, 4, 4)), nn.Variable((1, 3, 1, 1))
     with pytest.raises(ValueError, match="shapes"):
-        sync_batch_normalization(x, one, one, one, nn.Variable((3,)), None, 2)
+        sync_batch_normalization(x, one, one, one, nn.Variable((3,)), False, None, 2, NumpyKernels)
     pixel = nn.Variable((1, 3, 1, 1))
     with pytest.raises(ValueError, match="no variance"):
-        sync_batch_normalization(pixel, one, one, one, one, None, 1)
-    assert sync_batch_normalization(pixel, one, one, one, one, None, 2).shape == pixel.shape
+        sync_batch_normalization(pixel, one, one, one, one, False, None, 1, NumpyKernels)
+    assert sync_batch_normalization(pixel, one, one, one, one, False, None, 2, NumpyKernels).shape == pixel.shape

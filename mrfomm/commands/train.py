@@ -16,6 +16,7 @@ from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.networks import ops
+from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
 from mrfomm.runtime import CONTEXTS, seed_initialisers, start_processes
 from mrfomm.training import Trainer
@@ -29,7 +30,14 @@ def parse_arguments(arguments=None):
     add = parser.add_argument
     add("--config", metavar="YAML", default=bundled.CONFIGS / "demo-64.yaml", help="configuration (%(default)s)")
     add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
-    add("--set", metavar="KEY=VALUE", nargs="+", default=[], help="override the configuration: train.batch_size=8")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override the configuration: train.batch_size=8",
+    )
     add("--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
     add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint")
     add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
@@ -62,7 +70,7 @@ def run(args, communicator):
         if checkpoint:
             trainer.restore(checkpoint)
         elif initial:
-            tree.assign(initial.parameters, args.init, missing_allowed=("fusion/", "discriminator/"))
+            tree.assign(usable(initial, config), args.init, missing_allowed=("fusion/", "discriminator/"))
         finished = trainer.run()
     if communicator.rank == 0:
         print(folder)
@@ -76,6 +84,14 @@ def configuration(args, checkpoint):
     config = load_config(source, overrides)
     check_trainable(config, source)
     return config
+
+
+def usable(initial, config):
+    """The parameters of --init, without the discriminator's and the fusion's where this run has none."""
+    unwanted = () if config.train.discriminator else ("discriminator/",)
+    if config.model.fusion.mode not in LEARNED_MODES:
+        unwanted += ("fusion/",)
+    return {name: value for name, value in initial.parameters.items() if not name.startswith(unwanted)}
 
 
 def run_folder(args, config, communicator):
