@@ -43,12 +43,16 @@ CUDA = [
     "nvidia-nccl-cu12==2.18.1",
 ]
 
+# onnx 1.18 asks for a newer protobuf than nnabla takes.
+ONNX = ["onnx>=1.13,<1.18", "onnxruntime>=1.16,<2"]
+
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 
 DEV = [
     *CPU,
     *MPI,
     *TENSORBOARD,
+    *ONNX,
     "pytest>=7.4",
     "pytest-xdist>=3.3",
     "ruff>=0.9",
@@ -73,7 +77,7 @@ setup(
     package_data={"mrfomm": ["assets/**"]},
     data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
     install_requires=CORE,
-    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "tensorboard": TENSORBOARD, "dev": DEV},
+    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "tensorboard": TENSORBOARD, "onnx": ONNX, "dev": DEV},
     entry_points={
         "console_scripts": [
             "mrfomm-train = mrfomm.commands.train:command",

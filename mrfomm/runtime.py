@@ -99,7 +99,7 @@ class SingleProcess:
 class MpiProcesses:
     """The communicator of several processes on CPUs.
 
-    Every method but the properties is collective: all processes call it, in the same order.
+    Methods that exchange something are collective: all processes call them, in the same order.
 
     Args:
         world: mpi4py communicator of all processes.

@@ -4,6 +4,7 @@ One step, as in FOMM: the generator side (generator, fusion, motion, keypoint de
 discriminator then learns from the same prediction, detached, so that the generator runs once.
 """
 
+import contextlib
 import signal
 from typing import NamedTuple
 
@@ -196,8 +197,8 @@ class Trainer:
             self._run_log.rewind(self.progress.step)
 
     def run(self):
-        """Train until the last epoch, or until SIGTERM or Ctrl-C; saves before leaving. Returns True when finished."""
-        with _StopRequest() as stop:
+        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C; saves before leaving. Returns whether it is done."""
+        with _StopRequest() as stop, contextlib.closing(self._run_log):
             for epoch in range(self.progress.epoch, self.config.train.epochs):
                 if not self._run_epoch(epoch, stop):
                     self.save()
@@ -327,13 +328,15 @@ def gradient_norm(parameters):
 
 
 class _StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # mpirun forwards SIGUSR1 and leaves time to save
 
     def __init__(self):
         self.requested = False
 
     def __enter__(self):
-        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._old = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_):

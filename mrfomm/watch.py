@@ -43,8 +43,12 @@ class RunLog:
         imageio.imwrite(self._folder / "pictures" / f"{step:08d}.png", image)
         if self._events:
             self._events.add_image("batch", image, step, dataformats="HWC")
-            self._events.flush()
         draw_curves(read_log(self._folder), self._folder / "curves.png")
+
+    def close(self):
+        """Finish the event files, which are written in the background."""
+        if self._events:
+            self._events.close()
 
     def rewind(self, step):
         """Drop the rows after a step, which a resumed run writes again."""

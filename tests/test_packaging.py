@@ -19,6 +19,7 @@ MODULES = sorted([*ROOT.glob("mrfomm/**/*.py"), *ROOT.glob("eval/**/*.py")])
 
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {
+    "tensorboardX": "tensorboardx",
     "PIL": "pillow",
     "cv2": "opencv-python",
     "dlib": "dlib-bin",

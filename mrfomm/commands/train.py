@@ -48,14 +48,14 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    if args.resume and (args.init or args.output):
-        raise UserError("--resume goes on with a run as it is; leave out --init and --output")
     with start_processes(args.context) as communicator:
         return run(args, communicator)
 
 
 def run(args, communicator):
     """Train as one of the communicator's processes; returns the exit code."""
+    if args.resume and (args.init or args.output):
+        raise UserError("--resume goes on with a run as it is; leave out --init and --output")
     checkpoint = load_resumable(args.resume) if args.resume else None
     config = configuration(args, checkpoint)
     initial = load_checkpoint(args.init) if args.init else None
