@@ -197,7 +197,7 @@ class Trainer:
             self._run_log.rewind(self.progress.step)
 
     def run(self):
-        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C; saves before leaving. Returns whether it is done."""
+        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C, then save. Returns whether it is done."""
         with _StopRequest() as stop, contextlib.closing(self._run_log):
             for epoch in range(self.progress.epoch, self.config.train.epochs):
                 if not self._run_epoch(epoch, stop):
@@ -328,7 +328,7 @@ def gradient_norm(parameters):
 
 
 class _StopRequest:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C interrupts at once."""
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag read between steps; a second Ctrl-C interrupts at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # mpirun forwards SIGUSR1 and leaves time to save
 
