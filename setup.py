@@ -44,7 +44,7 @@ CUDA = [
 ]
 
 # onnx 1.18 asks for a newer protobuf than nnabla takes.
-ONNX = ["onnx>=1.13,<1.18", "onnxruntime>=1.16,<2"]
+ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.19,<1.24"]
 
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 

@@ -170,7 +170,7 @@ class Animator:
         references = repeat_references(self._references, self._batch)
         synthesis = synthesise(references, self._driving, self._config)
         self._prediction = kept(synthesis.prediction)
-        self._breakdown = tuple(map(kept, _breakdown_graph(synthesis, self._config))) if breakdown else ()
+        self._breakdown = tuple(map(kept, contributions(synthesis, self._config))) if breakdown else ()
 
     def _run(self, keypoints, outputs):
         parts = []
@@ -254,7 +254,8 @@ def _encode_once(references, config):
     return References(image, Keypoints(value, jacobian), features)
 
 
-def _breakdown_graph(synthesis, config):
+def contributions(synthesis, config):
+    """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
     batch, count, channels, height, width = synthesis.warped.shape
     alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
     mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]

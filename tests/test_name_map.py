@@ -131,7 +131,7 @@ def test_discriminator_names_are_those_the_network_has(spectral_norm):
 
 def test_the_architecture_counts_a_discriminator_that_is_there():
     model = ModelConfig()
-    assert architecture_of(model, ["generator.final.bias"]) == Architecture(5, 5, 2, 6, 0, False)
+    assert architecture_of(model, ["generator.final.bias"]) == Architecture(5, 5, 2, 6, 0, True)
     for name in ("discriminator.discs.1.conv.bias", "discriminator/1/prediction/conv/b"):
         assert architecture_of(model, [name]).discriminator_blocks == 4
 
@@ -320,8 +320,11 @@ def changed(path, value):
     return values
 
 
-def test_vox_adv_is_this_projects_default():
-    assert config_from_dict(config_from_upstream(VOX_ADV), "config").model == ModelConfig()
+def test_vox_adv_is_this_projects_default_but_for_the_discriminator():
+    model = config_from_dict(config_from_upstream(VOX_ADV), "config").model
+    vox = dataclasses.replace(model.discriminator, spectral_norm=True, keypoint_input=False)
+    assert dataclasses.replace(model, discriminator=vox) == ModelConfig()
+    assert (model.discriminator.spectral_norm, model.discriminator.keypoint_input) == (False, True)
 
 
 def test_the_golden_configuration():

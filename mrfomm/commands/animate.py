@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from mrfomm import bundled, video
 from mrfomm.animation import (
-    Animator,
     KeypointArrays,
     array_to_images,
     batches,
@@ -21,6 +20,7 @@ from mrfomm.animation import (
     movement_scale,
     relative_motion,
 )
+from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.crop import crop, find_clip_box, find_image_box
 from mrfomm.errors import UserError, run_command
@@ -72,6 +72,7 @@ def parse_arguments(arguments=None):
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=1, metavar="N", help="driving frames per call of the network (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -85,7 +86,8 @@ def main(arguments=None):
     references = [read_reference(path, size, args.crop) for path in args.refs]
     driving = open_driving(args.driving, size, args.crop)
     with use_context(args.context), open_outputs(args, driving.source.fps) as (result, masks):
-        animator = Animator(model.config, model.tree, images_to_array(references), args.batch, bool(args.masks))
+        make_animator = animator_maker(model, args.backend, bool(args.masks))
+        animator = make_animator(images_to_array(references), args.batch)
         keypoints = target_keypoints(args, animator, detect(animator, driving, args.batch))
         frames = iter(driving) if args.side_by_side else None
         for chunk in progress(split(keypoints, args.batch), len(keypoints.value)):

@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled, video
-from mrfomm.animation import Animator, array_to_images, batches, images_to_array, load_model
+from mrfomm.animation import array_to_images, batches, images_to_array, load_model
+from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
@@ -30,6 +31,7 @@ def parse_arguments(arguments=None):
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--output", metavar="DIR", default="reconstruction", help="frames and manifest.jsonl go there (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=4, metavar="N", help="driving frames per call of the network (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -45,8 +47,10 @@ def main(arguments=None):
         raise UserError(f"{output}: already holds a reconstruction; choose another --output")
     rows = []
     with use_context(args.context):
+        make_animator = animator_maker(model, args.backend)
         for clip in tqdm(clips, unit="clip"):
-            rows.append(reconstruct(clip, model, count, args.batch, output / "frames" / clip.name))
+            folder = output / "frames" / clip.name
+            rows.append(reconstruct(clip, make_animator, model.config.image_size, count, args.batch, folder))
     write_manifest(output / "manifest.jsonl", rows)
     frames = sum(row["frames"] for row in rows)
     mean = np.average([row["l1"] for row in rows], weights=[row["frames"] for row in rows])
@@ -63,11 +67,11 @@ def number_of_references(text):
     return int(text)
 
 
-def reconstruct(clip, model, count, batch, folder):
+def reconstruct(clip, make_animator, size, count, batch, folder):
     """Rebuild every frame of a clip from ``count`` of its frames (paper, section 4): PNG frames and a manifest row."""
-    frames, size = open_clip(clip), model.config.image_size
+    frames = open_clip(clip)
     references = reference_indices(frames.length, count)
-    animator = Animator(model.config, model.tree, images_to_array(frames.read(references, size)), batch)
+    animator = make_animator(images_to_array(frames.read(references, size)), batch)
     total = 0.0
     with video.open_sink(folder, video.FOLDER_FPS) as sink:
         for indices in batches(range(frames.length), batch):

@@ -1,0 +1,25 @@
+"""Which library runs a model: nnabla, or onnxruntime on the exported graphs."""
+
+from functools import partial
+
+import nnabla as nn
+
+from mrfomm.animation import Animator
+from mrfomm.export import cached_graphs
+from mrfomm.onnx_backend import OnnxAnimator, is_installed
+
+BACKENDS = ("auto", "nnabla", "onnx")
+
+
+def animator_maker(model, backend, breakdown=False):
+    """A function of (references, batch) that gives an Animator, or an OnnxAnimator with the same methods.
+
+    Args:
+        model: Model.
+        backend: one of BACKENDS; ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla.
+        breakdown: the animators can also ``render_breakdown``.
+    """
+    on_cpu = all(name.startswith("cpu") for name in nn.get_current_context().backend)
+    if backend == "onnx" or (backend == "auto" and on_cpu and is_installed()):
+        return partial(OnnxAnimator, cached_graphs(model, breakdown), breakdown=breakdown)
+    return partial(Animator, model.config, model.tree, breakdown=breakdown)
