@@ -1,0 +1,1 @@
+"""The paper's measures: reconstruction and angle-binned LPIPS (not written yet)."""
