@@ -75,7 +75,10 @@ def draw_curves(rows, path):
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(4 * columns, 2.5 * lines), layout="constrained")
-    for axes, name in zip(figure.subplots(lines, columns, squeeze=False).flat, names):
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels, names):
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points), linewidth=1)
         axes.set_title(name, fontsize=9)
