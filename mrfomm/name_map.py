@@ -21,6 +21,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import numpy as np
 
 from mrfomm.errors import UserError
+from mrfomm.networks.geometry import antialias_kernel
 
 # What the sources hold beyond parameters. The anti-alias kernels ("down") are constants, see check_antialias.
 UPSTREAM_IGNORED = (
@@ -243,16 +244,9 @@ def check_antialias(source, model, origin="the checkpoint"):
             raise UserError(f"{origin}: {name} is {state} at scale {scale}; give the configuration that fits")
         if found is None:
             continue
-        kernel = _antialias_kernel(scale)
+        kernel = antialias_kernel(scale)
         if found.shape != (3, 1, *kernel.shape) or not np.allclose(found, kernel, rtol=0, atol=1e-6):
             raise UserError(f"{origin}: {name} isn't that of scale {scale}; give the configuration that fits")
-
-
-def _antialias_kernel(scale):
-    sigma = (1 / scale - 1) / 2
-    radius = round(4 * sigma)
-    line = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
-    return np.outer(line, line) / line.sum() ** 2
 
 
 # VGG19

@@ -97,7 +97,7 @@ class GeneratorStep:
             generated = judge(prediction, points, config.model, fixed=True)
             real = judge(self.driving, points, config.model, fixed=True)
             yield "adversarial", loss.adversarial * generator_adversarial_loss(generated.score)
-            yield ("feature_matching", loss.feature_matching * feature_matching_loss(generated.features, real.features))
+            yield "feature_matching", loss.feature_matching * feature_matching_loss(generated.features, real.features)
 
     def run(self, batch, deformation):
         """Forward and backward for a Batch and a Deformation: fills the gradients, returns the losses as floats."""
@@ -278,7 +278,7 @@ class Trainer:
 
     def _after_step(self, losses):
         train, step = self.config.train, self.progress.step
-        if step % train.log_every == 0:
+        if step % train.log_every == 0 and self._communicator.rank == 0:
             norm = gradient_norm(self._solvers["generator"].get_parameters())
             self._log({**losses, "gradient_norm": norm, "broken_clips": len(self._loader.broken)})
         if step % train.picture_every == 0 and self._communicator.rank == 0:
