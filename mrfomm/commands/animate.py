@@ -24,6 +24,7 @@ from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.crop import crop, find_clip_box, find_image_box
 from mrfomm.errors import UserError, run_command
+from mrfomm.overlap import read_ahead, write_behind
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.visualize import breakdown_picture, tile
 
@@ -85,15 +86,14 @@ def main(arguments=None):
     size = model.config.image_size
     references = [read_reference(path, size, args.crop) for path in args.refs]
     driving = open_driving(args.driving, size, args.crop)
-    with use_context(args.context), open_outputs(args, driving.source.fps) as (result, masks):
+    with use_context(args.context), open_outputs(args, driving.source.fps) as (write, write_masks):
         make_animator = animator_maker(model, args.backend, bool(args.masks))
         animator = make_animator(images_to_array(references), args.batch)
         keypoints = target_keypoints(args, animator, detect(animator, driving, args.batch))
-        frames = iter(driving) if args.side_by_side else None
-        for chunk in progress(split(keypoints, args.batch), len(keypoints.value)):
-            prediction = render(animator, chunk, references, masks)
-            for image in array_to_images(prediction):
-                result.write(tile([[*references, next(frames), image]], gap=0) if frames else image)
+        images = synthesise(animator, keypoints, args.batch, references, write_masks)
+        images = progress(images, len(keypoints.value))
+        for image in beside(references, driving, images) if args.side_by_side else images:
+            write(image)
     print(args.output)
     return 0
 
@@ -135,18 +135,20 @@ def say_crop(path, box):
 
 @contextlib.contextmanager
 def open_outputs(args, fps):
-    """The sinks of the result and, if asked for, of the mask pictures; both appear only when all went well."""
+    """Functions that write the result's frames and the mask pictures (or None); files appear only if all went well."""
     sound = None if args.no_audio else args.driving
     with contextlib.ExitStack() as stack:
-        masks = stack.enter_context(video.open_sink(args.masks, fps)) if args.masks else None
-        yield stack.enter_context(video.open_sink(args.output, fps, audio_from=sound)), masks
+        sinks = [stack.enter_context(video.open_sink(args.masks, fps))] if args.masks else []
+        sinks.append(stack.enter_context(video.open_sink(args.output, fps, audio_from=sound)))
+        *masks, result = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
+        yield result, masks[0] if masks else None
 
 
 def detect(animator, driving, batch):
     """KeypointArrays of every driving frame (a few hundred bytes a frame)."""
     parts = [
         animator.keypoints(images_to_array(frames))
-        for frames in batches(progress(driving, driving.source.count_hint, "reading poses"), batch)
+        for frames in batches(progress(read_ahead(driving), driving.source.count_hint, "reading poses"), batch)
     ]
     return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
 
@@ -167,20 +169,25 @@ def target_keypoints(args, animator, driving):
     return relative_motion(anchor, driving, initial, scale)
 
 
-def split(keypoints, batch):
-    """KeypointArrays of N in pieces of up to ``batch``."""
-    return (keypoints.frames(i, i + batch) for i in range(0, len(keypoints.value), batch))
-
-
-def render(animator, keypoints, references, masks):
-    """Predictions [B,3,S,S] of some keypoints; with ``masks``, a sink, also write their breakdown."""
-    if masks is None:
-        return animator.render(keypoints)
-    prediction, breakdown = animator.render_breakdown(keypoints)
+def synthesise(animator, keypoints, batch, references, write_masks):
+    """Yield the frames of the result, uint8 [S,S,3]; their breakdown goes to ``write_masks`` unless that is None."""
     inputs = images_to_array(references)
-    for warped, mask, image in zip(*breakdown, prediction):
-        masks.write(breakdown_picture(inputs, warped, mask, image))
-    return prediction
+    for start in range(0, len(keypoints.value), batch):
+        chunk = keypoints.frames(start, start + batch)
+        if write_masks is None:
+            prediction = animator.render(chunk)
+        else:
+            prediction, breakdown = animator.render_breakdown(chunk)
+            for warped, mask, image in zip(*breakdown, prediction):
+                write_masks(breakdown_picture(inputs, warped, mask, image))
+        yield from array_to_images(prediction)
+
+
+def beside(references, driving, images):
+    """Yield pictures of the references, the driving frame and the result in a row."""
+    with contextlib.closing(read_ahead(driving)) as frames:
+        for image in images:
+            yield tile([[*references, next(frames), image]], gap=0)
 
 
 def progress(items, total, what="animating"):
