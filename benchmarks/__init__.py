@@ -1,0 +1,1 @@
+"""How fast everything is, on the machine it runs on: `python -m benchmarks.run`."""

@@ -1,0 +1,234 @@
+"""Measure everything once, on this machine: `python -m benchmarks.run`.
+
+Whole commands, parts of inference on every backend, a training step, the data loader and LPIPS, with the machine's own
+float32 peak in the same run, so that every figure also stands as a share of the limit. Writes benchmarks.json and
+benchmarks.md. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import inference
+from benchmarks.timing import Row, machine, matrix_peak, median_seconds
+from mrfomm import bundled
+from mrfomm.checkpoint import ParameterTree, save_checkpoint
+from mrfomm.config import load_config
+from mrfomm.data.clips import find_clips
+from mrfomm.data.loader import Loader
+from mrfomm.errors import run_command
+from mrfomm.model import create_parameters
+from mrfomm.networks import ops
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = ("inference", "commands", "training", "data", "metrics")
+ARCHITECTURE = "vox-256.yaml"
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure (all)")
+    add("--sizes", nargs="+", type=int, default=[64, 128, 256], help="image sizes of inference (%(default)s)")
+    add("--references", nargs="+", type=int, default=[1, 3, 8], help="numbers of references, K (%(default)s)")
+    add("--backends", nargs="+", choices=inference.RUNNERS, default=list(inference.RUNNERS), help="of inference (all)")
+    add("--seconds", type=float, default=2.0, help="for one measurement, which has at least 3 calls (%(default)s)")
+    add("--output", metavar="DIR", default="benchmark", help="benchmarks.json and .md go there (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Run the command; returns its exit code."""
+    args = parse_arguments(arguments)
+    peak = matrix_peak()
+    print(f"{peak:.0f} GFLOP/s: float32 product of two 4096x4096 matrices", file=sys.stderr)
+    rows, profiles = [], {}
+    for section in args.sections:
+        rows += MEASURES[section](args, profiles)
+    report = {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python -m benchmarks.run", *(sys.argv[1:] if arguments is None else arguments)]),
+        "machine": machine(),
+        "peak_gflops": {"before": peak, "after": matrix_peak()},
+        "rows": [row._asdict() for row in rows],
+        "profiles": profiles,
+    }
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmarks.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = markdown(report)
+    (folder / "benchmarks.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def measure_inference(args, _):
+    """Parts of the vox-256 architecture at several image sizes (keypoints and motion at 64x64), on every backend."""
+
+    def config(size):
+        scales = [f"model.{part}.scale={64 / size}" for part in ("keypoints", "motion")]
+        return load_config(bundled.CONFIGS / ARCHITECTURE, [f"model.image_size={size}", *scales]).model
+
+    return list(inference.measure(config, args.sizes, args.references, args.backends, args.seconds))
+
+
+def measure_commands(args, _):
+    """animate.py as a user starts it: start-up and seconds a frame, from two clips of different length; peak memory."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        weights = _random_checkpoint(folder / "weights")
+        short, long = (_noise_clip(folder / str(count), count) for count in (4, 24))
+        cases = [(backend, count) for backend in ("onnx", "nnabla") for count in args.references[:2]]
+        for backend, count in tqdm(cases, desc="animate.py", unit="case"):
+            options = ["--weights", weights, "--backend", backend, "--refs", *[short / "000000.png"] * count]
+            _animate(folder, options, short)  # exports the graphs
+            (few, _), (many, memory) = (_animate(folder, options, clip) for clip in (short, long))
+            frame = (many - few) / 20
+            rows.append(Row("commands", "animate.py, a frame", backend, 256, count, frame))
+            rows.append(Row("commands", "animate.py, start", backend, 256, count, many - 24 * frame))
+            rows.append(Row("commands", f"(peak {memory:.0f} MB)", backend, 256, count, many))
+    return rows
+
+
+def _random_checkpoint(folder):
+    config = load_config(bundled.CONFIGS / ARCHITECTURE)
+    tree = ParameterTree()
+    with tree.scope():
+        create_parameters(config.model)
+    save_checkpoint(folder, config, tree.all())
+    return folder
+
+
+def _noise_clip(folder, count, size=256):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        imageio.imwrite(folder / f"{i:06d}.png", rng.integers(0, 256, (size, size, 3), np.uint8))
+    return folder
+
+
+def _animate(folder, options, clip):
+    """Run animate.py -> wall seconds and peak memory in MB."""
+    command = [sys.executable, ROOT / "animate.py", "--driving", clip, "--output", folder / "out.mp4", *options]
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"animate.py failed: {command}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def measure_training(_, profiles):
+    """A training step: nnabla's own functions, the CPU operators, and the same batch shared by two processes."""
+    half = ["mpirun", "--oversubscribe", "-n", "2", "--bind-to", "none"]
+    cases = {"nnabla": ([], "0"), "nnabla + CPU operators": ([], "1"), "the same, 2 processes": (half, "1")}
+    rows = []
+    for backend, (launcher, switch) in tqdm(cases.items(), desc="training step", unit="case"):
+        profiled = [] if launcher else ["--profile"]
+        result = _training_step([*launcher, sys.executable, "-m", "benchmarks.training_step", *profiled], switch)
+        rows.append(Row("training", "step, batch 8", backend, 64, 3, result["seconds"]))
+        if profiled:
+            profiles[backend] = result["profile"]
+    return rows
+
+
+def _training_step(command, switch):
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.getuid() == 0 else {}
+    environment = {**os.environ, **root, ops.SWITCH: switch}
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # mpirun is in the environment
+    output = subprocess.run(command, env={**environment, "PATH": path}, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return json.loads(re.search(rb"^\{.*\}$", output.stdout, re.MULTILINE).group())
+
+
+def measure_data(args, _):
+    """The loader: seconds a sample (three references and a driving frame), from the bundled mp4 clips."""
+    config = load_config(bundled.CONFIGS / "demo-64.yaml")
+    rows = []
+    for workers in (0, 1):
+        loader = Loader(
+            find_clips(bundled.SAMPLE_DATA / "train"),
+            config.data.augmentation,
+            size=config.model.image_size,
+            num_references=3,
+            batch_size=8,
+            seed=0,
+            num_repeats=1000,
+            num_workers=workers,
+        )
+        with loader:
+            batches = loader.epoch(0, 0)
+            seconds = median_seconds(lambda: next(batches), args.seconds) / 8  # noqa: B023 - called at once
+            batches.close()
+        rows.append(Row("data", f"a sample, {workers} workers", "-", config.model.image_size, 3, seconds))
+    return rows
+
+
+def measure_metrics(args, _):
+    """LPIPS: seconds a pair of pictures."""
+    return []
+
+
+MEASURES = {
+    "inference": measure_inference,
+    "commands": measure_commands,
+    "training": measure_training,
+    "data": measure_data,
+    "metrics": measure_metrics,
+}
+
+
+def markdown(report):
+    """The report as a page."""
+    peak = report["peak_gflops"]
+    limit = max(peak.values())
+    where = report["machine"]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"`{report['command']}`, {report['date']}: {where['processor']}, {where['cores']} cores.",
+        f"The product of two 4096x4096 float32 matrices ran at {peak['before']:.0f} GFLOP/s before and "
+        f"{peak['after']:.0f} after; shares are of the larger. Rewritten convolutions need fewer operations than are",
+        "counted, so a share can pass 100 %. Times vary by some 20 % between runs: compare within this page.",
+    ]
+    for section in dict.fromkeys(row["section"] for row in report["rows"]):
+        lines += ["", f"## {section.capitalize()}", "", *_table(section, report["rows"], limit)]
+    for backend, profile in report["profiles"].items():
+        lines += ["", f"## Profile of a training step: {backend}", "", *_profile_table(profile)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(section, rows, limit):
+    yield "| part | backend | size | K | ms | GFLOP | share of the peak |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in (Row(**row) for row in rows if row["section"] == section):
+        work = ("", "") if row.gflop is None else (f"{row.gflop:.2f}", f"{row.gflop / row.seconds / limit:.0%}")
+        cells = (row.part, row.backend, row.size, row.references, f"{1000 * row.seconds:.1f}", *work)
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _profile_table(profile):
+    total = sum(profile.values())
+    yield f"{1000 * total:.0f} ms in the graph, forward and backward."
+    yield ""
+    yield "| operator | ms | share |"
+    yield "|---|---|---|"
+    for name, seconds in profile.items():
+        if seconds > total / 100:
+            yield f"| {name} | {1000 * seconds:.1f} | {seconds / total:.1%} |"
+
+
+if __name__ == "__main__":
+    run_command(main)
