@@ -99,7 +99,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Loss weights (FOMM; ``loss_weights``). The pixel loss is not FOMM's: it stands in on machines without VGG19."""
+    """Loss weights (FOMM; ``loss_weights``).
+
+    Two are not FOMM's and zero by default. The pixel loss stands in on machines without VGG19. The separation of
+    keypoints (face-vid2vid) serves small data and short runs, where they else gather on one feature, such as the eyes.
+    """
 
     perceptual_network: str = "vgg19"
     perceptual_weights: str = ""  # VGG19 as `python -m mrfomm.convert` writes it; alexnet is bundled
@@ -108,6 +112,8 @@ class LossConfig:
     scales: typing.Tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
     equivariance_value: float = 10.0
     equivariance_jacobian: float = 10.0
+    separation: float = 0.0  # of the driving keypoints
+    separation_distance: float = 0.1  # squared, in [-1,1] coordinates (face-vid2vid)
     tps_sigma_affine: float = 0.05
     tps_sigma: float = 0.005
     tps_points: int = 5

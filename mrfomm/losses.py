@@ -47,6 +47,23 @@ def feature_matching_loss(generated, real):
     )
 
 
+def separation_loss(points, distance):
+    """Keeps keypoints apart (the keypoint prior of face-vid2vid, Wang et al. 2021, without its term for depth).
+
+    Args:
+        points: [N,n,2] in [-1,1].
+        distance: squared distance below which two keypoints repel each other.
+
+    Returns:
+        scalar: mean over N of the sum over ordered pairs of max(0, distance - |p_i - p_j|^2).
+    """
+    batch, count, _ = points.shape
+    one = F.reshape(points, (batch, count, 1, 2))
+    other = F.reshape(points, (batch, 1, count, 2))
+    shortfall = F.relu(distance - F.sum((one - other) ** 2, axis=3))  # [N,n,n]; a point with itself adds a constant
+    return F.sum(shortfall) / batch - count * distance
+
+
 def generator_adversarial_loss(score):
     """LSGAN: mean (1 - D(generated))^2."""
     return F.mean((1 - score) ** 2)

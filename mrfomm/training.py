@@ -24,6 +24,7 @@ from mrfomm.losses import (
     image_pyramid,
     perceptual_loss,
     pixel_loss,
+    separation_loss,
 )
 from mrfomm.model import encode_references, judge, kept, keypoints_of, synthesise
 from mrfomm.visualize import tile, training_row
@@ -92,6 +93,9 @@ class GeneratorStep:
             value, jacobian = equivariance_losses(self.driving_keypoints, transformed, self.theta, self.control)
             yield "equivariance_value", loss.equivariance_value * value
             yield "equivariance_jacobian", loss.equivariance_jacobian * jacobian
+        if loss.separation:
+            apart = separation_loss(self.driving_keypoints.value, loss.separation_distance)
+            yield "separation", loss.separation * apart
         if config.train.discriminator:
             points = self.driving_keypoints.value.get_unlinked_variable(need_grad=False)
             generated = judge(prediction, points, config.model, fixed=True)

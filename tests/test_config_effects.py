@@ -19,7 +19,7 @@ from mrfomm.errors import UserError
 EVERYTHING = {
     "model": {"fusion": {"mode": "patch"}, "discriminator": {"keypoint_input": True}},
     "data": {"num_references": 2, "num_repeats": 2, "workers": 0},
-    "loss": {"perceptual_network": "alexnet", "pixel": 5.0, "scales": [1], "adversarial": 1.0},
+    "loss": {"perceptual_network": "alexnet", "pixel": 5.0, "scales": [1], "separation": 1.0, "separation_distance": 2.0},
     "train": {
         "discriminator": True,
         "epochs": 2,
@@ -72,6 +72,8 @@ CHANGES = {
     "loss.scales": [1, 1],
     "loss.equivariance_value": 1.0,
     "loss.equivariance_jacobian": 1.0,
+    "loss.separation": 2.0,
+    "loss.separation_distance": 3.0,
     "loss.tps_sigma_affine": 0.1,
     "loss.tps_sigma": 0.1,
     "loss.tps_points": 3,

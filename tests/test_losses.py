@@ -153,3 +153,16 @@ def test_adversarial_gradients():
 
 def test_mean_absolute():
     assert run(losses.mean_absolute(*variables([[1, 2], [3, 4]], [[1, 0], [6, 5]]))).item() == 1.5
+
+
+def test_separation_loss_counts_what_pairs_lack():
+    points = [[[0, 0], [0.1, 0], [0.9, 0.9]], [[0.5, 0.5], [0.5, 0.5], [-0.5, 0]]]
+    # squared distances below 0.1: 0.01 in the first, 0 in the second; every pair counts twice
+    wanted = (2 * (0.1 - 0.01) + 2 * 0.1) / 2
+    assert run(losses.separation_loss(variable(points), 0.1)).item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_separation_loss_pushes_near_points_apart_and_leaves_far_ones():
+    points = leaves(np.array([[[0, 0], [0.1, 0], [0.9, 0.9]]]))[0]
+    (gradient,) = gradients(losses.separation_loss(points, 0.1), [points], 1.0)
+    np.testing.assert_allclose(gradient, [[[0.4, 0], [-0.4, 0], [0, 0]]], atol=1e-6)
