@@ -19,7 +19,13 @@ from mrfomm.errors import UserError
 EVERYTHING = {
     "model": {"fusion": {"mode": "patch"}, "discriminator": {"keypoint_input": True}},
     "data": {"num_references": 2, "num_repeats": 2, "workers": 0},
-    "loss": {"perceptual_network": "alexnet", "pixel": 5.0, "scales": [1], "separation": 1.0, "separation_distance": 2.0},
+    "loss": {
+        "perceptual_network": "alexnet",
+        "pixel": 5.0,
+        "scales": [1],
+        "separation": 1.0,
+        "separation_distance": 2.0,
+    },
     "train": {
         "discriminator": True,
         "epochs": 2,
