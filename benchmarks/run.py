@@ -17,11 +17,13 @@ from datetime import date
 from pathlib import Path
 
 import imageio.v2 as imageio
+import nnabla as nn
 import numpy as np
 from tqdm import tqdm
 
 from benchmarks import inference
 from benchmarks.timing import Row, machine, matrix_peak, median_seconds
+from eval.lpips import load_lpips
 from mrfomm import bundled
 from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import load_config
@@ -133,21 +135,26 @@ def _animate(folder, options, clip):
 
 def measure_training(_, profiles):
     """A training step: nnabla's own functions, the CPU operators, and the same batch shared by two processes."""
-    half = ["mpirun", "--oversubscribe", "-n", "2", "--bind-to", "none"]
-    cases = {"nnabla": ([], "0"), "nnabla + CPU operators": ([], "1"), "the same, 2 processes": (half, "1")}
+    two = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    cases = {
+        "nnabla": ([], {ops.SWITCH: "0"}),
+        "CPU operators, 1 thread": ([], {"OMP_NUM_THREADS": "1"}),
+        "CPU operators": ([], {}),
+        "CPU operators, 2 processes": (two, {}),
+    }
     rows = []
-    for backend, (launcher, switch) in tqdm(cases.items(), desc="training step", unit="case"):
+    for backend, (launcher, settings) in tqdm(cases.items(), desc="training step", unit="case"):
         profiled = [] if launcher else ["--profile"]
-        result = _training_step([*launcher, sys.executable, "-m", "benchmarks.training_step", *profiled], switch)
+        result = _training_step([*launcher, sys.executable, "-m", "benchmarks.training_step", *profiled], settings)
         rows.append(Row("training", "step, batch 8", backend, 64, 3, result["seconds"]))
         if profiled:
             profiles[backend] = result["profile"]
     return rows
 
 
-def _training_step(command, switch):
+def _training_step(command, settings):
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.getuid() == 0 else {}
-    environment = {**os.environ, **root, ops.SWITCH: switch}
+    environment = {**os.environ, **root, **settings}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # mpirun is in the environment
     output = subprocess.run(command, env={**environment, "PATH": path}, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     return json.loads(re.search(rb"^\{.*\}$", output.stdout, re.MULTILINE).group())
@@ -177,8 +184,15 @@ def measure_data(args, _):
 
 
 def measure_metrics(args, _):
-    """LPIPS: seconds a pair of pictures."""
-    return []
+    """LPIPS (AlexNet): seconds a pair of pictures, eight pairs at a time, with nnabla's functions and with the CPU's."""
+    pairs = np.random.default_rng(0).integers(0, 256, (2, 8, 256, 256, 3), np.uint8)
+    rows = []
+    for backend, operators in {"nnabla": ops.NNABLA, "CPU operators": ops.fastest(nn.get_current_context())}.items():
+        with ops.implementation(operators):
+            metric = load_lpips(bundled.LPIPS_ALEXNET)
+            seconds = median_seconds(lambda: metric(*pairs), args.seconds) / 8  # noqa: B023 - called at once
+        rows.append(Row("metrics", "LPIPS of a pair", backend, 256, 1, seconds))
+    return rows
 
 
 MEASURES = {
