@@ -48,11 +48,19 @@ ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.19,<1.24"]
 
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 
+# Landmark and identity back ends of eval/detectors.py. mediapipe 0.10.9 asks for protobuf below 4, as nnabla does. It
+# pulls opencv-contrib-python, which owns the same files as opencv-python: both must be of one version.
+MEDIAPIPE = ["mediapipe==0.10.9", "opencv-contrib-python>=4.7,<4.12"]
+DLIB = ["dlib-bin>=19.24", "face-recognition-models==0.3.0"]
+FACE_ALIGNMENT = ["face-alignment>=1.4,<2"]  # brings torch, and fetches its weights when first used
+
 DEV = [
     *CPU,
     *MPI,
     *TENSORBOARD,
     *ONNX,
+    *MEDIAPIPE,
+    *DLIB,
     "pytest>=7.4",
     "pytest-xdist>=3.3",
     "ruff>=0.9",
@@ -77,7 +85,17 @@ setup(
     package_data={"mrfomm": ["assets/**"]},
     data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
     install_requires=CORE,
-    extras_require={"cpu": CPU, "mpi": MPI, "cuda": CUDA, "tensorboard": TENSORBOARD, "onnx": ONNX, "dev": DEV},
+    extras_require={
+        "cpu": CPU,
+        "mpi": MPI,
+        "cuda": CUDA,
+        "tensorboard": TENSORBOARD,
+        "onnx": ONNX,
+        "mediapipe": MEDIAPIPE,
+        "dlib": DLIB,
+        "face_alignment": FACE_ALIGNMENT,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "mrfomm-train = mrfomm.commands.train:command",

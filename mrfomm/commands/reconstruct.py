@@ -1,19 +1,19 @@
 """Rebuild test clips from a few of their own frames: `python reconstruct.py --data data/vox --weights runs/vox-256`."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mrfomm import bundled, video
-from mrfomm.animation import array_to_images, batches, images_to_array, load_model
+from mrfomm import bundled
+from mrfomm.animation import load_model
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
-from mrfomm.data.clips import find_clips, open_clip
-from mrfomm.data.sampling import reference_indices
+from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, run_command
+from mrfomm.reconstruction import Settings, append_clip, model_digest, open_run, rebuild_clip
 from mrfomm.runtime import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
@@ -21,7 +21,11 @@ NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="reconstruct.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="reconstruct.py",
+        description=__doc__,
+        epilog="An interrupted run is continued by the same command. `python -m eval.reconstruction DIR` scores it.",
+    )
     add = parser.add_argument
     add(
         "--data", metavar="DIR", default=bundled.SAMPLE_DATA, help="data in FOMM's format, with test/ (the bundled set)"
@@ -29,6 +33,11 @@ def parse_arguments(arguments=None):
     add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
     add("--refs", default="first-last-middle", help="first, first-last, first-last-middle or a number K (%(default)s)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add(
+        "--pseudo",
+        action="store_true",
+        help="the paper's pseudo multi-reference baseline: of K single-reference results the one closest to the truth",
+    )
     add("--output", metavar="DIR", default="reconstruction", help="frames and manifest.jsonl go there (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
@@ -40,21 +49,26 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     count = number_of_references(args.refs)
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: at least 1")
     clips = find_clips(Path(args.data) / "test")
     model = load_model(args.weights, args.fusion)
-    output = Path(args.output)
-    if (output / "manifest.jsonl").exists():
-        raise UserError(f"{output}: already holds a reconstruction; choose another --output")
-    rows = []
+    settings = Settings(
+        weights=model_digest(model),
+        data=str(Path(args.data).resolve()),
+        image_size=model.config.image_size,
+        references=count,
+        fusion=model.config.fusion.mode,
+        pseudo=args.pseudo,
+    )
     with use_context(args.context):
-        make_animator = animator_maker(model, args.backend)
-        for clip in tqdm(clips, unit="clip"):
-            folder = output / "frames" / clip.name
-            rows.append(reconstruct(clip, make_animator, model.config.image_size, count, args.batch, folder))
-    write_manifest(output / "manifest.jsonl", rows)
-    frames = sum(row["frames"] for row in rows)
-    mean = np.average([row["l1"] for row in rows], weights=[row["frames"] for row in rows])
-    print(f"L1D {mean:.4f} over {frames} frames of {len(rows)} clips, {count} references; frames in {output}")
+        rows = rebuild_missing(clips, model, args.backend, args.batch, open_run(args.output, settings, clips))
+    frames = [frame.l1 for row in rows for frame in row.frames]
+    method = "pseudo multi-reference, the best of" if args.pseudo else "from"
+    print(
+        f"L1D {np.mean(frames):.4f} over {len(frames)} frames of {len(rows)} clips, "
+        f"{method} {count} reference{'s' if count > 1 else ''}; frames in {args.output}"
+    )
     return 0
 
 
@@ -67,33 +81,18 @@ def number_of_references(text):
     return int(text)
 
 
-def reconstruct(clip, make_animator, size, count, batch, folder):
-    """Rebuild every frame of a clip from ``count`` of its frames (paper, section 4): PNG frames and a manifest row."""
-    frames = open_clip(clip)
-    references = reference_indices(frames.length, count)
-    animator = make_animator(images_to_array(frames.read(references, size)), batch)
-    total = 0.0
-    with video.open_sink(folder, video.FOLDER_FPS) as sink:
-        for indices in batches(range(frames.length), batch):
-            driving = images_to_array(frames.read(indices, size))
-            prediction = animator.render(animator.keypoints(driving))
-            total += float(np.abs(prediction.astype(np.float64) - driving).mean(axis=(1, 2, 3)).sum())
-            for image in array_to_images(prediction):
-                sink.write(image)
-    return {
-        "clip": clip.name,
-        "source": str(clip.path),
-        "references": [int(index) for index in references],
-        "frames": frames.length,
-        "l1": total / frames.length,
-    }
-
-
-def write_manifest(path, rows):
-    """One JSON line a clip, written in one step."""
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    aside.replace(path)
+def rebuild_missing(clips, model, backend, batch, run):
+    """Rebuild the clips that a Run lacks, one after the other; returns the ClipRows of all."""
+    rows = list(run.rows)
+    done = {row.clip for row in rows}
+    if done:
+        print(f"{run.folder}: {len(done)} of {len(clips)} clips are there already", file=sys.stderr)
+    missing = [clip for clip in clips if clip.name not in done]
+    make_animator = animator_maker(model, backend) if missing else None
+    for clip in tqdm(missing, unit="clip", disable=not missing):
+        rows.append(rebuild_clip(clip, make_animator, batch, run))
+        append_clip(run, rows[-1])
+    return rows
 
 
 def command():

@@ -1,0 +1,86 @@
+"""Measures of reconstruction: arrays in, numbers out, accumulated in float64.
+
+Images are arrays [H,W,C] in [0,1]; landmarks are [n,2], (x, y) in pixels; embeddings are [D]. Two names marked
+*community* follow the programs whose numbers papers report; the names with ``euclidean`` are what their names promise.
+"""
+
+import cv2
+import numpy as np
+
+AKD_SIZE = 256  # pixels: AKD is defined at this size
+SSIM_WINDOW = 11
+_SSIM_SIGMA = 1.5
+_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # for a data range of 1
+
+
+def l1(a, b):
+    """L1D: mean absolute difference of two images."""
+    return float(np.abs(_difference(a, b)).mean())
+
+
+def akd(a, b):
+    """AKD of one frame (community): mean absolute difference over all 2n coordinates. It is no distance of points."""
+    return float(np.abs(_difference(a, b)).mean())
+
+
+def akd_euclidean(a, b):
+    """Mean Euclidean distance of corresponding landmarks."""
+    return float(np.sqrt((_difference(a, b) ** 2).sum(axis=-1)).mean())
+
+
+def aed(a, b):
+    """AED of one frame (community): sum of squared differences of two embeddings, without a square root."""
+    return float((_difference(a, b) ** 2).sum())
+
+
+def aed_euclidean(a, b):
+    """Euclidean distance of two embeddings."""
+    return float(np.sqrt((_difference(a, b) ** 2).sum()))
+
+
+def at_akd_size(landmarks, size):
+    """Landmarks of a square image of ``size`` pixels, in pixels of the same image at 256: [n,2] -> [n,2].
+
+    Differences scale with the image; without this a smaller image would have the smaller AKD.
+    """
+    return np.asarray(landmarks, np.float64) * (AKD_SIZE / size)
+
+
+def psnr(a, b):
+    """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images."""
+    error = float((_difference(a, b) ** 2).mean())
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def ssim(a, b):
+    """Structural similarity (Wang et al., 2004): Gaussian window of 11x11 with sigma 1.5, where it fits in the image.
+
+    Data range 1, K1 = 0.01, K2 = 0.03; the mean over pixels and channels (Wang et al. use luminance alone).
+
+    Raises:
+        ValueError: an image is smaller than the window.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape or min(a.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(f"{a.shape} and {b.shape}: SSIM needs two images of one size, {SSIM_WINDOW} pixels or more")
+    mean_a, mean_b = _local_mean(a), _local_mean(b)
+    variance_a = _local_mean(a * a) - mean_a**2
+    variance_b = _local_mean(b * b) - mean_b**2
+    covariance = _local_mean(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)
+    return float((likeness / ((mean_a**2 + mean_b**2 + _SSIM_C1) * (variance_a + variance_b + _SSIM_C2))).mean())
+
+
+def _local_mean(image):
+    """Gaussian-weighted mean around every pixel whose window fits in: [H,W,C] -> [H-10,W-10,C]."""
+    margin = SSIM_WINDOW // 2
+    blurred = cv2.GaussianBlur(image, (SSIM_WINDOW, SSIM_WINDOW), _SSIM_SIGMA)
+    return blurred[margin:-margin, margin:-margin]
+
+
+def _difference(a, b):
+    """a - b in float64; never broadcast."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"{a.shape} and {b.shape}: what is compared must have one shape")
+    return a - b

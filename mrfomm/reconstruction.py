@@ -1,0 +1,272 @@
+"""Reconstruction: every frame of a test clip rebuilt from a few of its own frames (paper, section 4).
+
+A run is a folder that can be continued after a crash, and scored by ``python -m eval.reconstruction``::
+
+    reconstruction/
+      settings.json            what decides the frames, and how many clips there are in all
+      manifest.jsonl           one line a clip, written when all its frames are on the disk
+      frames/CLIP/000000.png   lossless
+
+A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple, Tuple
+
+import numpy as np
+
+from mrfomm import video
+from mrfomm.animation import array_to_images, batches, images_to_array
+from mrfomm.data.clips import open_clip
+from mrfomm.data.sampling import reference_indices
+from mrfomm.errors import UserError
+
+MANIFEST = "manifest.jsonl"
+SETTINGS = "settings.json"
+
+
+class Settings(NamedTuple):
+    """What decides the frames of a run: it is only continued with the same.
+
+    weights: digest of the model; data: the data's folder; image_size in pixels; references: K; fusion: mode;
+    pseudo: whether K single-reference results compete (the paper's pseudo multi-reference baseline).
+    """
+
+    weights: str
+    data: str
+    image_size: int
+    references: int
+    fusion: str
+    pseudo: bool
+
+
+class FrameRow(NamedTuple):
+    """frame: its number in the clip; file: below the run folder; references: frames it was made from; l1: L1D."""
+
+    frame: int
+    file: str
+    references: Tuple[int, ...]
+    l1: float
+
+
+class ClipRow(NamedTuple):
+    """clip: name; source: path of the truth; references: frame numbers given; l1: mean; frames: FrameRows."""
+
+    clip: str
+    source: str
+    references: Tuple[int, ...]
+    l1: float
+    frames: Tuple[FrameRow, ...]
+
+
+class Run(NamedTuple):
+    """folder; settings: Settings; clips: how many there are to be; rows: a ClipRow for each that is done."""
+
+    folder: Path
+    settings: Settings
+    clips: int
+    rows: Tuple[ClipRow, ...]
+
+
+# Rebuilding
+
+
+class Rebuilder:
+    """Rebuilds frames of one clip.
+
+    Args:
+        make_animator: function of (references, batch) that gives an ``animation.Animator``.
+        references: uint8 [K,S,S,3], frames of the clip.
+        batch: driving frames per call of the network.
+        pseudo: one animator per reference, of whose pictures the one closest to the truth is taken, frame by frame.
+            As this looks at the truth, it is a baseline and not a method.
+    """
+
+    def __init__(self, make_animator, references, batch, pseudo):
+        references = images_to_array(references)
+        groups = [references[k : k + 1] for k in range(len(references))] if pseudo else [references]
+        self._animators = [make_animator(group, batch) for group in groups]
+
+    def __call__(self, truth):
+        """uint8 frames [N,S,S,3] -> (pictures uint8 [N,S,S,3], L1D float64 [N], index of the animator taken [N])."""
+        driving = images_to_array(truth)
+        candidates = np.stack([array_to_images(_absolute(animator, driving)) for animator in self._animators])
+        distances = np.stack([l1_distances(pictures, truth) for pictures in candidates])  # [A,N]
+        best = distances.argmin(axis=0)
+        frames = np.arange(len(truth))
+        return candidates[best, frames], distances[best, frames], best
+
+
+def _absolute(animator, driving):
+    return animator.render(animator.keypoints(driving))
+
+
+def l1_distances(pictures, truth):
+    """Mean absolute difference of each of N pictures, pixels in [0,1]: uint8 [N,H,W,3] twice -> float64 [N]."""
+    difference = np.abs(pictures.astype(np.int16) - truth)
+    return difference.mean(axis=(1, 2, 3), dtype=np.float64) / 255
+
+
+def rebuild_clip(clip, make_animator, batch, run):
+    """Rebuild every frame of a clip into the run's folder, in the place of what an interrupted run left of it.
+
+    Args:
+        clip: Clip. make_animator, batch: see Rebuilder. run: Run.
+
+    Returns:
+        ClipRow: not yet in the manifest.
+
+    Raises:
+        BrokenClip: the clip can't be read. UserError: the folder can't be written.
+    """
+    settings = run.settings
+    frames = open_clip(clip)
+    given = tuple(int(index) for index in reference_indices(frames.length, settings.references))
+    size = settings.image_size
+    rebuild = Rebuilder(make_animator, frames.read(given, size), batch, settings.pseudo)
+    folder = run.folder / "frames" / clip.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)  # first, as open_sink would take a name with a dot for a video's
+    rows = []
+    with video.open_sink(folder, video.FOLDER_FPS) as sink:
+        for indices in batches(range(frames.length), batch):
+            pictures, distances, taken = rebuild(frames.read(indices, size))
+            for index, picture, distance, animator in zip(indices, pictures, distances, taken):
+                file = f"frames/{clip.name}/{sink.count:06d}.png"
+                sink.write(picture)
+                references = (given[animator],) if settings.pseudo else given
+                rows.append(FrameRow(index, file, references, float(distance)))
+    mean = float(np.mean([row.l1 for row in rows]))
+    return ClipRow(clip.name, str(clip.path.resolve()), given, mean, tuple(rows))
+
+
+# The run folder
+
+
+def model_digest(model):
+    """Digest of an ``animation.Model``: its configuration and the content of its parameters."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, parameter in sorted(model.tree.all().items()):
+        digest.update(name.encode())
+        digest.update(parameter.d)
+    return digest.hexdigest()
+
+
+def open_run(folder, settings, clips):
+    """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
+
+    Args:
+        folder: the run folder.
+        settings: Settings.
+        clips: Clips that are to be rebuilt.
+
+    Returns:
+        Run: its rows are of the clips that need no more work.
+
+    Raises:
+        UserError: the folder holds something else, a run with other settings, or can't be written.
+    """
+    folder = Path(folder)
+    rows = []
+    if (folder / SETTINGS).exists():
+        earlier = read_run(folder, torn_line=True)
+        _check_same(folder, earlier.settings, settings)
+        names = {clip.name for clip in clips}
+        rows = [row for row in earlier.rows if row.clip in names and is_whole(folder, row)]
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
+    run = Run(folder, settings, len(clips), tuple(rows))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"settings": settings._asdict(), "clips": len(clips)}
+        _write(folder / SETTINGS, json.dumps(record, indent=1) + "\n")
+        _write(folder / MANIFEST, "".join(map(_line, rows)))
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror}); choose another --output") from error
+    return run
+
+
+def append_clip(run, row):
+    """Enter a clip into a run's manifest; the line is on the disk when this returns."""
+    with open(run.folder / MANIFEST, "a", encoding="utf-8") as file:
+        file.write(_line(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_run(folder, torn_line=False):
+    """Read what ``open_run`` and ``append_clip`` wrote.
+
+    Args:
+        folder: the run folder.
+        torn_line: pass over a last line that a crash has cut short.
+
+    Returns:
+        Run.
+
+    Raises:
+        UserError: no such files, or they are damaged.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file() or not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder}: no reconstruction ({SETTINGS} and {MANIFEST}); make one with reconstruct.py --output {folder}"
+        )
+    text = (folder / SETTINGS).read_text(encoding="utf-8", errors="replace")
+    settings, clips = _parsed(folder / SETTINGS, 1, text, _settings)
+    text = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text and not torn_line:
+        raise UserError(f"{folder / MANIFEST}: ends in half a line; run the same reconstruct.py again to finish it")
+    rows = [_parsed(folder / MANIFEST, number, line, _clip_row) for number, line in enumerate(whole.splitlines(), 1)]
+    return Run(folder, settings, clips, tuple(rows))
+
+
+def is_whole(folder, row):
+    """Whether every picture of a ClipRow is there."""
+    return all((Path(folder) / frame.file).is_file() for frame in row.frames)
+
+
+def _check_same(folder, earlier, settings):
+    changed = [
+        f"{name} was {old}, is {new}" for name, old, new in zip(Settings._fields, earlier, settings) if old != new
+    ]
+    if changed:
+        raise UserError(f"{folder}: made with other settings ({'; '.join(changed)}); choose another --output")
+
+
+def _write(path, text):
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _line(row):
+    frames = [frame._asdict() for frame in row.frames]
+    return json.dumps({**row._asdict(), "frames": frames}) + "\n"
+
+
+def _parsed(path, number, text, build):
+    try:
+        return build(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: line {number} is not what reconstruct.py writes; mend it, or choose another --output"
+        ) from error
+
+
+def _settings(record):
+    return Settings(**record["settings"]), int(record["clips"])
+
+
+def _clip_row(record):
+    frames = tuple(
+        FrameRow(int(frame["frame"]), str(frame["file"]), tuple(frame["references"]), float(frame["l1"]))
+        for frame in record["frames"]
+    )
+    references = tuple(record["references"])
+    return ClipRow(str(record["clip"]), str(record["source"]), references, float(record["l1"]), frames)
