@@ -184,7 +184,7 @@ def measure_data(args, _):
 
 
 def measure_metrics(args, _):
-    """LPIPS (AlexNet): seconds a pair of pictures, eight pairs at a time, by nnabla's functions and the CPU operators."""
+    """LPIPS (AlexNet): seconds a pair of pictures, eight at a time, by nnabla's functions and the CPU operators."""
     pairs = np.random.default_rng(0).integers(0, 256, (2, 8, 256, 256, 3), np.uint8)
     rows = []
     for backend, operators in {"nnabla": ops.NNABLA, "CPU operators": ops.fastest(nn.get_current_context())}.items():

@@ -1,1 +1,1 @@
-"""The paper's measures: reconstruction and angle-binned LPIPS (not written yet)."""
+"""The paper's measures: reconstruction, and LPIPS in bins of the head's angle."""

@@ -8,4 +8,5 @@ DEMO_MODEL = ASSETS / "demo-model"
 SAMPLE_DRIVING = ASSETS / "samples" / "driving.mp4"
 SAMPLE_REFERENCES = tuple(ASSETS / "samples" / f"reference_{name}.png" for name in ("front", "left", "right"))
 SAMPLE_DATA = ASSETS / "samples" / "data"
+BENCHMARK = ASSETS / "samples" / "paper"  # pose-labelled sequences for `python -m eval.bins`
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -13,6 +13,7 @@ IMAGENET_MEAN = np.float32([0.485, 0.456, 0.406])
 IMAGENET_STD = np.float32([0.229, 0.224, 0.225])
 
 VGG19_LAYERS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))  # channels and convolutions per stage, to relu5_1
+VGG16_COUNTS = (2, 2, 3, 3, 3)  # convolutions per stage
 ALEXNET_LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride and padding of each convolution
 
 
@@ -33,15 +34,21 @@ def vgg19_features(x, parameters):
     Returns:
         five Variables, [N,64,H,W] to [N,512,H/16,W/16].
     """
-    features = []
-    for stage, (_, count) in enumerate(VGG19_LAYERS, start=1):
-        if stage > 1:
-            x = F.max_pooling(x, kernel=(2, 2))
-        for i in range(1, count + 1):
-            x = F.relu(_convolution(x, parameters, f"vgg19/conv{stage}_{i}", pad=1))
-            if i == 1:
-                features.append(x)
-    return features
+    stages = _vgg_stages(x, parameters, "vgg19/", [count for _, count in VGG19_LAYERS])
+    return [outputs[0] for outputs in stages]
+
+
+def vgg16_features(x, parameters):
+    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 (torchvision's VGG16, the other network of LPIPS).
+
+    Args:
+        x: [N,3,H,W], normalised, at least 16 pixels on a side.
+        parameters: ``conv{stage}_{i}/{W,b}`` -> Variable.
+
+    Returns:
+        five Variables with 64, 128, 256, 512, 512 channels.
+    """
+    return [outputs[-1] for outputs in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
 
 
 def alexnet_features(x, parameters):
@@ -77,6 +84,19 @@ def vgg19_shapes():
 def load_frozen(arrays):
     """Arrays by name -> Variables by name that take no gradient."""
     return {name: nn.Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
+
+
+def _vgg_stages(x, parameters, scope, counts):
+    """The ReLU outputs of a VGG by stage: a list of lists of Variables."""
+    stages = []
+    for stage, count in enumerate(counts, start=1):
+        if stage > 1:
+            x = F.max_pooling(x, kernel=(2, 2))
+        stages.append([])
+        for i in range(1, count + 1):
+            x = F.relu(_convolution(x, parameters, f"{scope}conv{stage}_{i}", pad=1))
+            stages[-1].append(x)
+    return stages
 
 
 def _convolution(x, parameters, name, pad, stride=1):
