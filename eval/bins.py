@@ -1,0 +1,451 @@
+"""Motion transfer scored in bins of the head's angle (the paper's LPIPS table): `python -m eval.bins --weights CKPT`.
+
+Every pattern (a subject under one illumination) is driven by every other one; what comes out is compared with the true
+recordings of the same head angle. `eval/labels.py` describes the data, `eval/angle_bins.py` the metric.
+"""
+
+import argparse
+import itertools
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from eval.angle_bins import IdentityFeatures, Images, Score, make_axis, plan_bins, score_sets
+from eval.detectors import IDENTITY_BACKENDS, identity_backend
+from eval.generation import MOTIONS, Poses, generate, missing_entries, pairs_of, plan_transfers
+from eval.labels import (
+    KINDS,
+    Content,
+    Pattern,
+    check_same_size,
+    find_media,
+    pattern_folders,
+    read_content,
+    read_patterns,
+)
+from eval.lpips import load_lpips
+from eval.results import bootstrap_interval, markdown_table, paired_difference, provenance, write_rows
+from mrfomm import bundled
+from mrfomm.animation import Model, load_model
+from mrfomm.checkpoint import find_checkpoint
+from mrfomm.commands.backends import BACKENDS, animator_maker
+from mrfomm.config import FUSION_MODES, load_config
+from mrfomm.errors import UserError, run_command
+from mrfomm.export import fingerprint
+from mrfomm.runtime import CONTEXTS, use_context
+
+PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
+    "FOMM": (0.117, 0.131, 0.160),
+    "patch-wise": (0.086, 0.108, 0.142),
+    "element-wise": (0.085, 0.107, 0.141),
+}
+FUSION_NAMES = {"patch": "patch-wise", "element": "element-wise"}
+REFERENCE_COUNTS = {"frontal": 1, "all": 3}
+
+
+class Contestant(NamedTuple):
+    """A model that takes part. references: 1 (the frontal picture) or 3."""
+
+    name: str
+    model: Model
+    references: int
+
+
+class Method(NamedTuple):
+    """Frames to score: ``root/<reference>/<driving>/<kind>``, a folder or an mp4."""
+
+    name: str
+    root: Path
+
+
+class Generated(NamedTuple):
+    """The frames of one method for one pair and kind of sequence."""
+
+    method: str
+    driving: Pattern
+    content: Content
+
+
+class Result(NamedTuple):
+    """A Score and what it is of."""
+
+    method: str
+    reference: str
+    driving: str
+    kind: str
+    score: Score
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(prog="python -m eval.bins", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, a folder a pattern (bundled)")
+    add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled model)")
+    add("--generated", metavar="DIR", nargs="+", default=[], help="frames of other methods: REFERENCE/DRIVING/yaw.mp4")
+    add("--method", metavar="NAME", nargs="+", help="names, of --weights first, then of --generated")
+    add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add(
+        "--refs",
+        choices=("auto", *REFERENCE_COUNTS),
+        default="auto",
+        help="references of a pattern: frontal, or yaw 0, -30 and 30 (auto: frontal if trained with one reference)",
+    )
+    add("--motion", choices=MOTIONS, default="relative", help="move the frontal reference, or copy poses (%(default)s)")
+    add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")
+    add("--lpips-weights", metavar="FILE", default=bundled.LPIPS_ALEXNET, help="LPIPS weights (the bundled AlexNet)")
+    add(
+        "--identity-backend",
+        choices=IDENTITY_BACKENDS,
+        default=IDENTITY_BACKENDS[0],
+        help="face embedding of --features identity (%(default)s)",
+    )
+    add("--identity-weights", metavar="FILE", help="of a face embedding that brings none (openface)")
+    add("--bin-width", type=float, default=2, metavar="DEGREES", help="of the bins [a, a + width) (%(default)s)")
+    add("--range", type=float, default=60, metavar="DEGREES", help="bins from -range to +range (%(default)s)")
+    add(
+        "--pose-tolerance",
+        type=float,
+        default=5,
+        metavar="DEGREES",
+        help="how far a reference may be off (%(default)s)",
+    )
+    add("--allow-missing-poses", action="store_true", help="take the nearest frame where no reference is near enough")
+    add("--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
+    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
+    add("--batch", type=int, default=4, metavar="N", help="frames per call of a network (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Run the command; returns its exit code."""
+    args = parse_arguments(arguments)
+    axis = check(args)
+    contestants, given = contestants_of(args), [Path(path) for path in args.generated]
+    names = method_names(args, contestants, given)
+    contestants = [one._replace(name=name) for one, name in zip(contestants, names)]
+    with tqdm(pattern_folders(args.data), desc="checking recordings", unit="pattern") as bar:
+        patterns = read_patterns(bar)
+    output = make_output(args.output)
+    with use_context(args.context):
+        extractor = load_extractor(args)
+        methods = generate_all(args, contestants, patterns, output / "generated")
+        methods += [Method(name, root) for name, root in zip(names[len(contestants) :], given)]
+        sets = open_sets(methods, patterns)
+        size = scored_size(sets)
+        results = score_all(extractor, axis, patterns, sets, size, args.batch)
+    if not any(result.score.bins for result in results):
+        raise UserError(f"{args.data}: no bin holds both a true and a generated frame; see --range and the label files")
+    write_results(args, output, results, patterns, names, size, sys.argv[1:] if arguments is None else arguments)
+    print((output / "table.md").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+# What takes part
+
+
+def check(args):
+    """Refuse arguments that make no sense, before any work; return the Axis."""
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
+    if not args.pose_tolerance >= 0:
+        raise UserError(f"--pose-tolerance {args.pose_tolerance:g}: give a number of degrees, at least 0")
+    if args.fusion and args.generated and not args.weights:
+        raise UserError("--fusion is for --weights; leave it out")
+    return make_axis(args.bin_width, args.range)
+
+
+def contestants_of(args):
+    """A Contestant for each of --weights, with the name that the table of the paper gives such a model."""
+    contestants = []
+    for path in args.weights or ([] if args.generated else [bundled.DEMO_MODEL]):
+        model = load_model(path, args.fusion)
+        trained = load_config(find_checkpoint(path) / "config.yaml").data.num_references
+        count = REFERENCE_COUNTS.get(args.refs, 1 if trained == 1 else 3)
+        mode = model.config.fusion.mode
+        contestants.append(Contestant("FOMM" if count == 1 else FUSION_NAMES.get(mode, mode), model, count))
+    return contestants
+
+
+def method_names(args, contestants, given):
+    """The names of all methods: --method, or else what the weights are and what the folders are called."""
+    names = args.method or [one.name for one in contestants] + [path.resolve().name for path in given]
+    count = len(contestants) + len(given)
+    if len(names) != count:
+        raise UserError(f"--method: {len(names)} names for {count} methods; give one for each, --weights first")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"--method: two methods are called {name}; give each its own name")
+        if not name or name.startswith(".") or "/" in name:
+            raise UserError(f"--method {name!r}: a name becomes a folder; leave out slashes and leading dots")
+    return names
+
+
+def make_output(path):
+    """The output folder, made now."""
+    output = Path(path)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: can't write there ({error}); choose another --output") from error
+    return output
+
+
+def load_extractor(args):
+    """What describes images: Lpips or IdentityFeatures."""
+    if args.features == "identity":
+        return IdentityFeatures(identity_backend(args.identity_backend, args.identity_weights).embed)
+    return load_lpips(args.lpips_weights)
+
+
+# Frames
+
+
+def generate_all(args, contestants, patterns, folder):
+    """Generate what the cache lacks; returns a Method for each contestant."""
+    poses = Poses(args.pose_tolerance, args.allow_missing_poses)
+    methods, work = [], []
+    for one in contestants:
+        root = folder / one.name
+        origin = {"model": fingerprint(one.model), "backend": args.backend}
+        transfers = plan_transfers(patterns, root, one.references, args.motion, poses, origin)
+        work.append((one.model, missing_entries(transfers)))
+        methods.append(Method(one.name, root))
+    total = sum(
+        entry.driving.content.frames.length
+        for _, transfers in work
+        for transfer in transfers
+        for entry in transfer.entries
+    )
+    with tqdm(total=total, desc="generating", unit="frame", disable=not total) as bar:
+        for model, transfers in work:
+            make_animator = animator_maker(model, args.backend) if transfers else None
+            for transfer in transfers:
+                generate(transfer, make_animator, model.config.image_size, args.batch, bar.update)
+    return methods
+
+
+def open_sets(methods, patterns):
+    """Every method's frames, decoded once and checked.
+
+    Returns:
+        (reference's name, kind) -> list of Generated.
+
+    Raises:
+        UserError: a clip is missing or damaged, has not its driving sequence's frames, or differs in size.
+    """
+    pairs = [(reference, *pair) for reference in patterns for pair in pairs_of(reference, patterns)]
+    clips = [(method, *pair) for method in methods for pair in pairs]
+    sets, first = {}, None
+    with tqdm(clips, desc="checking frames", unit="clip") as bar:
+        for method, reference, driving, kind in bar:
+            path, content = open_generated(method.root / reference.name / driving.name, driving.sequences[kind])
+            first = first or (path, content)
+            check_same_size(path, content, *first)
+            sets.setdefault((reference.name, kind), []).append(Generated(method.name, driving, content))
+    return sets
+
+
+def open_generated(folder, driving):
+    """The frames that were generated from a driving Sequence: (path, Content)."""
+    path = find_media(folder, driving.kind)
+    if path is None:
+        missing = folder / driving.kind
+        raise UserError(f"{missing}: no such folder, and no {missing.name}.mp4; a method needs the frames of all pairs")
+    content = read_content(path)
+    length, wanted = content.frames.length, driving.content.frames.length
+    if length != wanted:
+        raise UserError(f"{path}: {length} frames, its driving sequence has {wanted}; generate it again")
+    return path, content
+
+
+# Scores
+
+
+def scored_size(sets):
+    """Side of the square that all images are cut to (``video.fit``): the generated ones' shorter side."""
+    content = next(iter(sets.values()))[0].content
+    return min(content.height, content.width)
+
+
+def score_all(extractor, axis, patterns, sets, size, batch):
+    """Score all sets of generated frames against the recordings of their reference pattern -> list of Result."""
+    by_name = {pattern.name: pattern for pattern in patterns}
+    jobs = []
+    for (reference, kind), generated in sets.items():
+        sequence = by_name[reference].sequences[kind]
+        true = Images(sequence.own_angles, reader(sequence.content, size))
+        candidates = [Images(g.driving.sequences[kind].own_angles, reader(g.content, size)) for g in generated]
+        jobs.append((reference, kind, generated, true, candidates))
+    results = []
+    with tqdm(total=sum(total_images(axis, *job[-2:]) for job in jobs), desc="scoring", unit="frame") as bar:
+        for reference, kind, generated, true, candidates in jobs:
+            scores = score_sets(extractor, axis, true, candidates, batch, bar.update)
+            results += [Result(g.method, reference, g.driving.name, kind, score) for g, score in zip(generated, scores)]
+    return results
+
+
+def reader(content, size):
+    """Function of frame numbers that reads a clip's frames at a size."""
+    return partial(content.frames.read, size=size)
+
+
+def total_images(axis, true, generated):
+    """How many images ``score_sets`` describes."""
+    return sum(task.images for task in plan_bins(axis, true.angles, [images.angles for images in generated]))
+
+
+# Results
+
+
+def write_results(args, output, results, patterns, names, size, arguments):
+    """Write scores.jsonl, bins.jsonl, curves.png and table.md."""
+    write_rows(output / "scores.jsonl", score_rows(args, results, size))
+    write_rows(output / "bins.jsonl", bin_rows(args, results))
+    draw_curves(output / "curves.png", results, names, args.features)
+    parts = [score_table(args, results, names), difference_table(results, names)]
+    parts.append(notes(args, results, patterns, size, arguments))
+    aside = output / ".table.md.partial"
+    aside.write_text("\n".join(filter(None, parts)), encoding="utf-8")
+    aside.replace(output / "table.md")
+
+
+def labels_of(result):
+    """The columns that name a result."""
+    return {
+        "method": result.method,
+        "reference": result.reference,
+        "driving": result.driving,
+        "sequence": result.kind,
+    }
+
+
+def score_rows(args, results, size):
+    """A row a pair and sequence: its score (None without a bin), bins, images averaged and images left out."""
+    versions = provenance()
+    for result in results:
+        score = result.score
+        yield {
+            **labels_of(result),
+            args.features: score.mean if score.bins else None,
+            "bins": len(score.bins),
+            "true": sum(b.true for b in score.bins),
+            "generated": sum(b.generated for b in score.bins),
+            "dropped": score.dropped,
+            "size": size,
+            "bin_width": args.bin_width,
+            "range": args.range,
+            "versions": versions,
+        }
+
+
+def bin_rows(args, results):
+    """A row a bin: the angle of its middle, its score, and how many images each side averaged."""
+    for result in results:
+        for b in result.score.bins:
+            yield {
+                **labels_of(result),
+                "angle": b.angle,
+                args.features: b.distance,
+                "true": b.true,
+                "generated": b.generated,
+            }
+
+
+def means(results, method, kind) -> Dict:
+    """(reference, driving) -> score, of the pairs with a bin."""
+    return {
+        (result.reference, result.driving): result.score.mean
+        for result in results
+        if (result.method, result.kind) == (method, kind) and result.score.bins
+    }
+
+
+def score_table(args, results, names):
+    """The paper's table: methods by kinds of sequence, with bootstrap intervals over the pairs."""
+    rows = [[name, *(_interval_cell(list(means(results, name, kind).values())) for kind in KINDS)] for name in names]
+    if args.features == "lpips" and Path(args.lpips_weights) == bundled.LPIPS_ALEXNET:
+        for name, values in PAPER.items():
+            rows.append([f"{name}, paper (its own recordings)", *(f"{value:.3f}" for value in values)])
+    return markdown_table([args.features, *KINDS], rows)
+
+
+def difference_table(results, names):
+    """Every two methods, the mean difference over the pairs that both have; empty with one method."""
+    rows = []
+    for a, b in itertools.combinations(names, 2):
+        cells = []
+        for kind in KINDS:
+            ours, theirs = means(results, a, kind), means(results, b, kind)
+            both = sorted(set(ours) & set(theirs))
+            cells.append(_interval_cell([ours[pair] for pair in both], [theirs[pair] for pair in both]))
+        rows.append([f"{a} - {b}", *cells])
+    return markdown_table(["difference", *KINDS], rows) if rows else ""
+
+
+def _interval_cell(values: List[float], subtracted=None):
+    if not values:
+        return None
+    interval = bootstrap_interval(values) if subtracted is None else paired_difference(values, subtracted)
+    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def notes(args, results, patterns, size, arguments):
+    """What has to be known about the numbers."""
+    scored = [result for result in results if result.score.bins]
+    pairs = ", ".join(f"{kind} {len({(r.reference, r.driving) for r in scored if r.kind == kind})}" for kind in KINDS)
+    frames = {pattern.name: pattern.sequences for pattern in patterns}
+    total = sum(frames[result.driving][result.kind].content.frames.length for result in results)
+    used = sum(b.generated for result in scored for b in result.score.bins)
+    dropped = sum(result.score.dropped for result in results)
+    versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
+    lines = [
+        "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns).",
+        f"{len(patterns)} patterns; pairs scored: {pairs}; {len(results) - len(scored)} results without a common bin.",
+        f"Bins of {args.bin_width:g} degrees, {-args.range:g} to {args.range:g}.",
+        f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size.",
+        f"{used} of {total} generated frames were averaged in a bin that has true ones.",
+        f"{dropped} true or generated frames were left out as no face was found in them.",
+        f"Command: `python -m eval.bins {shlex.join(map(str, arguments))}`",
+        f"Versions: {versions}",
+    ]
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def draw_curves(path, results, names, measure):
+    """A panel a kind of sequence: the mean over pairs against the angle, one line a method."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS):
+        for name in names:
+            angles, values = curve(results, name, kind)
+            axes.plot(angles, values, marker=".", linewidth=1, label=name)
+        axes.set_title(f"{kind} sequences", fontsize=10)
+        axes.set_xlabel(f"{kind}, degrees")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(measure)
+    figure.axes[0].legend(fontsize=8)
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=100, format="png")
+    aside.replace(path)
+
+
+def curve(results, method, kind):
+    """Angles of the bins that any pair has, ascending, and the mean of the pairs that have them."""
+    found = {}
+    for result in results:
+        if (result.method, result.kind) == (method, kind):
+            for b in result.score.bins:
+                found.setdefault(b.angle, []).append(b.distance)
+    angles = sorted(found)
+    return angles, [float(np.mean(found[angle])) for angle in angles]
+
+
+if __name__ == "__main__":
+    run_command(main)

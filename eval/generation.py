@@ -1,0 +1,218 @@
+"""Motion transfer for the bin metric (arXiv 2202.10758, section 4): references, poses, and frames kept on the disk.
+
+The frames of one pair of patterns and one sequence stand in a folder of PNGs with a ``manifest.json``: what they were
+made from, and every file's checksum. A folder gets its name when it is whole. It is used again if its manifest says
+that it was made from the same model, references, motion and driving frames, and if no file has changed since.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from eval.labels import Pattern, Sequence
+from mrfomm import video
+from mrfomm.animation import array_to_images, images_to_array, relative_motion
+from mrfomm.errors import UserError
+
+FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
+MOTIONS = ("relative", "absolute")
+MANIFEST = "manifest.json"
+CHUNK = 16  # driving frames in memory
+
+
+class Poses(NamedTuple):
+    """tolerance: degrees that a frame may be off the pose asked for; allow_missing: take the nearest all the same."""
+
+    tolerance: float
+    allow_missing: bool
+
+
+class Entry(NamedTuple):
+    """One folder of generated frames: a driving sequence transferred to a reference pattern.
+
+    Attributes:
+        folder: where the frames go.
+        driving: Sequence.
+        start: driving frame that relative motion starts from; None with absolute motion.
+        manifest: what the frames depend on, plain values by name.
+    """
+
+    folder: Path
+    driving: Sequence
+    start: Optional[int]
+    manifest: Dict
+
+
+class Transfer(NamedTuple):
+    """Everything to generate with one reference pattern. references: frames of its yaw sequence; entries: Entries."""
+
+    pattern: Pattern
+    references: List[int]
+    entries: List[Entry]
+
+
+def reference_frames(pattern, count, poses):
+    """Frames of a pattern's yaw sequence nearest to yaw 0, -30 and +30 (the first of equally near ones).
+
+    Args:
+        pattern: Pattern.
+        count: 1, the frontal one only, or 3.
+        poses: Poses.
+
+    Returns:
+        list of frame numbers, the frontal one first.
+
+    Raises:
+        UserError: no frame is near enough.
+    """
+    sequence = pattern.sequences["yaw"]
+    frames = []
+    for yaw in (FRONTAL, *SIDES)[:count]:
+        off = np.abs(sequence.own_angles - yaw)
+        frames.append(_nearest(off, sequence, f"yaw {yaw:+g}" if yaw else "yaw 0", poses))
+    return frames
+
+
+def start_frame(sequence, poses):
+    """The frame of a sequence nearest to frontal (yaw, pitch and roll 0, by the largest of the three).
+
+    Raises:
+        UserError: no frame is near enough.
+    """
+    return _nearest(np.abs(sequence.angles).max(axis=1), sequence, "frontal, where relative motion starts", poses)
+
+
+def _nearest(off, sequence, what, poses):
+    frame = int(np.argmin(off))
+    if off[frame] > poses.tolerance and not poses.allow_missing:
+        raise UserError(
+            f"{sequence.path}: no frame within {poses.tolerance:g} degrees of {what}; the nearest, frame {frame}, is "
+            f"{off[frame]:.1f} degrees off (use it with --allow-missing-poses)"
+        )
+    return frame
+
+
+def plan_transfers(patterns, folder, count, motion, poses, origin):
+    """What has to be generated: every ordered pair of patterns but a pattern with itself, every kind both have.
+
+    Relative motion is FOMM's way from one person to another, as it leaves the driving person's proportions behind: it
+    carries the movement since a frontal driving frame over to the frontal reference, so that the generated head has
+    the driving head's angles, which the metric relies on. Absolute motion copies the driving keypoints; it needs no
+    frontal driving frame, but brings the driving face's shape along.
+
+    Args:
+        patterns: list of Pattern.
+        folder: entries go to ``folder/<reference>/<driving>/<kind>``.
+        count: references of a pattern, 1 or 3.
+        motion: one of MOTIONS.
+        poses: Poses.
+        origin: what else the frames depend on (the model), plain values by name.
+
+    Returns:
+        list of Transfer.
+
+    Raises:
+        UserError: a pose is missing.
+    """
+    transfers = []
+    for reference in patterns:
+        frames = reference_frames(reference, count, poses)
+        source = {"references": frames, "reference_clip": reference.sequences["yaw"].content.digest}
+        entries = []
+        for driving, kind in pairs_of(reference, patterns):
+            sequence = driving.sequences[kind]
+            start = start_frame(sequence, poses) if motion == "relative" else None
+            manifest = {**origin, **source, "motion": motion, "start": start, "driving_clip": sequence.content.digest}
+            entries.append(Entry(Path(folder, reference.name, driving.name, kind), sequence, start, manifest))
+        transfers.append(Transfer(reference, frames, entries))
+    return transfers
+
+
+def pairs_of(reference, patterns):
+    """The (driving pattern, kind) that a reference pattern is paired with: kinds are those of both patterns."""
+    return [
+        (driving, kind)
+        for driving in patterns
+        if driving.name != reference.name
+        for kind in driving.sequences
+        if kind in reference.sequences
+    ]
+
+
+def missing_entries(transfers):
+    """The transfers with only those entries whose folder is absent, damaged or made from something else."""
+    reduced = (t._replace(entries=[entry for entry in t.entries if not is_whole(entry)]) for t in transfers)
+    return [transfer for transfer in reduced if transfer.entries]
+
+
+def is_whole(entry):
+    """Whether an entry's folder holds what its manifest promises, undamaged."""
+    try:
+        manifest = json.loads((entry.folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest.pop("files")
+        count = entry.driving.content.frames.length
+        return manifest == entry.manifest and len(files) == count and files == _checksums(entry.folder)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False  # then it is made again
+
+
+def generate(transfer, make_animator, size, batch, advance: Callable = lambda count: None):
+    """Generate the frames of all entries of a transfer.
+
+    Args:
+        transfer: Transfer.
+        make_animator: function of (references float32 [K,3,S,S], batch) -> Animator.
+        size: S, the model's image size.
+        batch: driving frames per call of the network.
+        advance: called with a number of frames when they are done.
+
+    Raises:
+        UserError: a frame can't be read or written; entries that are done stay.
+    """
+    images = transfer.pattern.sequences["yaw"].content.frames.read(transfer.references, size)
+    animator = make_animator(images_to_array(images), batch)
+    for entry in transfer.entries:
+        write_entry(entry, _transferred(animator, entry, size, advance))
+
+
+def _transferred(animator, entry, size, advance):
+    """Yield the frames of an entry, uint8 [S,S,3]."""
+    frames = entry.driving.content.frames
+    if entry.start is not None:
+        anchor = animator.reference_keypoints.frame(0)
+        initial = animator.keypoints(images_to_array(frames.read([entry.start], size)))
+    for begin in range(0, frames.length, CHUNK):
+        indices = range(begin, min(begin + CHUNK, frames.length))
+        keypoints = animator.keypoints(images_to_array(frames.read(indices, size)))
+        if entry.start is not None:
+            keypoints = relative_motion(anchor, keypoints, initial)
+        yield from array_to_images(animator.render(keypoints))
+        advance(len(indices))
+
+
+def write_entry(entry, images):
+    """Write frames and manifest aside, then rename. What stood there before is replaced."""
+    folder = entry.folder
+    aside = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        with video.open_sink(aside, video.FOLDER_FPS) as sink:
+            for image in images:
+                sink.write(image)
+        manifest = {**entry.manifest, "files": _checksums(aside)}
+        (aside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error}); make room or choose another --output") from error
+
+
+def _checksums(folder):
+    """File name -> SHA-256 of the frames in a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.png"))}

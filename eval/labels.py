@@ -1,0 +1,225 @@
+"""Recordings with the head's angles, as the bin metric takes them.
+
+::
+
+    DIR/<subject>_<illumination>/     a pattern
+      yaw.mp4    or a folder yaw/ of PNGs: the head turns about this axis
+      yaw.csv    frame,yaw,pitch,roll: the angles of every frame in degrees, frames counted from 0
+      pitch...   roll...
+
+Every clip is decoded once when it is read, so that damage shows before any work is done.
+"""
+
+import csv
+import hashlib
+import math
+from pathlib import Path
+from typing import Dict, NamedTuple
+
+import numpy as np
+
+from mrfomm import video
+from mrfomm.data.clips import Clip, Frames, open_clip
+from mrfomm.errors import UserError
+
+KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
+COLUMNS = ("frame", *KINDS)
+
+
+class Content(NamedTuple):
+    """What a clip holds. frames: to read by number; height, width: of every frame; digest: SHA-256 of the pixels."""
+
+    frames: Frames
+    height: int
+    width: int
+    digest: str
+
+
+class Sequence(NamedTuple):
+    """A clip with angles. path: of the clip; kind: one of KINDS; angles: float64 [N,3] degrees; content: Content."""
+
+    path: Path
+    kind: str
+    angles: np.ndarray
+    content: Content
+
+    @property
+    def own_angles(self):
+        """The angles that the sequence is binned by, [N]."""
+        return self.angles[:, KINDS.index(self.kind)]
+
+
+class Pattern(NamedTuple):
+    """A subject under one illumination. sequences: kind -> Sequence; there is one of yaw."""
+
+    name: str
+    sequences: Dict[str, Sequence]
+
+
+def pattern_folders(root):
+    """The folders of patterns in a folder, at least two, sorted by name. Files and hidden folders are left out.
+
+    Raises:
+        UserError: there are none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give a folder of <subject>_<illumination>/yaw.mp4 and yaw.csv ...")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) < 2:
+        raise UserError(f"{root}: holds fewer than two patterns (folders); give <subject>_<illumination>/yaw.mp4 ...")
+    return folders
+
+
+def read_patterns(folders):
+    """Read and check all recordings.
+
+    Args:
+        folders: iterable of patterns' folders.
+
+    Returns:
+        list of Pattern.
+
+    Raises:
+        UserError: names the file that is missing, unreadable or contradicts another.
+    """
+    patterns = [read_pattern(folder) for folder in folders]
+    first, *others = (sequence for pattern in patterns for sequence in pattern.sequences.values())
+    for other in others:
+        check_same_size(other.path, other.content, first.path, first.content)
+    return patterns
+
+
+def read_pattern(folder):
+    """Read and check the recordings of one pattern -> Pattern.
+
+    Raises:
+        UserError: as ``read_patterns``, or there is no yaw sequence, which the references come from.
+    """
+    sequences = {}
+    for kind in KINDS:
+        path, labels = find_media(folder, kind), folder / f"{kind}.csv"
+        if path is None and labels.exists():
+            raise UserError(f"{labels}: labels without a clip; add {kind}.mp4 or a folder {kind} beside it")
+        if path is not None:
+            sequences[kind] = read_sequence(path, labels, kind)
+    if "yaw" not in sequences:
+        raise UserError(f"{folder}: no yaw sequence, from which the references are taken; add yaw.mp4 and yaw.csv")
+    return Pattern(folder.name, sequences)
+
+
+def find_media(folder, name):
+    """The clip ``name.mp4`` or folder of frames ``name`` in a folder; None if there is neither.
+
+    Raises:
+        UserError: there are both.
+    """
+    folder = Path(folder)
+    found = [path for path in (folder / f"{name}.mp4", folder / name) if path.exists()]
+    if len(found) > 1:
+        raise UserError(f"{found[0]}: there is a folder {name} too; keep one of them")
+    return found[0] if found else None
+
+
+def read_sequence(path, labels, kind):
+    """Read and check a clip and its label file -> Sequence.
+
+    Raises:
+        UserError: one of them can't be read, or they don't have as many frames.
+    """
+    angles = read_labels(labels)
+    content = read_content(path)
+    length = content.frames.length
+    if len(angles) != length:
+        raise UserError(f"{labels}: {len(angles)} rows, but {path} has {length} frames; mend one of them")
+    return Sequence(path, kind, angles, content)
+
+
+def read_labels(path):
+    """Read a label file: columns frame, yaw, pitch, roll (in any order, others ignored), a row for each frame.
+
+    Returns:
+        float64 [N,3]: yaw, pitch, roll in degrees, in the order of the frames.
+
+    Raises:
+        UserError: missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            missing = [name for name in COLUMNS if name not in header]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}")
+            rows = [_row(path, reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
+    if not rows:
+        raise UserError(f"{path}: no row below the column names; give one for every frame")
+    angles = dict(rows)
+    absent = sorted(set(range(len(rows))) - set(angles))
+    if absent:
+        raise UserError(
+            f"{path}: {len(rows)} rows, but none for frame {absent[0]}; number the frames 0, 1, 2 ... once each"
+        )
+    return np.array([angles[frame] for frame in range(len(rows))])
+
+
+def _row(path, line, row):
+    """The frame and the angles of one row."""
+    if None in row:
+        raise UserError(f"{path}: line {line} has more values than there are columns; write decimals with a point")
+    values = [_number(path, line, name, row[name]) for name in COLUMNS]
+    frame, angles = values[0], values[1:]
+    if frame != int(frame):
+        raise UserError(f"{path}: line {line}, frame: {row['frame']} is not a whole number; count frames from 0")
+    beyond = [name for name, angle in zip(KINDS, angles) if abs(angle) > 180]
+    if beyond:
+        raise UserError(f"{path}: line {line}, {beyond[0]}: {row[beyond[0]]} is no angle in -180..180 degrees")
+    return int(frame), angles
+
+
+def _number(path, line, name, text):
+    try:
+        value = float(text)
+    except (TypeError, ValueError):  # a short row has None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: line {line}, {name}: {'nothing' if text is None else repr(text)} is not a number")
+    return value
+
+
+def read_content(path):
+    """Decode a clip once from end to end -> Content.
+
+    Raises:
+        UserError: a frame is damaged, frames differ in size, or the frame rate varies.
+    """
+    digest, count, first = hashlib.sha256(), 0, None
+    for frame in video.open_frames(path):
+        first = frame if first is None else first
+        if frame.shape != first.shape:
+            raise UserError(
+                f"{path}: frame {count} is {size_of(frame)}, the first is {size_of(first)}; make them alike"
+            )
+        digest.update(frame)
+        count += 1
+    frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
+    if frames.length != count:
+        raise UserError(
+            f"{path}: {frames.length} frames, {count} at a constant rate; encode it again at a constant frame rate"
+        )
+    return Content(frames, *first.shape[:2], digest.hexdigest())
+
+
+def size_of(frame):
+    """Of a frame [H,W,3], for people: WxH."""
+    return f"{frame.shape[1]}x{frame.shape[0]}"
+
+
+def check_same_size(path, content, other_path, other):
+    """Raise UserError unless two clips' frames have one size, as LPIPS depends on it."""
+    ours, theirs = (f"{c.width}x{c.height}" for c in (content, other))
+    if ours != theirs:
+        raise UserError(f"{path}: {ours} pixels, but {other_path}: {theirs}; make them alike")
