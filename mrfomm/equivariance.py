@@ -30,7 +30,7 @@ def draw_deformation(rng, batch, sigma_affine, sigma, points):
 
 
 def deform_grid(deformation, height, width):
-    """T of every pixel of a frame: float32 array [B,height,width,2] for ``warp_frame``."""
+    """T of every pixel of a frame: float32 array [B,height,width,2]."""
     theta, control = deformation
     grid = coordinate_grid(height, width).reshape(-1, 2)  # [P,2]
     moved = grid @ theta[:, :, :2].transpose(0, 2, 1) + theta[:, None, :, 2]  # [B,P,2]
@@ -39,9 +39,10 @@ def deform_grid(deformation, height, width):
     return (moved + spline[..., None]).reshape(len(theta), height, width, 2).astype(np.float32)
 
 
-def warp_frame(frame, grid):
-    """Deform frames [B,3,H,W] by a grid from ``deform_grid``; outside the frame it is mirrored at its border."""
-    return F.warp_by_grid(frame, grid, mode="linear", padding_mode="reflect", align_corners=True)
+def mirrored(grid):
+    """Coordinates beyond [-1,1] as those of the same place in a frame mirrored at its borders: array like ``grid``."""
+    turns = np.mod(grid + 1, 4)  # 0 at one border, 2 at the other, and back
+    return (np.where(turns > 2, 4 - turns, turns) - 1).astype(np.float32)
 
 
 def deform_points(points, theta, control):

@@ -150,6 +150,7 @@ class Graph:
     """
 
     def __init__(self, signature, calls, rewrites=()):
+        calls = _fold_constants(signature, calls)
         self.rewrites = rewrites
         self._signature = signature
         self._producers = {call.output.first: call for call in calls}
@@ -249,6 +250,19 @@ class Graph:
                 if axis == wanted:
                     return self.add("Shape", name, start=i, end=i + 1)
         raise ValueError(f"no input has an axis {wanted.label}")
+
+
+def _fold_constants(signature, calls):
+    """The calls that depend on an input. The others are computed now, and become leaves."""
+    varying = {tensor.first for tensor in signature.inputs.values()}
+    kept = []
+    for call in calls:
+        if any(tensor.first in varying for tensor in call.inputs):
+            varying.add(call.output.first)
+            kept.append(call)
+        else:
+            nn.forward_all([call.output.first, call.output.second])
+    return kept
 
 
 # --- From nnabla's functions to ONNX operators -----------------------------------------------------------------------

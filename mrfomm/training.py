@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mrfomm.animation import Animator, images_to_array
 from mrfomm.checkpoint import PREFIX, remove_old_checkpoints, save_checkpoint
-from mrfomm.equivariance import deform_grid, draw_deformation, equivariance_losses, warp_frame
+from mrfomm.equivariance import deform_grid, draw_deformation, equivariance_losses, mirrored
 from mrfomm.errors import UserError
 from mrfomm.losses import (
     discriminator_loss,
@@ -27,6 +27,7 @@ from mrfomm.losses import (
     separation_loss,
 )
 from mrfomm.model import encode_references, judge, kept, keypoints_of, synthesise
+from mrfomm.networks.geometry import warp
 from mrfomm.visualize import tile, training_row
 from mrfomm.watch import RunLog
 
@@ -89,7 +90,7 @@ class GeneratorStep:
         if loss.pixel:
             yield "pixel", loss.pixel * pixel_loss(predictions, targets)
         if loss.equivariance_value or loss.equivariance_jacobian:
-            transformed = keypoints_of(warp_frame(self.driving, self.grid), config.model, training=True)
+            transformed = keypoints_of(warp(self.driving, self.grid), config.model, training=True)
             value, jacobian = equivariance_losses(self.driving_keypoints, transformed, self.theta, self.control)
             yield "equivariance_value", loss.equivariance_value * value
             yield "equivariance_jacobian", loss.equivariance_jacobian * jacobian
@@ -107,7 +108,7 @@ class GeneratorStep:
         """Forward and backward for a Batch and a Deformation: fills the gradients, returns the losses as floats."""
         self.references.d, self.driving.d = batch.references, batch.driving
         self.theta.d, self.control.d = deformation
-        self.grid.d = deform_grid(deformation, *self.driving.shape[2:])
+        self.grid.d = mirrored(deform_grid(deformation, *self.driving.shape[2:]))
         nn.forward_all([self.total, *self._shown], clear_no_need_grad=True)
         self.total.backward(clear_buffer=True)
         return {name: float(variable.d) for name, variable in self.losses.items()}

@@ -1,6 +1,7 @@
 """Operators, blocks and the hourglass against numpy; running statistics; widths and parameter counts of vox-256."""
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 import pytest
 from reference import layers
@@ -77,6 +78,32 @@ def test_convolution_with_given_start_and_transformed_weight():
     assert not tree.all()["conv/W"].d.any()
     np.testing.assert_array_equal(tree.all()["conv/b"].d, [1, -2, 3])
     assert_close(run(output), layers.conv2d(x, np.ones((3, 2, 3, 3)), np.array([1, -2, 3])))
+
+
+def test_convolutions_of_one_input_equal_each_alone():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 5, 9, 7))
+    layers = [("one", 3, {}), ("two", 1, {"zero": True, "bias": np.float32([2])}), ("three", 4, {})]
+
+    def together():
+        return F.concatenate(*ops.convolutions(variable(x), layers, 3, pad=1), axis=1)
+
+    joined, tree = build(together, rng)
+    apart = []
+    for scope, channels, _ in layers:
+        with tree.scope(), nn.parameter_scope(scope):
+            apart.append(run(ops.convolution(variable(x), channels, 3, pad=1)))
+    np.testing.assert_allclose(run(joined), np.concatenate(apart, axis=1), atol=1e-6)
+
+
+def test_convolutions_start_as_each_alone():
+    layers = [("one", 3, {}), ("two", 1, {"zero": True, "bias": np.float32([2])})]
+    _, tree = build(lambda: ops.convolutions(variable(np.zeros((1, 5, 4, 4))), layers, 3))
+    values = {name: value.d for name, value in tree.all().items()}
+    assert values.keys() == {"one/conv/W", "one/conv/b", "two/conv/W", "two/conv/b"}
+    assert values["two/conv/b"] == [2]
+    assert not values["two/conv/W"].any()
+    assert 0 < np.abs(values["one/conv/W"]).max() <= 1 / np.sqrt(45)
 
 
 def test_fixed_convolution_passes_the_gradient_but_keeps_none():

@@ -153,6 +153,23 @@ def test_multiply(x, weight, needed, twice):
     assert_same(functions.multiply, F.mul2, normal(x, weight), needed, twice)
 
 
+def native_halve(x):
+    return F.average_pooling(x, (2, 2))
+
+
+def native_double(x):
+    return F.interpolate(x, scale=(2, 2), mode="nearest")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 7, 9), (3, 5, 8, 6)])
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "native"), [(functions.halve, native_halve), (functions.double, native_double)], ids=["halve", "double"]
+)
+def test_halve_and_double(ours, native, shape, twice):
+    assert_same(ours, native, normal(shape), twice=twice)
+
+
 def grids(batch, height, width, spread):
     return normal((batch, height, width, 2), seed=2)[0] * np.float32(spread)
 
@@ -300,6 +317,18 @@ def test_batch_norm_refuses_shapes_that_do_not_fit():
 def test_warp_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="warp of shapes"):
         functions.warp(nn.Variable((2, 3, 4, 4)), nn.Variable((1, 4, 4, 2)))
+
+
+@pytest.mark.parametrize("function", [functions.halve, functions.double])
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 1, 1, 4, 4)])
+def test_halve_and_double_refuse_shapes_that_do_not_fit(function, shape):
+    with pytest.raises(ValueError, match="of shape"):
+        function(nn.Variable(shape))
+
+
+def test_halve_refuses_a_single_row():
+    with pytest.raises(ValueError, match="halving of shape"):
+        functions.halve(nn.Variable((1, 2, 1, 4)))
 
 
 @pytest.mark.parametrize("weight", [(2, 2, 4, 4), (1, 1, 4, 4), (2, 1, 4, 1)])

@@ -12,8 +12,9 @@ from mrfomm.equivariance import (
     deform_points,
     draw_deformation,
     equivariance_losses,
-    warp_frame,
+    mirrored,
 )
+from mrfomm.networks.geometry import warp
 from mrfomm.networks.keypoints import Keypoints
 
 
@@ -69,7 +70,7 @@ def test_neutral_deformation_is_the_identity():
     neutral = Deformation(np.eye(2, 3, dtype=np.float32)[None], np.zeros((1, 25), np.float32))
     np.testing.assert_allclose(deform_grid(neutral, 5, 7)[0], expected.coordinate_grid(5, 7), atol=1e-6)
     frame = variable(np.random.default_rng(4).random((1, 3, 5, 7)))
-    np.testing.assert_allclose(run(warp_frame(frame, variable(deform_grid(neutral, 5, 7)))), frame.d, atol=1e-6)
+    np.testing.assert_allclose(run(warp(frame, variable(mirrored(deform_grid(neutral, 5, 7))))), frame.d, atol=1e-6)
 
 
 def test_deformed_points_and_their_derivative():
@@ -158,7 +159,7 @@ def test_warped_frame_mirrors_at_the_centres_of_its_border_pixels():
     """PyTorch's reflection padding with align_corners=True; the grid goes two widths beyond the frame."""
     rng = np.random.default_rng(11)
     frame, grid = double(rng.random((2, 3, 5, 8))), double(rng.uniform(-5, 5, (2, 9, 7, 2)))
-    warped = run(warp_frame(*variables(frame, grid)))
+    warped = run(warp(*variables(frame, mirrored(grid))))
     np.testing.assert_allclose(warped, grid_sample(frame, grid, "reflection"), rtol=1e-4, atol=1e-5)
 
 
@@ -168,7 +169,7 @@ def test_mirroring_by_example():
     steps = np.array([-2, -1, -0.5, 0, 3, 3.5, 4, 5, 6, 7, 8])
     grid = np.zeros((1, 1, len(steps), 2))
     grid[0, 0, :, 0] = -1 + pixel * steps
-    warped = run(warp_frame(*variables(row, grid)))[0, 0, 0]
+    warped = run(warp(*variables(row, mirrored(grid))))[0, 0, 0]
     np.testing.assert_allclose(warped, [2, 1, 0.5, 0, 3, 2.5, 2, 1, 0, 1, 2], atol=1e-5)
 
 
@@ -181,6 +182,6 @@ def test_keypoints_of_a_warped_frame_follow_the_convention():
     seen = np.array([0.2, -0.3])  # p_T
     target = run(deform_points(*variables([[seen]], *deformation))[0])[0, 0]
     frame = np.exp(-((at - target) ** 2).sum(-1) / 0.01)[None, None]
-    warped = run(warp_frame(*variables(frame, deform_grid(deformation, size, size))))[0, 0]
+    warped = run(warp(*variables(frame, mirrored(deform_grid(deformation, size, size)))))[0, 0]
     row, column = np.unravel_index(warped.argmax(), warped.shape)
     np.testing.assert_allclose(at[row, column], seen, atol=2 / (size - 1))

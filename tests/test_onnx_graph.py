@@ -232,6 +232,17 @@ def test_a_graph_that_differs_with_the_sizes_is_an_error():
         onnx_graph.trace(build(lambda b, k: [(b, 3)], lambda x: x if x.shape[0] == 2 else x + 1))
 
 
+def test_what_depends_on_no_input_is_computed_once(tmp_path):
+    def network(x):
+        weight = F.concatenate(constant(2, 4, 1, 1), constant(3, 4, 1, 1) * 2, axis=0)
+        return F.convolution(x, weight)
+
+    builder = build(lambda b, k: [(b, 4, 6, 6)], network)
+    _, proto = convert(builder, tmp_path)
+    assert operators(proto) == ["Conv", "Identity"]
+    check_equal(builder, tmp_path)
+
+
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 

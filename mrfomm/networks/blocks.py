@@ -14,12 +14,12 @@ def same_block(x, channels, kernel, training):
 
 def down_block(x, channels, training):
     """3x3 convolution, batch norm, ReLU, average pooling: [N,C,H,W] -> [N,channels,H/2,W/2]."""
-    return F.average_pooling(same_block(x, channels, 3, training), kernel=(2, 2))
+    return ops.halve(same_block(x, channels, 3, training))
 
 
 def up_block(x, channels, training):
     """Nearest upsampling by 2, 3x3 convolution, batch norm, ReLU: [N,C,H,W] -> [N,channels,2H,2W]."""
-    return same_block(F.interpolate(x, scale=(2, 2), mode="nearest"), channels, 3, training)
+    return same_block(ops.double(x), channels, 3, training)
 
 
 def residual_block(x, training):

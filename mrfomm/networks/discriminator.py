@@ -53,7 +53,7 @@ def _block(x, channels, normalise, pool, fixed, transform):
     if normalise:
         x = ops.instance_normalization(x, fixed)
     x = F.leaky_relu(x, 0.2)
-    return F.average_pooling(x, kernel=(2, 2)) if pool else x
+    return ops.halve(x) if pool else x
 
 
 def _spectral_normalisation(fixed):

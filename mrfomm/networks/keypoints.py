@@ -36,11 +36,9 @@ def detect_keypoints(image, num_keypoints, expansion, max_features, blocks, scal
     with nn.parameter_scope("keypoints"):
         with nn.parameter_scope("hourglass"):
             features = hourglass(downsample(image, scale), expansion, max_features, blocks, training)
-        with nn.parameter_scope("heatmap"):
-            logits = ops.convolution(features, num_keypoints, KERNEL)
-        with nn.parameter_scope("jacobian"):
-            identities = np.tile(np.float32([1, 0, 0, 1]), num_keypoints)
-            local = ops.convolution(features, 4 * num_keypoints, KERNEL, zero=True, bias=identities)
+        identities = {"zero": True, "bias": np.tile(np.float32([1, 0, 0, 1]), num_keypoints)}
+        heads = [("heatmap", num_keypoints, {}), ("jacobian", 4 * num_keypoints, identities)]
+        logits, local = ops.convolutions(features, heads, KERNEL)
     return _soft_argmax(logits, local, temperature)
 
 

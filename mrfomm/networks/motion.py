@@ -50,10 +50,8 @@ def estimate_motion(image, reference, driving, expansion, max_features, blocks, 
     with nn.parameter_scope("motion"):
         with nn.parameter_scope("hourglass"):
             features = hourglass(hints, expansion, max_features, blocks, training)
-        with nn.parameter_scope("mask"):
-            mask = F.softmax(ops.convolution(features, count + 1, 7, pad=3), axis=1)
-        with nn.parameter_scope("occlusion"):
-            occlusion = F.sigmoid(ops.convolution(features, 1, 7, pad=3))
+        mask, occlusion = ops.convolutions(features, [("mask", count + 1, {}), ("occlusion", 1, {})], 7, pad=3)
+    mask, occlusion = F.softmax(mask, axis=1), F.sigmoid(occlusion)
     return Motion(_combine(sparse, mask), occlusion, mask)
 
 

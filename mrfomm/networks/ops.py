@@ -33,12 +33,16 @@ class Operators(NamedTuple):
     warp(x, grid): x [N,C,H,W] sampled bilinearly at grid [N,h,w,2] ((x, y) in [-1,1], corners on pixel centres, zeros
         outside) -> [N,C,h,w].
     multiply(x, weight): x [...,C,H,W] times weight [...,1 or C,H,W] -> like x.
+    halve(x): the average of every 2x2 pixels, x [N,C,H,W] -> [N,C,H//2,W//2].
+    double(x): every pixel as 2x2 of the same, x [N,C,H,W] -> [N,C,2H,2W].
     """
 
     convolution: Callable
     batch_normalization: Callable
     warp: Callable
     multiply: Callable
+    halve: Callable
+    double: Callable
 
 
 def _convolution(x, weight, bias, pad, stride):
@@ -59,7 +63,15 @@ def _multiply(x, weight):
     return x * weight
 
 
-NNABLA = Operators(_convolution, _batch_normalization, _warp, _multiply)
+def _halve(x):
+    return F.average_pooling(x, kernel=(2, 2))
+
+
+def _double(x):
+    return F.interpolate(x, scale=(2, 2), mode="nearest")
+
+
+NNABLA = Operators(_convolution, _batch_normalization, _warp, _multiply, _halve, _double)
 SWITCH = "MRFOMM_CPU_OPERATORS"  # environment variable; "0" leaves everything to nnabla
 
 _current = contextvars.ContextVar("operators", default=NNABLA)
@@ -89,12 +101,23 @@ def fastest(context):
     def batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
         return functions.batch_norm_relu(x, gamma, beta, mean, var, batch_stat, BATCH_NORM_DECAY, BATCH_NORM_EPS, relu)
 
-    return Operators(functions.convolution, batch_normalization, functions.warp, functions.multiply)
+    f = functions
+    return Operators(f.convolution, batch_normalization, f.warp, f.multiply, f.halve, f.double)
 
 
 def multiply(x, weight):
     """x [...,C,H,W] times weight [...,1,H,W] or like x -> like x."""
     return _current.get().multiply(x, weight)
+
+
+def halve(x):
+    """Average every 2x2 pixels: [N,C,H,W] -> [N,C,H//2,W//2]."""
+    return _current.get().halve(x)
+
+
+def double(x):
+    """Repeat every pixel as 2x2 (nearest upsampling): [N,C,H,W] -> [N,C,2H,2W]."""
+    return _current.get().double(x)
 
 
 def warp(x, grid):
@@ -123,15 +146,41 @@ def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, 
     Returns:
         [N,channels,H',W'].
     """
-    limit = 0.0 if zero else 1.0 / np.sqrt(x.shape[1] * kernel * kernel)
+    weight, offset = _filter(x.shape[1], channels, kernel, zero, bias, fixed)
+    if transform is not None:
+        weight = transform(weight)
+    return raw_convolution(x, weight, offset, pad)
+
+
+def convolutions(x, layers, kernel, pad=0):
+    """Several convolutions of the same ``x``, computed as one, which is faster.
+
+    Args:
+        x: [N,C,H,W].
+        layers: (scope, channels, options) of each; options are ``zero`` and ``bias`` of :func:`convolution`.
+        kernel, pad: as of :func:`convolution`.
+
+    Returns:
+        list of [N,channels,H',W'].
+    """
+    filters = []
+    for scope, channels, options in layers:
+        with nn.parameter_scope(scope):
+            filters.append(_filter(x.shape[1], channels, kernel, **options))
+    y = raw_convolution(x, *(F.concatenate(*parts, axis=0) for parts in zip(*filters)), pad)
+    ends = np.cumsum([channels for _, channels, _ in layers])
+    return [y[:, end - channels : end] for end, (_, channels, _) in zip(ends, layers)]
+
+
+def _filter(depth, channels, kernel, zero=False, bias=None, fixed=False):
+    """The parameters ``conv/W`` [channels,depth,kernel,kernel] and ``conv/b`` [channels], see :func:`convolution`."""
+    limit = 0.0 if zero else 1.0 / np.sqrt(depth * kernel * kernel)
     start = UniformInitializer((-limit, limit)) if limit else ConstantInitializer(0)
     with nn.parameter_scope("conv"):
-        shape = (channels, x.shape[1], kernel, kernel)
+        shape = (channels, depth, kernel, kernel)
         weight = get_parameter_or_create("W", shape, start, as_need_grad=not fixed)
         offset = get_parameter_or_create("b", (channels,), start if bias is None else bias, as_need_grad=not fixed)
-        if transform is not None:
-            weight = transform(weight)
-    return raw_convolution(x, weight, offset, pad)
+    return weight, offset
 
 
 def batch_normalization(x, batch_stat, relu=False):

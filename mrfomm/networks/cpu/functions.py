@@ -83,6 +83,20 @@ def multiply(x, weight):
     return _Multiply()(x, weight)
 
 
+def halve(x):
+    """``F.average_pooling`` of 2x2: [N,C,H,W] -> [N,C,H//2,W//2]; H and W at least 2, else ValueError."""
+    if x.ndim != 4 or min(x.shape[2:]) < 2:
+        raise ValueError(f"halving of shape {x.shape}")
+    return _Halve()(x)
+
+
+def double(x):
+    """Nearest ``F.interpolate`` by 2: [N,C,H,W] -> [N,C,2H,2W]; other shapes raise ValueError."""
+    if x.ndim != 4:
+        raise ValueError(f"doubling of shape {x.shape}")
+    return _Double()(x)
+
+
 def warp(x, grid):
     """``F.warp_by_grid`` with linear interpolation, zeros outside of the image and corners on pixel centres.
 
@@ -101,6 +115,7 @@ def warp(x, grid):
     return _Warp()(x, grid)
 
 
+QUARTER = np.float32(0.25)
 _CONTEXT = nn.Context(["cpu:float"], "CpuCachedArray", "0")
 
 
@@ -273,6 +288,36 @@ class _Multiply(_Function):
             kernels.multiply_sum(x.reshape(self._images), dy, dweight.add, dweight.array.reshape(self._maps))
 
 
+class _Halve(_Function):
+    def setup_impl(self, inputs, outputs):
+        *batch, height, width = inputs[0].shape
+        outputs[0].reset_shape((*batch, height // 2, width // 2), True)
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def forward(self, x, y):
+        kernels.halve(_maps(x), QUARTER, False, _maps(y))
+
+    def backward(self, inputs, dy, grads):
+        kernels.double(_maps(dy), QUARTER, grads[0].add, _maps(grads[0].array))
+
+
+class _Double(_Function):
+    def setup_impl(self, inputs, outputs):
+        *batch, height, width = inputs[0].shape
+        outputs[0].reset_shape((*batch, 2 * height, 2 * width), True)
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def forward(self, x, y):
+        kernels.double(_maps(x), kernels.ONE, False, _maps(y))
+
+    def backward(self, inputs, dy, grads):
+        kernels.halve(_maps(dy), kernels.ONE, grads[0].add, _maps(grads[0].array))
+
+
 class _Warp(_Function):
     def setup_impl(self, inputs, outputs):
         x, grid = inputs
@@ -307,6 +352,11 @@ class _Warp(_Function):
             kernels.warp_products(_flat(x), dy, index, products)
             points, dpoints = grid.reshape(self._points), dgrid.array.reshape(self._points)
             kernels.warp_backward_grid(points, *self._size, products, dgrid.add, dpoints)
+
+
+def _maps(array):
+    """[N,C,H,W] -> [N*C,H,W]."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _flat(array):

@@ -1,4 +1,5 @@
-"""Loops over arrays, compiled by numba: batch normalization with ReLU, multiplication by maps, bilinear warping.
+"""Loops over arrays, compiled by numba: batch normalization with ReLU, multiplication by maps, bilinear warping,
+pooling.
 
 Arrays are C-contiguous float32, with the axes of the image flattened into one. Each turn of a ``prange`` writes memory
 of its own and sums in a fixed order, so results do not depend on the number of threads.
@@ -114,6 +115,30 @@ def multiply_sum(x, y, accumulate, total):
             for i in range(size):
                 value = x[n, c, i] * y[n, c, i]
                 total[n, i] = total[n, i] + value if add else value
+
+
+@_parallel
+def halve(x, scale, accumulate, y):
+    """y (+)= scale * the sum of every 2x2 of x: x [M,H,W], y [M,H//2,W//2]."""
+    maps, height, width = y.shape
+    for m in prange(maps):
+        for i in range(height):
+            for j in range(width):
+                above = x[m, 2 * i, 2 * j] + x[m, 2 * i, 2 * j + 1]
+                value = scale * (above + x[m, 2 * i + 1, 2 * j] + x[m, 2 * i + 1, 2 * j + 1])
+                y[m, i, j] = y[m, i, j] + value if accumulate else value
+
+
+@_parallel
+def double(x, scale, accumulate, y):
+    """y (+)= scale * every pixel of x as 2x2, 0 beyond: x [M,H//2,W//2], y [M,H,W]."""
+    maps, height, width = y.shape
+    for m in prange(maps):
+        for i in range(height):
+            for j in range(width):
+                inside = i // 2 < x.shape[1] and j // 2 < x.shape[2]
+                value = scale * x[m, i // 2, j // 2] if inside else ZERO
+                y[m, i, j] = y[m, i, j] + value if accumulate else value
 
 
 @_compiled

@@ -1,0 +1,53 @@
+"""Trajectories of the angles."""
+
+import numpy as np
+import pytest
+
+from mrfomm.heads import motion
+
+LIMITS = np.array(motion.LIMITS)
+
+
+def test_random_motion_is_smooth_and_covers_the_range():
+    for seed in range(20):
+        angles = motion.random_motion(64, np.random.default_rng(seed))
+        assert angles.shape == (64, 3)
+        assert (np.abs(angles) <= LIMITS + 1e-9).all()
+        assert angles[:, 0].min() <= -48
+        assert angles[:, 0].max() >= 48
+        assert (np.ptp(angles, axis=0) > LIMITS * 0.6).all()
+        assert np.abs(np.diff(angles, axis=0)).max() < 20  # degrees a frame
+        assert np.abs(np.diff(angles, 2, axis=0)).max() < 6
+
+
+def test_turned_heads_nod_and_tilt_less():
+    angles = np.concatenate([motion.random_motion(64, np.random.default_rng(seed)) for seed in range(30)])
+    bound = LIMITS[1:] * (1 - 0.6 * (angles[:, :1] / 60) ** 2)
+    assert (np.abs(angles[:, 1:]) <= bound + 1e-9).all()
+
+
+@pytest.mark.parametrize(("axis", "limit"), list(zip(motion.AXES, motion.LIMITS)))
+def test_sweeps(axis, limit):
+    angles = motion.sweep(axis, 121, np.random.default_rng(3))
+    swept = motion.AXES.index(axis)
+    np.testing.assert_allclose(angles[:, swept], np.linspace(-limit, limit, 121))
+    assert np.abs(np.delete(angles, swept, 1)).max() <= 1.5
+    if axis == "yaw":  # the references of the paper's protocol
+        assert {-30.0, 0.0, 30.0} <= set(angles[:, 0].round(9))
+
+
+def test_same_seed_same_motion():
+    first, same, other = (motion.random_motion(30, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1
+
+
+def test_smooth_against_a_loop():
+    curve = np.random.default_rng(0).normal(size=(20, 2))
+    seconds, reach = 0.06, 5  # 3 * 0.06 * 25 = 4.5 frames
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (seconds * motion.FPS)) ** 2)
+    expected = np.empty_like(curve)
+    for row in range(20):
+        rows = [min(max(row + step, 0), 19) for step in range(-reach, reach + 1)]
+        expected[row] = sum(weight * curve[at] for weight, at in zip(kernel, rows)) / kernel.sum()
+    np.testing.assert_allclose(motion.smooth(curve, seconds), expected)
