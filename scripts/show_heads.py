@@ -1,0 +1,78 @@
+"""Pictures of rendered heads: `python scripts/show_heads.py conventions -o docs/heads-conventions.png`.
+
+``conventions`` shows the signs of the labels on one head; ``people`` is a contact sheet of random people.
+"""
+
+import argparse
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mrfomm.errors import run_command
+from mrfomm.heads import appearance
+from mrfomm.heads.dataset import PAPER_FRAMING
+from mrfomm.heads.geometry import load_template, sample_shape
+from mrfomm.heads.motion import AXES
+from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
+from mrfomm.heads.textures import make_canvas
+
+SIZE = 192
+TURNS = {"yaw": (-60, -30, 0, 30, 60), "pitch": (-30, -15, 0, 15, 30), "roll": (-30, -15, 0, 15, 30)}
+COLUMNS = 8
+
+
+def conventions(template, canvas, seed):
+    """A row for each angle, a head for each of its values: uint8 [H,W,3]."""
+    person = make_person(template, canvas, draw_identity(template, np.random.default_rng(seed)))
+    backdrop = appearance.Backdrop("plain", ((0.75, 0.77, 0.8),) * 3, 0)
+    scene = appearance.Scene(appearance.paper_lights()["soft"], backdrop, PAPER_FRAMING)
+    stage, face = make_stage(person, scene, SIZE), np.zeros(len(person.units))
+    rows = []
+    for axis, values in TURNS.items():
+        poses = [tuple(value * (axis == name) for name in AXES) for value in values]
+        frames = [render_frame(person, stage, pose, face) for pose in poses]
+        rows.append(np.concatenate([labelled(f, f"{axis} {v:+d}") for f, v in zip(frames, values)], 1))
+    return np.concatenate(rows)
+
+
+def people(template, canvas, seed):
+    """A contact sheet of 24 random people at rest: uint8 [H,W,3]."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(3 * COLUMNS):
+        person = make_person(template, canvas, draw_identity(template, rng))
+        stage = make_stage(person, appearance.sample_scene(rng), SIZE)
+        frames.append(render_frame(person, stage, (0, 0, 0), np.zeros(len(person.units))))
+    return np.concatenate([np.concatenate(frames[i : i + COLUMNS], 1) for i in range(0, len(frames), COLUMNS)])
+
+
+def draw_identity(template, rng):
+    shape = sample_shape(template, rng)
+    return Identity(shape, appearance.sample_look(shape, rng))
+
+
+def labelled(frame, text):
+    """The frame with a line of text at its top."""
+    frame = frame.copy()
+    for color, thickness in (((255, 255, 255), 3), ((20, 20, 20), 1)):
+        cv2.putText(frame, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, color, thickness, cv2.LINE_AA)
+    return frame
+
+
+PICTURES = {"conventions": conventions, "people": people}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("picture", choices=PICTURES)
+    parser.add_argument("--seed", type=int, default=11, help="which people (%(default)s)")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    options = parser.parse_args(arguments)
+    template = load_template()
+    canvas = make_canvas(template, texture_size(SIZE))
+    Image.fromarray(PICTURES[options.picture](template, canvas, options.seed)).save(options.output, optimize=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
