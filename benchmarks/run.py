@@ -38,7 +38,7 @@ from mrfomm.networks import ops
 ROOT = Path(__file__).parent.parent
 SECTIONS = ("inference", "commands", "training", "data", "metrics")
 ARCHITECTURE = "vox-256.yaml"
-CLIP_LENGTHS = (4, 24)  # of the driving clips for whole commands
+CLIP_LENGTHS = (2, 14)  # of the driving clips for whole commands
 
 
 def parse_arguments(arguments=None):
