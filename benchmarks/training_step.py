@@ -49,6 +49,7 @@ def main(arguments=None):
     """Time the step; prints JSON on rank 0."""
     args = parse_arguments(arguments)
     overrides = [f"train.batch_size={args.batch}", "train.validation_clips=0"]
+    overrides += ["model.num_keypoints=10", "loss.separation=0"]  # FOMM's
     config = load_config(bundled.CONFIGS / "person-64.yaml", overrides)
     with start_processes("cpu") as communicator, tempfile.TemporaryDirectory() as folder:
         operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
