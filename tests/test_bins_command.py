@@ -464,3 +464,16 @@ def test_the_command_says_one_line_and_exits_with_2(files, data, tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "roll.csv: no column roll" in line
     assert result.stderr.endswith(line + "\n")
+
+
+def test_bundled_recordings_follow_the_paper():
+    """Five people under two lights, one of them under one: nine patterns, with the references' poses in each."""
+    patterns = read_patterns(pattern_folders(bundled.BENCHMARK))
+    people = [pattern.name.split("_")[0] for pattern in patterns]
+    assert sorted(map(people.count, set(people))) == [1, 2, 2, 2, 2]
+    for pattern in patterns:
+        yaw = pattern.sequences["yaw"].own_angles
+        np.testing.assert_allclose(yaw[reference_frames(pattern, 3, Poses(1, False))], [0, -30, 30], atol=1)
+        for kind, limit in (("yaw", 60), ("pitch", 30), ("roll", 30)):
+            angles = pattern.sequences[kind].own_angles
+            assert (angles.min(), angles.max()) == (-limit, limit)
