@@ -162,8 +162,8 @@ class Backdrop(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """fill: height of the head without its hair as a share of the picture's; shift: of its middle, to the right and up, as
-    shares of the picture; distance of the camera in decimetres."""
+    """fill: height of the head without its hair as a share of the picture's; shift: of its middle, to the right and
+    up, as shares of the picture; distance of the camera in decimetres."""
 
     fill: float
     shift: Tuple[float, float]
