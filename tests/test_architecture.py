@@ -34,7 +34,7 @@ ALLOWED = {
 }
 
 # eval: the measures themselves, and the commands, which alone may use what nobody else imports
-METRICS = {f"eval.{name}" for name in ("angle_bins", "detectors", "lpips", "metrics", "results")}
+METRICS = [f"eval.{name}" for name in ("angle_bins", "detectors", "lpips", "metrics", "results")]
 EVAL_COMMANDS = {"eval.bins", "eval.reconstruction"}
 ALLOWED.update({name: {"mrfomm.errors", "mrfomm.networks", *METRICS} for name in METRICS})
 
