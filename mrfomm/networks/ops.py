@@ -148,7 +148,8 @@ def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, 
     """
     weight, offset = _filter(x.shape[1], channels, kernel, zero, bias, fixed)
     if transform is not None:
-        weight = transform(weight)
+        with nn.parameter_scope("conv"):
+            weight = transform(weight)
     return raw_convolution(x, weight, offset, pad)
 
 
