@@ -178,7 +178,7 @@ def test_bad_starts(tmp_path, data):
 def test_killed_run_continues_as_if_nothing_had_happened(tmp_path, data):
     """kill -9 at a random step loses the steps since the last checkpoint only, and the rest is bit for bit the same.
 
-    Every part runs in a process of its own, as for users: libraries that other tests load may change how this one rounds.
+    Every part runs in a process of its own, as for users: libraries that other tests load may change rounding here.
     """
     changes = {"train": {"checkpoint_every": 2, "epochs": 3}, "data": {"num_repeats": 16}}
     (tmp_path / "tiny.yaml").write_text(config_to_yaml(tiny.config(**changes)))
