@@ -33,6 +33,13 @@ def test_gaussian_heatmaps(variance):
     np.testing.assert_allclose(heatmaps, expected.gaussian_heatmaps(points, 9, 12, variance), rtol=3e-5, atol=1e-7)
 
 
+def test_heatmap_difference():
+    points, others = double(np.random.default_rng(2).uniform(-1.2, 1.2, (2, 2, 3, 2)))
+    difference = run(geometry.heatmap_difference(variable(points), variable(others), 9, 12, 0.1))
+    wanted = expected.gaussian_heatmaps(points, 9, 12, 0.1) - expected.gaussian_heatmaps(others, 9, 12, 0.1)
+    np.testing.assert_allclose(difference, wanted, atol=1e-6)
+
+
 def test_gaussian_heatmap_is_one_at_its_point():
     heatmaps = run(geometry.gaussian_heatmaps(variable([[[1, -1], [0, 0.5]]]), 5, 3, 0.01))
     assert heatmaps[0, 0, 0, 2] == 1

@@ -15,6 +15,7 @@ __all__ = [
     "coordinate_grid",
     "downsample",
     "gaussian_heatmaps",
+    "heatmap_difference",
     "inverse_2x2",
     "matmul_2x2",
     "resize",
@@ -40,14 +41,24 @@ def gaussian_heatmaps(points, height, width, variance):
     Returns:
         [N,n,height,width] in (0,1].
     """
+    rows, columns = _gaussian_factors(points, height, width, variance)
+    return F.reshape(F.batch_matmul(rows, columns), (*points.shape[:2], height, width))
+
+
+def heatmap_difference(points, others, height, width, variance):
+    """``gaussian_heatmaps`` of the points less those of the others, [N,n,height,width], in one product."""
+    rows, columns = _gaussian_factors(points, height, width, variance)
+    other_rows, other_columns = _gaussian_factors(others, height, width, variance)
+    difference = F.batch_matmul(F.concatenate(rows, -other_rows, axis=2), F.concatenate(columns, other_columns, axis=1))
+    return F.reshape(difference, (*points.shape[:2], height, width))
+
+
+def _gaussian_factors(points, height, width, variance):
+    """The Gaussians along y and along x, whose products are the heatmaps: [N*n,height,1], [N*n,1,width]."""
     grid = coordinate_grid(height, width)
-    squared_x = _squared_distance(points, 0, grid[0, :, 0])  # [N,n,width]
-    squared_y = _squared_distance(points, 1, grid[:, 0, 1])  # [N,n,height]
-    maps = (*points.shape[:2], height, width)
-    squared = F.broadcast(F.reshape(squared_x, (*points.shape[:2], 1, width)), maps) + F.broadcast(
-        F.reshape(squared_y, (*points.shape[:2], height, 1)), maps
-    )
-    return F.exp(squared * (-0.5 / variance))
+    rows = F.exp(_squared_distance(points, 1, grid[:, 0, 1]) * (-0.5 / variance))
+    columns = F.exp(_squared_distance(points, 0, grid[0, :, 0]) * (-0.5 / variance))
+    return F.reshape(rows, (-1, height, 1)), F.reshape(columns, (-1, 1, width))
 
 
 def _squared_distance(points, axis, positions):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import hourglass
-from mrfomm.networks.geometry import apply_affine, coordinate_grid, gaussian_heatmaps, inverse_2x2, matmul_2x2, warp
+from mrfomm.networks.geometry import apply_affine, coordinate_grid, heatmap_difference, inverse_2x2, matmul_2x2, warp
 
 
 class Motion(NamedTuple):
@@ -39,9 +39,7 @@ def estimate_motion(image, reference, driving, expansion, max_features, blocks, 
     batch, channels, height, width = image.shape
     count = driving.value.shape[1]
     sparse = sparse_motions(reference, driving, height, width)  # [N,n+1,2,h,w]
-    heatmaps = gaussian_heatmaps(driving.value, height, width, variance) - gaussian_heatmaps(
-        reference.value, height, width, variance
-    )
+    heatmaps = heatmap_difference(driving.value, reference.value, height, width, variance)
     background = nn.Variable.from_numpy_array(np.zeros((batch, 1, height, width), np.float32))
     heatmaps = F.reshape(F.concatenate(background, heatmaps, axis=1), (batch, count + 1, 1, height, width))
     warped = _warp_by_each(image, sparse)  # [N,n+1,3,h,w]
@@ -75,12 +73,10 @@ def sparse_motions(reference, driving, height, width):
 
 def _warp_by_each(image, sparse):
     """Warp each image [N,3,h,w] by each of its sparse motions [N,m,2,h,w] -> [N,m,3,h,w]."""
-    batch, channels, height, width = image.shape
-    count = sparse.shape[1]
-    repeated = F.broadcast(F.reshape(image, (batch, 1, channels, height, width)), (batch, count, *image.shape[1:]))
-    folded = F.reshape(repeated, (batch * count, channels, height, width))  # [N*m,3,h,w]
-    grid = F.transpose(F.reshape(sparse, (batch * count, 2, height, width)), (0, 2, 3, 1))  # [N*m,h,w,2]
-    return F.reshape(warp(folded, grid), (batch, count, channels, height, width))
+    batch, count, _, height, width = sparse.shape
+    grid = F.reshape(F.transpose(sparse, (0, 1, 3, 4, 2)), (batch, count * height, width, 2))  # one below the other
+    warped = F.reshape(warp(image, grid), (batch, -1, count, height, width))  # [N,3,m,h,w]
+    return F.transpose(warped, (0, 2, 1, 3, 4))
 
 
 def _combine(sparse, mask):
