@@ -3,41 +3,26 @@
 import argparse
 import contextlib
 import sys
-from functools import partial
-from typing import Callable, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled, video
-from mrfomm.animation import (
-    KeypointArrays,
-    array_to_images,
-    batches,
-    find_start,
-    images_to_array,
-    load_model,
-    movement_scale,
-    relative_motion,
-)
+from mrfomm.animation import images_to_array, load_model
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
-from mrfomm.crop import crop, find_clip_box, find_image_box
 from mrfomm.errors import UserError, run_command
 from mrfomm.overlap import read_ahead, write_behind
+from mrfomm.reenactment import (
+    Transfer,
+    detect,
+    prepare_driving,
+    read_reference,
+    synthesise,
+    synthesise_with_masks,
+    target_keypoints,
+)
 from mrfomm.runtime import CONTEXTS, use_context
-from mrfomm.visualize import breakdown_picture, tile
-
-
-class Driving(NamedTuple):
-    """A driving clip as the network takes it. source: FrameSource; prepare: frame of any size -> [S,S,3]."""
-
-    source: video.FrameSource
-    prepare: Callable
-
-    def __iter__(self):
-        """uint8 frames [S,S,3]; every iteration is a new pass."""
-        return map(self.prepare, self.source)
+from mrfomm.visualize import tile
 
 
 def parse_arguments(arguments=None):
@@ -81,17 +66,21 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    check(args)
+    transfer = check(args)
     model = load_model(args.weights, args.fusion)
     size = model.config.image_size
-    references = [read_reference(path, size, args.crop) for path in args.refs]
-    driving = open_driving(args.driving, size, args.crop)
+    references = [read_reference(path, size, args.crop, tell) for path in args.refs]
+    driving = prepare_driving(video.open_frames(args.driving), size, args.crop, tell)
     with use_context(args.context), open_outputs(args, driving.source.fps) as (write, write_masks):
         make_animator = animator_maker(model, args.backend, bool(args.masks))
         animator = make_animator(images_to_array(references), args.batch)
-        keypoints = target_keypoints(args, animator, detect(animator, driving, args.batch))
-        images = synthesise(animator, keypoints, args.batch, references, write_masks)
-        images = progress(images, len(keypoints.value))
+        poses = detect(animator, driving, args.batch, progress)
+        keypoints = target_keypoints(transfer, animator.reference_keypoints, poses, tell)
+        if write_masks:
+            images = synthesise_with_masks(animator, keypoints, args.batch, references, write_masks)
+        else:
+            images = synthesise(animator, keypoints, args.batch)
+        images = progress(images, len(keypoints.value), "animating")
         for image in beside(references, driving, images) if args.side_by_side else images:
             write(image)
     print(args.output)
@@ -99,38 +88,15 @@ def main(arguments=None):
 
 
 def check(args):
-    """Refuse arguments that make no sense, before any work."""
+    """Refuse arguments that make no sense, before any work; returns a Transfer."""
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if args.start not in ("auto", "first") and not args.start.isdecimal():
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if args.motion == "absolute" and (args.adapt_scale or args.start != "auto"):
         raise UserError("--adapt-scale and --start are for relative motion; leave them out with --motion absolute")
-
-
-def read_reference(path, size, cropped):
-    """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
-    image = video.read_image(path)
-    if cropped:
-        box = find_image_box(image, path)
-        say_crop(path, box)
-        image = crop(image, box)
-    return video.fit(image, size)
-
-
-def open_driving(path, size, cropped):
-    """The driving clip, cropped to one box for all frames if asked for."""
-    source = video.open_frames(path)
-    if not cropped:
-        return Driving(source, partial(video.fit, size=size))
-    box = find_clip_box(source, path)
-    say_crop(path, box)
-    return Driving(source, lambda frame: video.fit(crop(frame, box), size))
-
-
-def say_crop(path, box):
-    """Tell on stderr what was cropped."""
-    print(f"{path}: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})", file=sys.stderr)
+    start = None if args.start == "auto" else 0 if args.start == "first" else int(args.start)
+    return Transfer(args.motion, args.adapt_scale, start)
 
 
 @contextlib.contextmanager
@@ -144,45 +110,6 @@ def open_outputs(args, fps):
         yield result, masks[0] if masks else None
 
 
-def detect(animator, driving, batch):
-    """KeypointArrays of every driving frame (a few hundred bytes a frame)."""
-    parts = [
-        animator.keypoints(images_to_array(frames))
-        for frames in batches(progress(read_ahead(driving), driving.source.count_hint, "reading poses"), batch)
-    ]
-    return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
-
-
-def target_keypoints(args, animator, driving):
-    """The keypoints to synthesise: the driving ones, or their motion transferred to the anchor reference."""
-    if args.motion == "absolute":
-        return driving
-    count = len(driving.value)
-    fixed = None if args.start == "auto" else 0 if args.start == "first" else int(args.start)
-    if fixed is not None and fixed >= count:
-        raise UserError(f"--start {fixed}: the driving clip has {count} frames, 0 to {count - 1}")
-    references = animator.reference_keypoints
-    start = find_start(references, driving, fixed)
-    print(f"motion starts at driving frame {start.frame} from reference {start.anchor + 1}", file=sys.stderr)
-    anchor, initial = references.frame(start.anchor), driving.frame(start.frame)
-    scale = movement_scale(anchor, initial) if args.adapt_scale else 1.0
-    return relative_motion(anchor, driving, initial, scale)
-
-
-def synthesise(animator, keypoints, batch, references, write_masks):
-    """Yield the frames of the result, uint8 [S,S,3]; their breakdown goes to ``write_masks`` unless that is None."""
-    inputs = images_to_array(references)
-    for start in range(0, len(keypoints.value), batch):
-        chunk = keypoints.frames(start, start + batch)
-        if write_masks is None:
-            prediction = animator.render(chunk)
-        else:
-            prediction, breakdown = animator.render_breakdown(chunk)
-            for warped, mask, image in zip(*breakdown, prediction):
-                write_masks(breakdown_picture(inputs, warped, mask, image))
-        yield from array_to_images(prediction)
-
-
 def beside(references, driving, images):
     """Yield pictures of the references, the driving frame and the result in a row."""
     with contextlib.closing(read_ahead(driving)) as frames:
@@ -190,9 +117,14 @@ def beside(references, driving, images):
             yield tile([[*references, next(frames), image]], gap=0)
 
 
-def progress(items, total, what="animating"):
+def progress(items, total, what):
     """``items`` with a progress bar on stderr."""
     return tqdm(items, total=total, desc=what, unit="frame")
+
+
+def tell(line):
+    """What was decided on the way goes to stderr."""
+    print(line, file=sys.stderr)
 
 
 def command():

@@ -1,0 +1,122 @@
+"""From files to the frames of an animation: what the command and the page have in common.
+
+``tell`` is a function of one line of text that says what was decided on the way (where a face was found, where the
+motion starts). ``progress`` is a function of (items, total or None, what) that yields the items and shows how far they
+are.
+"""
+
+from functools import partial
+from typing import Callable, NamedTuple, Optional
+
+import numpy as np
+
+from mrfomm import video
+from mrfomm.animation import (
+    KeypointArrays,
+    array_to_images,
+    batches,
+    find_start,
+    images_to_array,
+    movement_scale,
+    relative_motion,
+)
+from mrfomm.crop import crop, find_clip_box, find_image_box
+from mrfomm.errors import UserError
+from mrfomm.overlap import read_ahead
+from mrfomm.visualize import breakdown_picture
+
+
+class Driving(NamedTuple):
+    """A driving clip as the network takes it. source: FrameSource; prepare: frame of any size -> [S,S,3]."""
+
+    source: video.FrameSource
+    prepare: Callable
+
+    def __iter__(self):
+        """uint8 frames [S,S,3]; every iteration is a new pass."""
+        return map(self.prepare, self.source)
+
+
+class Transfer(NamedTuple):
+    """How driving poses become the poses to synthesise.
+
+    motion: "relative" moves a reference, "absolute" copies poses. The rest is for relative motion. adapt_scale: scale
+    it by the sizes of the faces; start: driving frame it starts from, None for the closest to a reference.
+    """
+
+    motion: str = "relative"
+    adapt_scale: bool = False
+    start: Optional[int] = None
+
+
+def read_reference(path, size, cropped, tell):
+    """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
+    image = video.read_image(path)
+    if cropped:
+        box = find_image_box(image, path)
+        tell(_crop_text(path, box))
+        image = crop(image, box)
+    return video.fit(image, size)
+
+
+def prepare_driving(source, size, cropped, tell):
+    """A FrameSource as a Driving clip, cropped to one box for all frames if asked for."""
+    if not cropped:
+        return Driving(source, partial(video.fit, size=size))
+    box = find_clip_box(source, source.path)
+    tell(_crop_text(source.path, box))
+    return Driving(source, lambda frame: video.fit(crop(frame, box), size))
+
+
+def _crop_text(path, box):
+    return f"{path}: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})"
+
+
+def detect(animator, driving, batch, progress):
+    """KeypointArrays of every driving frame (a few hundred bytes a frame)."""
+    parts = [
+        animator.keypoints(images_to_array(frames))
+        for frames in batches(progress(read_ahead(driving), driving.source.count_hint, "reading poses"), batch)
+    ]
+    return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
+
+
+def target_keypoints(transfer, references, driving, tell):
+    """The keypoints to synthesise: the driving ones, or their motion transferred to the anchor reference.
+
+    Args:
+        transfer: Transfer.
+        references: KeypointArrays of K. driving: KeypointArrays of N.
+
+    Returns:
+        KeypointArrays of N.
+
+    Raises:
+        UserError: the clip has no frame ``transfer.start``.
+    """
+    if transfer.motion == "absolute":
+        return driving
+    count = len(driving.value)
+    if transfer.start is not None and transfer.start >= count:
+        raise UserError(f"--start {transfer.start}: the driving clip has {count} frames, 0 to {count - 1}")
+    start = find_start(references, driving, transfer.start)
+    tell(f"motion starts at driving frame {start.frame} from reference {start.anchor + 1}")
+    anchor, initial = references.frame(start.anchor), driving.frame(start.frame)
+    scale = movement_scale(anchor, initial) if transfer.adapt_scale else 1.0
+    return relative_motion(anchor, driving, initial, scale)
+
+
+def synthesise(animator, keypoints, batch):
+    """Yield the frames of the result, uint8 [S,S,3]."""
+    for start in range(0, len(keypoints.value), batch):
+        yield from array_to_images(animator.render(keypoints.frames(start, start + batch)))
+
+
+def synthesise_with_masks(animator, keypoints, batch, references, write_masks):
+    """Like ``synthesise``; each frame's breakdown into uint8 ``references`` [K,S,S,3] is a picture for write_masks."""
+    inputs = images_to_array(references)
+    for start in range(0, len(keypoints.value), batch):
+        prediction, breakdown = animator.render_breakdown(keypoints.frames(start, start + batch))
+        for warped, mask, image in zip(*breakdown, prediction):
+            write_masks(breakdown_picture(inputs, warped, mask, image))
+        yield from array_to_images(prediction)
