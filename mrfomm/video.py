@@ -34,6 +34,9 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _FRAME_NAME = re.compile(r"\d{6,}\.png")
 
+# Matroska's Segment with a length that was unknown when its recording began, as browsers write it
+_LIVE_SEGMENT = b"\x18\x53\x80\x67\x01" + b"\xff" * 7
+
 
 # Images
 
@@ -137,7 +140,8 @@ def _ffmpeg(*arguments) -> Tuple[int, str, bytes]:
 
 
 def _input(path) -> Tuple[str, ...]:
-    return ("-protocol_whitelist", "file", "-i", _url(path))  # keeps playlists off the network
+    limit = ("-max_pixels", str(Image.MAX_IMAGE_PIXELS))  # of a frame, as for images
+    return ("-protocol_whitelist", "file", *limit, "-i", _url(path))  # the whitelist: no playlist of the network
 
 
 def _url(path) -> str:
@@ -202,7 +206,8 @@ def open_frames(path) -> FrameSource:
     Raises:
         UserError: here for what is missing, empty or no video; while iterating, after the good frames, for a
             file that is damaged or cut short. Any error that ffmpeg reports counts, as a frame it has
-            patched up is not what was filmed. A cut transport stream (.ts) passes for a short one.
+            patched up is not what was filmed. A cut transport stream (.ts) or browser's recording passes for a
+            short one.
     """
     return _open_folder(path) if os.path.isdir(path) else _open_video(path)
 
@@ -242,7 +247,7 @@ def _probe(path) -> _Video:
         reason = _complaint(log) or "no frame in it"
         raise UserError(f"{path}: not a readable video ({reason}); give a whole mp4 or another video")
     _check_moving_and_whole(path, log)
-    rate = _constant_rate(1 / Fraction(*map(int, time_base.groups())), log)
+    rate = _constant_rate(path, 1 / Fraction(*map(int, time_base.groups())), log)
     seconds = _duration(log)
     aspect = _pixel_aspect(text)
     return _Video(
@@ -291,15 +296,26 @@ def _mp4_length(file) -> int:
     return position
 
 
-def _constant_rate(guess: Fraction, log: str) -> Fraction:
+def _constant_rate(path, guess: Fraction, log: str) -> Fraction:
     """ffmpeg's guess, the coarsest grid that all time stamps lie on, unless it would mostly repeat frames.
 
-    The grid of an irregular gif can be as fine as 1/100 s: its average rate serves better.
+    The grid of an irregular gif can be as fine as 1/100 s, that of a browser's recording is 1/1000 s: their average
+    rate serves better.
     """
-    average = re.search(r"Video: .*?, ([\d.]+) fps", log)
-    if guess > 60 and average and 0 < 1.5 * float(average.group(1)) < guess:
-        return Fraction(average.group(1))
-    return guess
+    if guess <= 60:
+        return guess
+    told = re.search(r"Video: .*?, ([\d.]+) fps", log)
+    average = Fraction(told.group(1)) if told else _average_rate(path)
+    return average if 0 < 1.5 * average < guess else guess
+
+
+def _average_rate(path) -> Fraction:
+    """By the time stamps of all frames, without decoding them; 0 for a single frame."""
+    _, _, text = _inspect(path, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
+    unit = Fraction(*map(int, re.search(rb"#tb 0: (\d+)/(\d+)", text).groups()))
+    stamps = [int(stamp) for stamp in re.findall(rb"^0, *-?\d+, *(-?\d+),", text, re.MULTILINE)]
+    seconds = (max(stamps) - min(stamps)) * unit
+    return ((len(stamps) - 1) / seconds).limit_denominator(1001) if seconds else Fraction(0)
 
 
 def _duration(log: str) -> Optional[Fraction]:
@@ -329,12 +345,19 @@ def _video_frames(path: str, video: _Video) -> Iterator[np.ndarray]:
     with _Ffmpeg([*arguments, *_EXACT_COLOURS, "-"], **_OUTPUT_PIPE) as ffmpeg:
         filled = yield from _raw_frames(ffmpeg.process.stdout, (video.height, video.width, 3))
         code, log = ffmpeg.finish()
+    if _is_live(path):  # ffmpeg misses a length at its end, however whole it is
+        log = re.sub(r"\[error\] File ended prematurely", "", log)
     complaint = _complaint(log) or (f"exit code {code}" if code else "half a frame" if filled else None)
     if complaint:
         raise UserError(
             f"{path}: damaged or cut short ({complaint}); get a whole copy, or keep what is left of it: "
             f"ffmpeg -i {path} repaired.mp4"
         )
+
+
+def _is_live(path: str) -> bool:
+    with open(path, "rb") as file:
+        return _LIVE_SEGMENT in file.read(4096)
 
 
 def _raw_frames(pipe, shape) -> Iterator[np.ndarray]:

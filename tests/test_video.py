@@ -284,6 +284,13 @@ def test_video_can_be_read_twice_and_left_early(beep):
     assert first.flags.writeable
 
 
+def test_video_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    """One black frame of 91 megapixels in half a megabyte."""
+    ffmpeg("-f", "lavfi", "-i", "color=black:s=13000x7000", "-frames:v", "1", "-c:v", "mjpeg", tmp_path / "large.avi")
+    with pytest.raises(UserError, match=r"large\.avi: not a readable video \(Picture size 13000x7000"):
+        open_frames(tmp_path / "large.avi")
+
+
 def test_odd_file_names(tmp_path, beep, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-y.mp4", "a:b%03d.mp4"):
@@ -386,6 +393,25 @@ def test_irregular_gif_is_not_blown_up(tmp_path):
     shown = times[identify(source, moving_frames())]
     assert len(shown) == round(sum(durations) / 1000 * 20)
     assert np.abs(shown - np.arange(len(shown)) / 20).max() <= 1 / 20
+
+
+def test_browsers_recording(tmp_path, beep):
+    """Its header knows neither length nor rate, and its time stamps are uneven milliseconds."""
+    path = tmp_path / "live.webm"
+    uneven = "settb=1/1000,setpts='N*43+mod(N*N*11,37)'"
+    codecs = ("-fps_mode", "passthrough", "-enc_time_base", "1/1000", "-c:v", "libvpx", "-b:v", "2M", "-c:a", "libopus")
+    ffmpeg("-i", beep / "beep.mp4", "-vf", uneven, *codecs, "-live", "1", path)
+    head, default_duration, rest = path.read_bytes().partition(b"\x23\xe3\x83\x84")
+    assert default_duration
+    path.write_bytes(head + b"\xec\x86" + bytes(6) + rest[4:])  # "void" in its place, as in Chrome's
+    source = open_frames(path)
+    assert (source.count_hint, source.has_audio) == (None, True)
+    stamps = [n * 43 + n * n * 11 % 37 for n in range(20)]
+    assert source.fps == pytest.approx(19_000 / (stamps[-1] - stamps[0]), rel=1e-3)
+    shown = identify(source, moving_frames())
+    late = [stamps[index] - 1000 * n / source.fps for n, index in enumerate(shown)]
+    assert len(shown) == 20
+    assert np.abs(late).max() <= np.diff(stamps).max()
 
 
 def test_picture_that_starts_after_the_sound(tmp_path, beep):
