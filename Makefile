@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo test faults lint clean
 .DELETE_ON_ERROR:
 export PYTHON
 
@@ -10,6 +10,7 @@ help:
 	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (3.8 to 3.10)'
 	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
+	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
 	@echo 'make lint   ruff: rules and format'
 	@echo 'make clean  remove the environment, caches and demo.mp4'
 
@@ -30,6 +31,10 @@ demo: venv
 # Two processes with one thread each.
 test: venv
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+
+# One process: some of these measure time and memory.
+faults: venv
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m '' tests/faults $(ARGS)
 
 lint: venv
 	$(PY) -m ruff check .
