@@ -26,6 +26,7 @@ from mrfomm.model import (
     repeat_references,
     synthesise,
 )
+from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.generator import decode
 from mrfomm.networks.geometry import resize
@@ -97,7 +98,7 @@ def load_model(path, fusion=None):
         config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, mode=fusion))
         parameters = {name: value for name, value in parameters.items() if not name.startswith("fusion/")}
     tree = ParameterTree()
-    with tree.scope():
+    with tree.scope(), ops.without_values():
         create_parameters(config)
     inference = {name: value for name, value in parameters.items() if not name.startswith("discriminator/")}
     tree.assign(inference, checkpoint.folder)
@@ -110,7 +111,13 @@ def images_to_array(images):
 
 
 def array_to_images(array):
-    """float [N,3,H,W] in [0,1] -> uint8 [N,H,W,3], rounded to the nearest grey level."""
+    """float [N,3,H,W] in [0,1] -> uint8 [N,H,W,3], rounded to the nearest grey level.
+
+    Raises:
+        UserError: a value is not finite, as singular jacobians or weights of a diverged training make them.
+    """
+    if not np.isfinite(array).all():
+        raise UserError("the model's picture is not finite: a singular jacobian or broken weights; try other --weights")
     return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
@@ -195,6 +202,9 @@ def relative_motion(anchor, driving, initial, scale=1.0):
 
     Returns:
         KeypointArrays of N.
+
+    Raises:
+        UserError: a jacobian of the initial frame is singular.
     """
     value = anchor.value + scale * (driving.value - initial.value)
     jacobian = driving.jacobian @ _inverse(initial.jacobian) @ anchor.jacobian
@@ -278,5 +288,8 @@ def _fill(array, count):
 
 def _inverse(matrices):
     a, b, c, d = (matrices[..., i, j] for i in (0, 1) for j in (0, 1))
+    determinant = a * d - b * c
+    if not np.all(np.abs(determinant) > 0):
+        raise UserError("the driving frame where the motion starts has a singular jacobian; choose another --start")
     adjugate = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
-    return adjugate / (a * d - b * c)[..., None, None]
+    return adjugate / determinant[..., None, None]
