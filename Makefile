@@ -12,7 +12,9 @@ help:
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
 	@echo 'make lint   ruff: rules and format'
-	@echo 'make clean  remove the environment, caches and demo.mp4'
+	@echo 'make docs   the documentation into site/'
+	@echo 'make notebook  execute the notebook again, in place'
+	@echo 'make clean  remove the environment, caches, site/ and demo.mp4'
 
 venv: $(STAMP)
 
@@ -40,6 +42,14 @@ lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+docs: venv
+	$(PY) scripts/draw_architecture.py -o docs/architecture.svg
+	$(PY) -m mkdocs build --quiet
+	@echo "The site is in $(CURDIR)/site/index.html"
+
+notebook: venv
+	.venv/bin/jupyter-execute --inplace notebooks/first_steps.ipynb
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache demo.mp4
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache site demo.mp4
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,6 +54,14 @@ MEDIAPIPE = ["mediapipe==0.10.9", "opencv-contrib-python>=4.7,<4.12"]
 DLIB = ["dlib-bin>=19.24", "face-recognition-models==0.3.0"]
 FACE_ALIGNMENT = ["face-alignment>=1.4,<2"]  # brings torch, and fetches its weights when first used
 
+# The page of mrfomm/app.py. Gradio 6 needs Python 3.10; starlette is what it is built on.
+APP = ["gradio>=6.20,<7; python_version >= '3.10'", "starlette; python_version >= '3.10'"]
+
+REPORT = ["jinja2>=3.1,<4", "markdown-it-py>=3,<5"]
+
+# The site (`make docs`) and the notebook.
+DOCS = ["mkdocs>=1.6,<2", "ipykernel>=6.20", "nbclient>=0.10"]
+
 DEV = [
     *CPU,
     *MPI,
@@ -61,6 +69,10 @@ DEV = [
     *ONNX,
     *MEDIAPIPE,
     *DLIB,
+    *APP,
+    *REPORT,
+    *DOCS,
+    "playwright>=1.48",  # drives the browser that tests/chromium.py fetches
     "pytest>=7.4",
     "pytest-xdist>=3.3",
     "ruff>=0.9",
@@ -82,7 +94,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.8,<3.11",
     packages=find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]),
-    package_data={"mrfomm": ["assets/**"]},
+    package_data={"mrfomm": ["assets/**"], "eval": ["templates/*"]},
     data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
     install_requires=CORE,
     extras_require={
@@ -94,6 +106,9 @@ setup(
         "mediapipe": MEDIAPIPE,
         "dlib": DLIB,
         "face_alignment": FACE_ALIGNMENT,
+        "app": APP,
+        "report": REPORT,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={
@@ -101,6 +116,7 @@ setup(
             "mrfomm-train = mrfomm.commands.train:command",
             "mrfomm-animate = mrfomm.commands.animate:command",
             "mrfomm-reconstruct = mrfomm.commands.reconstruct:command",
+            "mrfomm-app = mrfomm.app.__main__:command",
         ]
     },
 )

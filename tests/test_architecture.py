@@ -1,11 +1,12 @@
 """The import arrows of the house, read from the code itself."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.draw_architecture import draw, imports, modules, read_graph, within
 
 ROOT = Path(__file__).parent.parent
 THIRD_PARTY_OF_NETWORKS = {"nnabla", "numpy"}
@@ -35,32 +36,8 @@ ALLOWED = {
 
 # eval: the measures themselves, and the commands, which alone may use what nobody else imports
 METRICS = [f"eval.{name}" for name in ("angle_bins", "detectors", "lpips", "metrics", "results")]
-EVAL_COMMANDS = {"eval.bins", "eval.reconstruction"}
+EVAL_COMMANDS = {"eval.bins", "eval.reconstruction", "eval.report"}
 ALLOWED.update({name: {"mrfomm.errors", "mrfomm.networks", *METRICS} for name in METRICS})
-
-
-def modules():
-    """Every module's dotted name and file."""
-    for folder in ("mrfomm", "eval"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
-
-
-def imports(path):
-    """The dotted names a file imports, with `from a import b` as a.b."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def within(name, packages):
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 GRAPH = {name: imports(path) for name, path in modules()}
@@ -69,6 +46,11 @@ GRAPH = {name: imports(path) for name, path in modules()}
 def test_the_graph_is_read():
     assert within("mrfomm.networks.fusion.fuse", GRAPH["mrfomm.model"])
     assert len(GRAPH) > 20
+
+
+def test_the_picture_is_up_to_date():
+    """Else: python scripts/draw_architecture.py -o docs/architecture.svg"""
+    assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == draw(read_graph())
 
 
 @pytest.mark.parametrize("module", [name for name in GRAPH if name.startswith("mrfomm.networks")])
@@ -88,9 +70,9 @@ def test_allowed_arrows(package):
 
 
 def test_nobody_imports_the_ends():
-    ends = {"mrfomm.convert", "mrfomm.export", "mrfomm.commands", "train", "animate", "reconstruct"}
+    ends = {"mrfomm.convert", "mrfomm.export", "mrfomm.commands", "mrfomm.app", "train", "animate", "reconstruct"}
     for module, names in GRAPH.items():
-        if not within(module, {"mrfomm.commands", *EVAL_COMMANDS}):
+        if not within(module, {"mrfomm.commands", "mrfomm.app", *EVAL_COMMANDS}):
             assert not {name for name in names if within(name, ends)}, module
 
 
