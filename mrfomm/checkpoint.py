@@ -8,11 +8,13 @@
       solver_NAME.h5       state of each solver (training only)
       state.json           step, and the size and SHA-256 of every other file
 
-A folder is written under another name, synchronised, then renamed: under its final name it is whole. ``state.json``
-lets a reader notice files that were damaged later.
+A folder is written under another name, synchronised, then renamed; it is renamed again before it is deleted: under its
+final name it is whole, whenever the program is killed. What a killed run left under other names, ``tidy`` puts right.
+``state.json`` lets a reader notice files that were damaged later.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,14 +22,18 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
+import h5py
 import nnabla as nn
 import numpy as np
 
 from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
 from mrfomm.errors import UserError
+from mrfomm.files import cant_write, whole_file
 from mrfomm.h5_file import read_h5
 
 PREFIX = "checkpoint-"
+_PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
+_MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
 
 
 class Checkpoint(NamedTuple):
@@ -114,26 +120,24 @@ def save_checkpoint(folder, config, parameters, state=None, solvers=None):
         UserError: the folder can't be written (no room, no permission).
     """
     folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = _aside(folder)
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         (aside / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         write_h5(aside / "parameters.h5", parameters)
         for name, solver in (solvers or {}).items():
-            solver.save_states(str(aside / f"solver_{name}.h5"))
+            write_states(aside / f"solver_{name}.h5", solver)
         files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
         (aside / "state.json").write_text(
             json.dumps({"state": state or {}, "files": files}, indent=1), encoding="utf-8"
         )
-        for path in aside.iterdir():
+        for path in (*aside.iterdir(), aside):
             _synchronise(path)
         _replace(aside, folder)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise UserError(
-            f"{folder}: can't write the checkpoint ({error}); make room or choose another folder"
-        ) from error
+        raise cant_write(folder, error) from error
 
 
 def save_parameters(path, parameters):
@@ -143,16 +147,13 @@ def save_parameters(path, parameters):
         UserError: the file can't be written.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cant_write(path, error) from error
+    with whole_file(path) as aside:
         write_h5(aside, parameters)
         _synchronise(aside)
-        aside.replace(path)
-    except (OSError, RuntimeError) as error:
-        if aside.exists():
-            aside.unlink()
-        raise UserError(f"{path}: can't write there ({error}); make room or choose another place") from error
 
 
 def write_h5(path, parameters):
@@ -161,7 +162,30 @@ def write_h5(path, parameters):
         name: value if isinstance(value, nn.Variable) else nn.Variable.from_numpy_array(value)
         for name, value in parameters.items()
     }
-    nn.save_parameters(str(path), variables)
+    _write_h5(path, lambda file: nn.save_parameters(file, variables, extension=".h5"))
+
+
+def write_states(path, solver):
+    """Write the states of a solver's parameters as nnabla's ``solver.save_states`` does."""
+
+    def write(file):
+        with h5py.File(file, "w") as root:
+            for index, (name, state) in enumerate(solver.get_states().items()):
+                group = root.create_group(name)
+                group.attrs["index"] = index
+                group["t"] = state.t
+                for order, (key, value) in enumerate(state.pstate.items()):
+                    group[key] = value.data.get_data("r")
+                    group[key].attrs["index"] = order
+
+    _write_h5(path, write)
+
+
+def _write_h5(path, write):
+    """Let ``write`` make a file in memory, then write that: on a full disk, the HDF5 library itself may crash."""
+    buffer = io.BytesIO()
+    write(buffer)
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path):
@@ -215,9 +239,51 @@ def list_checkpoints(run):
 
 
 def remove_old_checkpoints(run, keep):
-    """Delete all but the newest ``keep`` checkpoints of a run folder."""
+    """Delete all but the newest ``keep`` checkpoints of a run folder.
+
+    Raises:
+        UserError: one can't be deleted.
+    """
     for folder in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(folder)
+        aside = _aside(folder)
+        try:
+            folder.rename(aside)  # so that none stands there half deleted
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise UserError(f"{folder}: can't delete this old checkpoint ({error}); see to its permissions") from error
+
+
+def tidy(run):
+    """Put right what a killed run left in its folder: half-written files go, a checkpoint half replaced comes back.
+
+    Raises:
+        UserError: something can't be renamed or deleted.
+    """
+    run = Path(run)
+    try:
+        for old in run.glob(f".*{_OLD}"):
+            folder = run / old.name[1 : -len(_OLD)]
+            if not folder.exists():
+                old.rename(folder)
+        for path in (*run.glob(f".*{_OLD}"), *run.glob(f".*{_PARTIAL}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise UserError(f"{run}: can't clear away what a killed run left ({error}); see to its permissions") from error
+
+
+def set_later_aside(run, folder):
+    """Rename the checkpoints after ``folder``, all damaged if that is the newest whole one, to ``damaged-NAME``.
+
+    Otherwise they would count as the newest, and the whole ones would be deleted as old.
+    """
+    for later in (path for path in list_checkpoints(run) if path.name > Path(folder).name):
+        damaged = later.with_name(f"damaged-{later.name}")
+        try:
+            if damaged.exists():
+                shutil.rmtree(damaged)
+            later.rename(damaged)
+        except OSError as error:
+            raise UserError(f"{later}: can't rename this damaged checkpoint ({error}); move it away") from error
 
 
 def verify_checkpoint(folder):
@@ -227,13 +293,16 @@ def verify_checkpoint(folder):
         UserError: naming the first file that is missing or damaged.
     """
     folder = Path(folder)
+    for name in ("state.json", "config.yaml"):
+        if (folder / name).is_file() and (folder / name).stat().st_size > _MAX_TEXT_BYTES:
+            raise UserError(f"{folder / name}: larger than a checkpoint's can be; use another checkpoint")
     try:
         manifest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         files = manifest["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
         if not isinstance(manifest["state"], dict) or not {"config.yaml", "parameters.h5"} <= set(expected):
             raise ValueError("incomplete")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / 'state.json'}: damaged or not a checkpoint's; use another checkpoint") from error
     for name, (size, digest) in expected.items():
         path = folder / name
@@ -260,9 +329,13 @@ def _synchronise(path):
         os.close(descriptor)
 
 
+def _aside(folder):
+    return folder.with_name(f".{folder.name}{_PARTIAL}")
+
+
 def _replace(aside, folder):
     """Rename ``aside`` to ``folder``; an older folder of that name is moved out of the way first."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = folder.with_name(f".{folder.name}{_OLD}")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

@@ -17,6 +17,8 @@ from mrfomm.data.augment import AugmentOptions
 from mrfomm.errors import UserError
 
 FUSION_MODES = ("patch", "element", "mean", "occlusion")
+LARGEST = {"image_size": 2048, "expansion": 1 << 16, "max_features": 1 << 16}  # of the model's whole numbers...
+LARGEST_COUNT = 1000  # ... and of the others: keypoints, blocks, a kernel
 SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a side; pooling leaves nothing of less
 
 
@@ -209,6 +211,9 @@ def _constraints(config):
     )
     for key, value in _positive_integers(config):
         yield key, value >= 1, f"must be at least 1, not {value}"
+    for key, value in _integers(config.model, "model"):  # what is absurd would take memory or time without end
+        limit = LARGEST.get(key.split(".")[-1], LARGEST_COUNT)
+        yield key, value <= limit, f"must be at most {limit}, not {value}"
     for name, net in (("keypoints", model.keypoints), ("motion", model.motion)):
         size = model.image_size * net.scale
         key = f"model.{name}"

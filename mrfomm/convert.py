@@ -30,6 +30,7 @@ from mrfomm.name_map import (
     upstream_names,
     vgg19_names,
 )
+from mrfomm.networks import ops
 from mrfomm.networks.perceptual import vgg19_shapes
 from mrfomm.torch_file import read_torch
 
@@ -121,7 +122,7 @@ def from_nnabla_examples(arrays, model, origin):
 def parameter_shapes(model, discriminator):
     """Name -> shape of a ModelConfig's parameters, without those of a learned fusion (foreign weights have none)."""
     tree = ParameterTree()
-    with tree.scope():
+    with tree.scope(), ops.without_values():
         create_parameters(model, discriminator)
     return {name: value.shape for name, value in tree.all().items() if not name.startswith("fusion/")}
 

@@ -51,6 +51,7 @@ CONTEXTS = ("auto", "cpu", "cudnn")
 
 # Number of processes, as told by Open MPI, and by MPICH and Intel MPI.
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _PATIENCE = 3.0  # seconds that other ranks leave rank 0 to report an error that all have met
 _CUDA_LIBRARIES = (  # what nnabla's CUDA extension and its communicator load, of pip's nvidia-* wheels
     "cuda_runtime/lib/libcudart.so.12",
@@ -87,6 +88,10 @@ class SingleProcess:
     def mean(self, values):
         """The array itself."""
         return values
+
+    def union(self, names):
+        """The set itself."""
+        return names
 
     def any(self, flag):
         """The flag itself."""
@@ -154,6 +159,10 @@ class MpiProcesses:
         self._add_up(total)
         return total / self.size
 
+    def union(self, names):
+        """The union of all processes' sets."""
+        return set().union(*self._world.allgather(names))
+
     def any(self, flag):
         """Whether the flag is set on any process."""
         return self._world.allreduce(bool(flag), op=self._mpi.LOR)
@@ -199,6 +208,19 @@ class NcclProcesses(MpiProcesses):
         gradients = [parameters[name].grad for name in sorted(parameters)]
         # inplace=False packs them into one message. Without division the result is a sum.
         self._nccl.all_reduce(gradients, division=True, inplace=False)
+
+
+@contextlib.contextmanager
+def first_process_speaks():
+    """Context manager for what comes before ``start_processes``, such as reading the command line: prints once."""
+    rank = next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)
+    try:
+        with _silence(rank > 0):
+            yield
+    except SystemExit:
+        if rank:  # mpirun ends the others when a process leaves with an error
+            time.sleep(_PATIENCE)
+        raise
 
 
 @contextlib.contextmanager

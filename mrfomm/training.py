@@ -14,9 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm.animation import Animator, images_to_array
-from mrfomm.checkpoint import PREFIX, remove_old_checkpoints, save_checkpoint
+from mrfomm.checkpoint import PREFIX, check_arrays, remove_old_checkpoints, save_checkpoint, set_later_aside
+from mrfomm.config import config_to_yaml
 from mrfomm.equivariance import deform_grid, draw_deformation, equivariance_losses, mirrored
 from mrfomm.errors import UserError
+from mrfomm.files import whole_file
+from mrfomm.h5_file import read_h5
 from mrfomm.losses import (
     discriminator_loss,
     feature_matching_loss,
@@ -189,27 +192,44 @@ class Trainer:
         return solver
 
     def restore(self, checkpoint):
-        """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data."""
+        """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data.
+
+        What the run's folder holds of later steps is put out of the way.
+
+        Raises:
+            UserError: the checkpoint lacks something, or it doesn't fit.
+        """
         self._tree.assign(checkpoint.parameters, checkpoint.folder)
         for name, solver in self._solvers.items():
             path = checkpoint.folder / f"solver_{name}.h5"
             if not path.is_file():
                 raise UserError(f"{path}: missing; this checkpoint can't be resumed, start from it with --init")
-            solver.load_states(str(path))
-        self.progress = Progress(*(checkpoint.state[field] for field in Progress._fields))
-        self.best = checkpoint.state["best"]
+            _load_states(solver, path)
+        self.progress, self.best = _position(checkpoint)
         if self._communicator.rank == 0:
+            set_later_aside(self._folder, checkpoint.folder)
             self._run_log.rewind(self.progress.step)
 
     def run(self):
-        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C, then save. Returns whether it is done."""
+        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C, then save. Returns whether it is done.
+
+        A checkpoint of step 0 shows at once whether there is room for one, and lets any later moment be resumed.
+        """
         with _StopRequest() as stop, contextlib.closing(self._run_log):
+            if not self.progress.step:
+                self._begin()
             for epoch in range(self.progress.epoch, self.config.train.epochs):
                 if not self._run_epoch(epoch, stop):
                     self.save()
                     return False
             self.save()
         return True
+
+    def _begin(self):
+        self.save()
+        if self._communicator.rank == 0:
+            with whole_file(self._folder / "config.yaml") as path:
+                path.write_text(config_to_yaml(self.config), encoding="utf-8")
 
     def _run_epoch(self, epoch, stop):
         train = self.config.train
@@ -272,7 +292,8 @@ class Trainer:
 
     def _report_non_finite(self, solver, losses, batch):
         path = self._folder / f"non-finite-step{self.progress.step:08d}-rank{self._communicator.rank}.npz"
-        np.savez_compressed(path, references=batch.references, driving=batch.driving)
+        with whole_file(path) as aside:
+            np.savez_compressed(aside, references=batch.references, driving=batch.driving)
         names = [name for name, value in losses.items() if not np.isfinite(value)]
         names += [name for name, value in solver.get_parameters().items() if not np.isfinite(value.g).all()]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -283,9 +304,10 @@ class Trainer:
 
     def _after_step(self, losses):
         train, step = self.config.train, self.progress.step
-        if step % train.log_every == 0 and self._communicator.rank == 0:
+        if step % train.log_every == 0:
             norm = gradient_norm(self._solvers["generator"].get_parameters())
-            self._log({**losses, "gradient_norm": norm, "broken_clips": len(self._loader.broken)})
+            broken = self._communicator.union(self._loader.broken)  # each process meets clips of its own
+            self._log({**losses, "gradient_norm": norm, "broken_clips": len(broken)})
         if step % train.picture_every == 0 and self._communicator.rank == 0:
             self._run_log.picture(step, self.generator.picture())
         if step % train.validate_every == 0 and self._validation:
@@ -315,6 +337,37 @@ class Trainer:
             save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
             remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
         self._communicator.barrier()
+
+
+def _load_states(solver, path):
+    """Load a solver's states, after a look at what the file holds: nnabla would follow links out of it.
+
+    Raises:
+        UserError: unreadable file, or not the states of this solver's parameters.
+    """
+    arrays = read_h5(path)
+    check_arrays(arrays, {name: value.shape for name, value in _states(solver)}, path)
+    for name, value in arrays.items():
+        if name.endswith("/t") and not 0 <= value < 1 << 31:
+            raise UserError(f"{path}: {name} is {value}, not a number of steps; start from the weights with --init")
+    solver.load_states(str(path))
+
+
+def _states(solver):
+    """Name in the file and value of each of a solver's states."""
+    for name, state in solver.get_states().items():
+        yield f"{name}/t", np.array(state.t)
+        yield from ((f"{name}/{key}", value) for key, value in state.pstate.items())
+
+
+def _position(checkpoint):
+    """The Progress and the best validation error of a Checkpoint."""
+    values, best = [checkpoint.state.get(field) for field in Progress._fields], checkpoint.state.get("best")
+    if not all(type(value) is int and value >= 0 for value in values) or type(best) not in (int, float):
+        raise UserError(
+            f"{checkpoint.folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init"
+        )
+    return Progress(*values), best
 
 
 def reconstruction_error(config, tree, clips):

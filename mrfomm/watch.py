@@ -4,10 +4,11 @@ import json
 import time
 from pathlib import Path
 
-import imageio.v2 as imageio
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mrfomm.errors import UserError
+from mrfomm.files import cant_write, whole_file
 
 LOG = "log.jsonl"
 NOT_CURVES = ("step", "epoch", "time", "broken_clips")
@@ -31,16 +32,24 @@ class RunLog:
     def write(self, step, epoch, values):
         """Append one row: numbers by name, at a step."""
         row = {"step": step, "epoch": epoch, "time": round(time.time(), 2), **values}
-        with open(self._folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self._folder / LOG, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise cant_write(self._folder / LOG, error) from error
         if self._events:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
     def picture(self, step, image):
         """Keep a picture uint8 [H,W,3] of a step, and draw the curves anew."""
-        (self._folder / "pictures").mkdir(exist_ok=True)
-        imageio.imwrite(self._folder / "pictures" / f"{step:08d}.png", image)
+        pictures = self._folder / "pictures"
+        try:
+            pictures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cant_write(pictures, error) from error
+        with whole_file(pictures / f"{step:08d}.png") as path:
+            Image.fromarray(image).save(path)
         if self._events:
             self._events.add_image("batch", image, step, dataformats="HWC")
         draw_curves(read_log(self._folder), self._folder / "curves.png")
@@ -53,18 +62,31 @@ class RunLog:
     def rewind(self, step):
         """Drop the rows after a step, which a resumed run writes again."""
         rows = [row for row in read_log(self._folder) if row["step"] <= step]
-        aside = self._folder / f".{LOG}.partial"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        aside.replace(self._folder / LOG)
+        with whole_file(self._folder / LOG) as path:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_log(folder):
-    """The rows of a run's log; a last line cut short by a kill is left out."""
+    """The rows of a run's log; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: another line is not a row; the message names it.
+    """
     path = Path(folder) / LOG
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [_row(line, f"{path}, line {n}") for n, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1)]
+
+
+def _row(line, place):
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict) or not isinstance(row["step"], int):
+            raise TypeError("no row")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{place}: damaged; delete this line") from error
+    return row
 
 
 def draw_curves(rows, path):
@@ -84,7 +106,8 @@ def draw_curves(rows, path):
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=80)
+    with whole_file(path) as aside:
+        figure.savefig(aside, dpi=80)
 
 
 def _event_writer(folder):

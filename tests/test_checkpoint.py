@@ -1,5 +1,6 @@
 """Checkpoints: round trip, damage, atomic replacement."""
 
+import errno
 import json
 
 import numpy as np
@@ -83,8 +84,8 @@ def test_old_ones_go(run):
 
 
 class FullDisk:
-    def save_states(self, path):
-        raise RuntimeError("disk full")
+    def get_states(self):
+        raise OSError(errno.ENOSPC, "disk full")
 
 
 def test_failed_writing_keeps_the_old_one(run):

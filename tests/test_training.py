@@ -3,10 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import imageio.v2 as imageio
 import nnabla as nn
@@ -24,7 +20,6 @@ from mrfomm.equivariance import draw_deformation
 from mrfomm.errors import UserError
 from mrfomm.training import learning_rate
 
-ROOT = Path(__file__).parent.parent
 TWO_STAGES = pytest.mark.parametrize("discriminator", [False, True], ids=["stage1", "stage2"])
 
 
@@ -173,32 +168,3 @@ def test_bad_starts(tmp_path, data):
     with pytest.raises(UserError, match="loss.perceptual_weights"):
         run(tmp_path, data, "r", loss={"perceptual_network": "vgg19"})
     assert not (tmp_path / "r").exists()
-
-
-def test_killed_run_continues_as_if_nothing_had_happened(tmp_path, data):
-    """kill -9 at a random step loses the steps since the last checkpoint only, and the rest is bit for bit the same.
-
-    Every part runs in a process of its own, as for users: libraries that other tests load may change rounding here.
-    """
-    changes = {"train": {"checkpoint_every": 2, "epochs": 3}, "data": {"num_repeats": 16}}
-    (tmp_path / "tiny.yaml").write_text(config_to_yaml(tiny.config(**changes)))
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    start = [sys.executable, "train.py", "--context", "cpu"]
-    command = [*start, "--config", str(tmp_path / "tiny.yaml"), "--data", str(data), "--output"]
-    subprocess.run([*command, str(whole)], cwd=ROOT, check=True, stderr=subprocess.PIPE)
-    process = subprocess.Popen([*command, str(folder)], cwd=ROOT, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint-00000006").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "no checkpoint in two minutes"
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    reached = load_resumable(folder).state["step"]
-    assert 6 <= reached < load_resumable(whole).state["step"]
-    subprocess.run([*start, "--resume", str(folder)], cwd=ROOT, check=True, stderr=subprocess.PIPE)
-    ours, theirs = load_resumable(folder), load_resumable(whole)
-    assert ours.state == theirs.state
-    for name, value in theirs.parameters.items():
-        np.testing.assert_array_equal(ours.parameters[name], value, err_msg=name)
-    assert [row["step"] for row in log(folder)] == [row["step"] for row in log(whole)]

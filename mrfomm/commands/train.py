@@ -1,6 +1,7 @@
 """Train a model: `mpirun -n 4 python train.py --config configs/vox-256.yaml`."""
 
 import argparse
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -8,17 +9,19 @@ import nnabla as nn
 import numpy as np
 
 from mrfomm import bundled
-from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load_resumable
-from mrfomm.config import check_trainable, config_to_yaml, load_config
+from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load_resumable, tidy
+from mrfomm.config import check_trainable, load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
 from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import locked
 from mrfomm.h5_file import read_h5
+from mrfomm.model import create_parameters
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
-from mrfomm.runtime import CONTEXTS, seed_initialisers, start_processes
+from mrfomm.runtime import CONTEXTS, first_process_speaks, seed_initialisers, start_processes
 from mrfomm.training import Trainer
 
 DRIVING_PER_CLIP = 8  # frames of each held-out clip in a validation
@@ -47,16 +50,17 @@ def parse_arguments(arguments=None):
 
 def main(arguments=None):
     """Run the command; returns its exit code."""
-    args = parse_arguments(arguments)
-    with start_processes(args.context) as communicator:
-        return run(args, communicator)
+    with first_process_speaks():
+        args = parse_arguments(arguments)
+    with start_processes(args.context) as communicator, contextlib.ExitStack() as stack:
+        return run(args, communicator, stack)
 
 
-def run(args, communicator):
-    """Train as one of the communicator's processes; returns the exit code."""
+def run(args, communicator, stack):
+    """Train as one of the communicator's processes; returns the exit code. The ExitStack holds the folder's lock."""
     if args.resume and (args.init or args.output):
         raise UserError("--resume goes on with a run as it is; leave out --init and --output")
-    checkpoint = load_resumable(args.resume) if args.resume else None
+    checkpoint = resumable(args.resume, communicator, stack) if args.resume else None
     config = configuration(args, checkpoint)
     initial = load_checkpoint(args.init) if args.init else None
     clips = find_clips(data_root(config) / "train")
@@ -64,8 +68,8 @@ def run(args, communicator):
     operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
     with ops.implementation(operators), make_loader(config, clips, communicator) as loader:
         seed_initialisers(config.train.seed)
-        tree = ParameterTree()
-        folder = run_folder(args, config, communicator)
+        tree = restored_tree(checkpoint, config) if checkpoint else ParameterTree()
+        folder = checkpoint.folder.parent if checkpoint else new_folder(args, config, communicator, stack)
         trainer = Trainer(config, tree, loader, folder, communicator, perceptual, held_out(config))
         if checkpoint:
             trainer.restore(checkpoint)
@@ -75,6 +79,24 @@ def run(args, communicator):
     if communicator.rank == 0:
         print(folder)
     return 0 if finished else 130
+
+
+def resumable(run, communicator, stack):
+    """The newest whole Checkpoint of a run, whose folder is locked and tidy from now on."""
+    if communicator.rank == 0 and Path(run).is_dir():
+        stack.enter_context(locked(run))
+        tidy(run)
+    communicator.barrier()
+    return load_resumable(run)
+
+
+def restored_tree(checkpoint, config):
+    """A ParameterTree with a Checkpoint's parameters; those that the configuration asks for are compared first."""
+    tree = ParameterTree()
+    with tree.scope(), ops.without_values():
+        create_parameters(config.model, config.train.discriminator)
+    tree.assign(checkpoint.parameters, checkpoint.folder)
+    return tree
 
 
 def configuration(args, checkpoint):
@@ -94,22 +116,21 @@ def usable(initial, config):
     return {name: value for name, value in initial.parameters.items() if not name.startswith(unwanted)}
 
 
-def run_folder(args, config, communicator):
-    """The folder of the run, made now: --resume, --output, or the first free runs/NAME, runs/NAME-2 ..."""
-    if args.resume:
-        return Path(args.resume)
+def new_folder(args, config, communicator, stack):
+    """The folder of a new run, made and locked now: --output, or the first free runs/NAME, runs/NAME-2 ..."""
     name = Path("runs") / Path(args.config).stem
     numbered = (name if i == 1 else name.with_name(f"{name.name}-{i}") for i in itertools.count(1))
     folder = Path(args.output) if args.output else next(path for path in numbered if not path.exists())
     folder = communicator.share(folder)
     if communicator.rank == 0:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: already holds a run; go on with --resume {folder} or choose another --output")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{folder}: can't write there ({error}); choose another --output") from error
+        stack.enter_context(locked(folder))
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(f"{folder}: already holds a run; go on with --resume {folder} or choose another --output")
+        tidy(folder)
     communicator.barrier()
     return folder
 

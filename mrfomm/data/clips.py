@@ -12,6 +12,8 @@ frame it landed on is in that list.
 import contextlib
 import os
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ from mrfomm.video import fit, read_image
 VIDEO_SUFFIXES = (".mp4", ".mov")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SUFFIXES = (*VIDEO_SUFFIXES, ".gif", *IMAGE_SUFFIXES)
+
+_Bomb = Image.DecompressionBombError
 
 # OpenCV's seek decodes from the last key frame that is at least this many frames before the one asked for.
 _SEEK_MARGIN = 16
@@ -157,7 +161,7 @@ class VideoFrames(Frames):
         # FFmpeg prints warnings for healthy videos too (open GOPs); what is broken, we report.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         # One thread: every seek flushes the decoder, which several threads only delay (measured: 0 to 60 %).
-        capture = cv2.VideoCapture(str(clip.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        capture = cv2.VideoCapture(_utf8_name(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         if not capture.isOpened():
             raise BrokenClip(clip, "not a video that can be opened")
         return capture
@@ -212,7 +216,8 @@ class FolderFrames(Frames):
     """Frames that are the png and jpg files of a folder, in natural order (``2.png`` before ``10.png``)."""
 
     def __init__(self, clip):
-        paths = (path for path in clip.path.iterdir() if not _is_hidden(path))
+        with _broken_if_unreadable(clip):
+            paths = [path for path in clip.path.iterdir() if not _is_hidden(path)]
         self._paths = sorted((p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
         if not self._paths:
             raise BrokenClip(clip, "a folder without png or jpg frames")
@@ -229,19 +234,29 @@ class StackedFrames(Frames):
     def __init__(self, clip):
         with _broken_if_unreadable(clip), Image.open(clip.path) as image:
             width, height = image.size
-        if width % height:
+        if not height or width % height:
             raise BrokenClip(clip, f"{width} x {height} pixels are not square frames side by side")
         super().__init__(clip, width // height)
 
     def _decode(self, indices):
         image = _read_image(self.clip, self.clip.path)
-        side = len(image)
+        side, width = image.shape[:2]
         for index in indices:
+            if (index + 1) * side > width:
+                raise BrokenClip(self.clip, f"frame {index} of {self.length} isn't there any more")
             yield image[:, index * side : (index + 1) * side]
 
 
 def _is_hidden(path):
     return path.name.startswith(".")
+
+
+def _utf8_name(clip):
+    """The path as OpenCV takes it: it crashes on bytes that Python couldn't read as letters, as in an ASCII locale."""
+    try:
+        return os.fsencode(clip.path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenClip(clip, "the name is not UTF-8; rename it") from error
 
 
 def _natural_order(path):
@@ -252,7 +267,7 @@ def _natural_order(path):
 def _broken_if_unreadable(clip):
     try:
         yield
-    except (OSError, EOFError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, _Bomb) as error:  # Pillow's decoders
         raise BrokenClip(clip, f"can't be read ({error})") from error
 
 

@@ -9,6 +9,7 @@ pipe closes, so none outlives the parent, however that ends. A worker's death cl
 notices.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -28,6 +29,7 @@ import numpy as np
 
 from mrfomm.errors import UserError
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mrfomm.data.workers import run_worker; run_worker(int(sys.argv[2]), int(sys.argv[3]))"
@@ -126,11 +128,25 @@ def _map_arrays(descriptor, shape):
 def _start(memory):
     """Start a worker. Returns its process and our end of its pipe."""
     ours, theirs = Pipe()
-    with theirs:
+    with theirs, _stop_signals_blocked():
         descriptors = (theirs.fileno(), memory)
         command = [sys.executable, "-c", _WORKER, json.dumps(sys.path), *map(str, descriptors)]
         process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
     return process, ours
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked():
+    """Context manager whose child processes never see the signals that ask to stop.
+
+    Ctrl-C, `timeout` and job schedulers send them to every process at once. The parent, which gets them when this ends,
+    still needs its workers for the step in progress, and ends them itself.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # a mask outlives exec, a handler doesn't
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _end(workers):
@@ -143,7 +159,6 @@ def _end(workers):
 
 def run_worker(pipe, memory):
     """Body of a worker process: answer tasks until the pipe closes. The arguments are file descriptors."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but the parent ends us
     cv2.setNumThreads(1)  # the processes are the parallelism
     with Connection(pipe) as connection:
         try:

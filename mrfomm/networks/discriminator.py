@@ -6,7 +6,6 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 from nnabla.initializer import NormalInitializer
-from nnabla.parameter import get_parameter_or_create
 
 from mrfomm.networks import ops
 from mrfomm.networks.geometry import gaussian_heatmaps
@@ -59,7 +58,7 @@ def _block(x, channels, normalise, pool, fixed, transform):
 def _spectral_normalisation(fixed):
     def normalise(weight):
         rows = weight.shape[0]
-        u = get_parameter_or_create("u", (rows,), NormalInitializer(), need_grad=False)
+        u = ops.parameter("u", (rows,), NormalInitializer(), need_grad=False)
         return F.spectral_norm(weight, u, dim=0, itr=1, eps=1e-12, test=fixed)
 
     return normalise

@@ -75,6 +75,7 @@ NNABLA = Operators(_convolution, _batch_normalization, _warp, _multiply, _halve,
 SWITCH = "MRFOMM_CPU_OPERATORS"  # environment variable; "0" leaves everything to nnabla
 
 _current = contextvars.ContextVar("operators", default=NNABLA)
+_with_values = contextvars.ContextVar("with_values", default=True)
 
 
 @contextlib.contextmanager
@@ -103,6 +104,24 @@ def fastest(context):
 
     f = functions
     return Operators(f.convolution, batch_normalization, f.warp, f.multiply, f.halve, f.double)
+
+
+@contextlib.contextmanager
+def without_values():
+    """Context manager in which new parameters get a shape and no values: for weights that are read from a file.
+
+    They take no memory before they are filled, so that shapes can be compared first.
+    """
+    token = _with_values.set(False)
+    try:
+        yield
+    finally:
+        _with_values.reset(token)
+
+
+def parameter(name, shape, start, **options):
+    """nnabla's ``get_parameter_or_create`` with the initializer ``start``."""
+    return get_parameter_or_create(name, shape, start if _with_values.get() else None, **options)
 
 
 def multiply(x, weight):
@@ -179,8 +198,8 @@ def _filter(depth, channels, kernel, zero=False, bias=None, fixed=False):
     start = UniformInitializer((-limit, limit)) if limit else ConstantInitializer(0)
     with nn.parameter_scope("conv"):
         shape = (channels, depth, kernel, kernel)
-        weight = get_parameter_or_create("W", shape, start, as_need_grad=not fixed)
-        offset = get_parameter_or_create("b", (channels,), start if bias is None else bias, as_need_grad=not fixed)
+        weight = parameter("W", shape, start, as_need_grad=not fixed)
+        offset = parameter("b", (channels,), start if bias is None else bias, as_need_grad=not fixed)
     return weight, offset
 
 
@@ -205,14 +224,14 @@ def instance_normalization(x, fixed=False):
 def _affine(scope, channels, fixed=False):
     shape = (1, channels, 1, 1)
     with nn.parameter_scope(scope):
-        beta = get_parameter_or_create("beta", shape, ConstantInitializer(0), as_need_grad=not fixed)
-        gamma = get_parameter_or_create("gamma", shape, ConstantInitializer(1), as_need_grad=not fixed)
+        beta = parameter("beta", shape, ConstantInitializer(0), as_need_grad=not fixed)
+        gamma = parameter("gamma", shape, ConstantInitializer(1), as_need_grad=not fixed)
     return beta, gamma
 
 
 def _statistics(channels):
     shape = (1, channels, 1, 1)
     with nn.parameter_scope("bn"):
-        mean = get_parameter_or_create("mean", shape, ConstantInitializer(0), need_grad=False)
-        var = get_parameter_or_create("var", shape, ConstantInitializer(1), need_grad=False)
+        mean = parameter("mean", shape, ConstantInitializer(0), need_grad=False)
+        var = parameter("var", shape, ConstantInitializer(1), need_grad=False)
     return mean, var

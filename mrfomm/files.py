@@ -1,0 +1,68 @@
+"""What a run writes: files that are whole or not there, in a folder that one run has to itself."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from mrfomm.errors import UserError
+
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
+
+    Raises:
+        UserError: what was written inside, or the file itself, didn't find room or permission.
+    """
+    path = Path(path)
+    aside = path.with_name(f".partial-{path.name}")  # ends like the file: writers choose their format by that
+    try:
+        yield aside
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise cant_write(path, error) from error
+
+
+def cant_write(path, error):
+    """The UserError for an OSError met while writing ``path``."""
+    return UserError(f"{path}: can't write there ({error.strerror or error}); make room or choose another place")
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Context manager during which no other process can hold the lock of an existing folder.
+
+    The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
+
+    Raises:
+        UserError: another process holds it, or the folder can't be written to.
+    """
+    path = Path(folder) / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by processes started later
+    except OSError as error:
+        raise cant_write(path, error) from error
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor, folder):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{folder}: another run is at work there; wait for its end or take another folder") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise cant_write(folder, error) from error
+        logging.getLogger(__name__).warning("%s: can't be locked (%s); start only one run there", folder, error)

@@ -1,0 +1,97 @@
+"""Whole files, and a lock that dies with its process."""
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrfomm import files
+from mrfomm.errors import UserError
+from mrfomm.files import locked, whole_file
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole_file(path) as aside:
+        aside.write_text("new")
+        assert not path.exists()
+        assert aside.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    problem = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError, match=r"a\.txt: can't write there \(No space left on device\); make room"):
+        write_and_fail(path, problem)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_and_fail(path, problem):
+    with whole_file(path) as aside:
+        aside.write_text("half")
+        raise problem
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none/a\.txt: can't write there \(No such file"), whole_file(
+        tmp_path / "none" / "a.txt"
+    ) as aside:
+        aside.write_text("new")
+
+
+def take(folder):
+    with locked(folder):
+        return True
+
+
+def test_one_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another run is at work there"):
+        take(tmp_path)
+    assert take(tmp_path)
+
+
+def test_the_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
+    """Killed (-9) while a process that it started lives on."""
+    code = (
+        "import subprocess, sys, time; from mrfomm.files import locked\n"
+        "with locked(sys.argv[1]):\n"
+        "    child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(UserError, match="another run is at work there"):
+                take(tmp_path)
+            process.kill()
+            process.wait()
+            assert take(tmp_path)
+            os.kill(child, 0)  # still there
+        finally:
+            os.kill(child, 9)
+            process.kill()
+
+
+def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caplog):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert take(tmp_path)
+    assert "start only one run there" in caplog.text
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(UserError, match="can't write there"):
+        take(tmp_path / "none")
