@@ -1,13 +1,15 @@
 """Clips: what is found, and that every frame read is the frame asked for, whatever the encoding."""
 
+import os
 import subprocess
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
-from mrfomm.data.clips import BrokenClip, find_clips, open_clip
+from mrfomm.data.clips import BrokenClip, Clip, find_clips, open_clip
 from mrfomm.errors import UserError
 
 SIDE = 64
@@ -215,3 +217,10 @@ def test_numbers_outside_the_clip_are_refused(tmp_path):
     for indices in ([5], [-1], [0, 5]):
         with pytest.raises(IndexError, match="it has 5"):
             frames.read(indices, SIDE)
+
+
+def test_name_that_is_not_utf8(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.mp4"))
+    path.write_bytes(b"")
+    with pytest.raises(BrokenClip, match="not UTF-8"):
+        open_clip(Clip(path, "e", "e"))

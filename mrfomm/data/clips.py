@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 from mrfomm.video import fit, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".mov")
@@ -103,6 +103,10 @@ def open_clip(clip):
     suffix = clip.path.suffix.lower()
     if clip.path.is_dir():
         return FolderFrames(clip)
+    try:
+        check_is_file(clip.path)
+    except UserError as error:
+        raise BrokenClip(clip, str(error)) from error
     if suffix in VIDEO_SUFFIXES:
         return VideoFrames(clip)
     return GifFrames(clip) if suffix == ".gif" else StackedFrames(clip)
