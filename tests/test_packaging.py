@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "imageio_ffmpeg": "imageio-ffmpeg",
     "nnabla_ext": "nnabla-ext-cuda120",
     "yaml": "pyyaml",
+    "markdown_it": "markdown-it-py",
 }
 
 
@@ -65,7 +66,8 @@ def test_every_asset_is_recorded_with_its_checksum():
 
 
 def test_build_holds_every_module_and_asset(built):
-    expected = {path.relative_to(ROOT) for path in [*MODULES, *files_below(ASSETS)]}
+    files = [*MODULES, *files_below(ASSETS), *files_below(ROOT / "eval" / "templates")]
+    expected = {path.relative_to(ROOT) for path in files}
     assert {path.relative_to(built / "lib") for path in files_below(built / "lib")} == expected
 
 
