@@ -46,21 +46,29 @@ def smooth(curve, seconds):
 
 
 def random_motion(count, rng):
-    """Angles float64 [count,3] (yaw, pitch, roll in degrees) that wander over most of LIMITS.
+    """Angles float64 [count,3] (yaw, pitch, roll in degrees) that wander over a part of LIMITS.
 
-    Yaw covers at least four fifths of its range. The further the head is turned, the less it nods and tilts, down to
-    two fifths at yaw 60: such a pose is hard to hold, and shows no face that a detector would find.
+    People differ in how much they move: the range of each angle is a fifth to the whole of its limits, about a middle
+    of its own, nearer to the front than to the side. The further the head is turned, the less it nods and tilts, down
+    to two fifths at yaw 60: such a pose is hard to hold, and shows no face that a detector would find.
     """
     curves = [wander(count, -1, 1, pace, rng) for pace in (_YAW, _OTHERS, _OTHERS)]
-    angles = np.stack([_stretch(curve, *(limit * rng.uniform(0.8, 1, 2))) for curve, limit in zip(curves, LIMITS)], 1)
+    angles = np.stack([_stretch(curve, *_range(limit, rng)) for curve, limit in zip(curves, LIMITS)], 1)
     angles[:, 1:] *= 1 - 0.6 * (angles[:, :1] / LIMITS[0]) ** 2
     return angles
 
 
-def _stretch(curve, below, above):
-    """Scale and shift a curve so that it goes from -below to above."""
+def _range(limit, rng):
+    """Lowest and highest value of an angle in a clip."""
+    reach = limit * rng.uniform(0.2, 1)
+    middle = (limit - reach) * rng.uniform(-0.5, 0.5)
+    return middle - reach, middle + reach
+
+
+def _stretch(curve, lowest, highest):
+    """Scale and shift a curve so that it goes from lowest to highest."""
     low, high = curve.min(), curve.max()
-    return -below + (below + above) * (curve - low) / (high - low)
+    return lowest + (highest - lowest) * (curve - low) / (high - low)
 
 
 def sweep(axis, count, rng, jitter=1.5):
