@@ -49,12 +49,24 @@ class Transfer(NamedTuple):
     start: Optional[int] = None
 
 
+class Origin(NamedTuple):
+    """Where relative motion starts. anchor, initial: KeypointArrays of one frame; scale: of the movement."""
+
+    anchor: KeypointArrays
+    initial: KeypointArrays
+    scale: float
+
+    def move(self, driving):
+        """The anchor moved as the driving clip has moved since its initial frame: KeypointArrays of N -> of N."""
+        return relative_motion(self.anchor, driving, self.initial, self.scale)
+
+
 def read_reference(path, size, cropped, tell):
     """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
     image = video.read_image(path)
     if cropped:
         box = find_image_box(image, path)
-        tell(_crop_text(path, box))
+        tell(crop_text(path, box))
         image = crop(image, box)
     return video.fit(image, size)
 
@@ -64,11 +76,12 @@ def prepare_driving(source, size, cropped, tell):
     if not cropped:
         return Driving(source, partial(video.fit, size=size))
     box = find_clip_box(source, source.path)
-    tell(_crop_text(source.path, box))
+    tell(crop_text(source.path, box))
     return Driving(source, lambda frame: video.fit(crop(frame, box), size))
 
 
-def _crop_text(path, box):
+def crop_text(path, box):
+    """What to tell of a box in which a face was found."""
     return f"{path}: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})"
 
 
@@ -96,14 +109,44 @@ def target_keypoints(transfer, references, driving, tell):
     """
     if transfer.motion == "absolute":
         return driving
+    return find_origin(transfer, references, driving, tell).move(driving)
+
+
+def find_origin(transfer, references, driving, tell):
+    """The Origin of relative motion. Arguments and errors as of ``target_keypoints``."""
     count = len(driving.value)
     if transfer.start is not None and transfer.start >= count:
         raise UserError(f"--start {transfer.start}: the driving clip has {count} frames, 0 to {count - 1}")
     start = find_start(references, driving, transfer.start)
     tell(f"motion starts at driving frame {start.frame} from reference {start.anchor + 1}")
     anchor, initial = references.frame(start.anchor), driving.frame(start.frame)
-    scale = movement_scale(anchor, initial) if transfer.adapt_scale else 1.0
-    return relative_motion(anchor, driving, initial, scale)
+    return Origin(anchor, initial, movement_scale(anchor, initial) if transfer.adapt_scale else 1.0)
+
+
+class Follower:
+    """``target_keypoints`` for driving frames that come one by one: relative motion starts from the first.
+
+    Args:
+        transfer: Transfer; its start is of no effect. references: KeypointArrays of K. tell: see above.
+    """
+
+    def __init__(self, transfer, references, tell):
+        self._transfer = transfer._replace(start=0)
+        self._references = references
+        self._tell = tell
+        self._origin = None
+
+    def restart(self):
+        """Let relative motion start from the next frame."""
+        self._origin = None
+
+    def __call__(self, pose):
+        """The keypoints to synthesise for the next frame: KeypointArrays of one -> of one."""
+        if self._transfer.motion == "absolute":
+            return pose
+        if self._origin is None:
+            self._origin = find_origin(self._transfer, self._references, pose, self._tell)
+        return self._origin.move(pose)
 
 
 def synthesise(animator, keypoints, batch):

@@ -23,9 +23,9 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 import cv2
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 FOLDER_FPS = 25.0  # VoxCeleb's rate: a folder of images says nothing of time
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -51,26 +51,25 @@ def read_image(path) -> np.ndarray:
         UserError: missing, a folder, not an image, truncated, 32 bits per channel, or too many pixels
             (Pillow's own limit against decompression bombs, 89 megapixels).
     """
-    _check_is_file(path)
+    check_is_file(path)
+    with _readable(path), Image.open(path) as image:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    return _to_rgb(path, image)
+
+
+@contextlib.contextmanager
+def _readable(path) -> Iterator[None]:
+    """Name the file in what Pillow raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                image = ImageOps.exif_transpose(image)
+            yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS // 10**6
         raise UserError(f"{path}: more than {limit} megapixels; make the image smaller") from error
     except _BROKEN_IMAGE as error:
         raise UserError(f"{path}: not a readable image ({error}); give a whole PNG or JPEG file") from error
-    return _to_rgb(path, image)
-
-
-def _check_is_file(path) -> None:
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a folder; give a file")
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; check the path")
 
 
 def _to_rgb(path, image: Image.Image) -> np.ndarray:
@@ -159,11 +158,30 @@ def _complaint(log: str) -> Optional[str]:
 
 def _inspect(path, *output) -> Tuple[int, str, bytes]:
     """Run ffmpeg over a clip at the level where it describes the streams."""
-    _check_is_file(path)
+    check_is_file(path)
     return _ffmpeg("-v", "level+info", *_input(path), *output)
 
 
 # Reading
+
+
+def read_comment(path) -> Optional[str]:
+    """The comment in the metadata of a video, a gif, an image or the first image of a folder; None without one.
+
+    Raises:
+        UserError: missing, or none of these.
+    """
+    if os.path.isdir(path):
+        path = list_images(path)[0]
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        check_is_file(path)
+        with _readable(path), Image.open(path) as image:
+            return image.info.get("Comment")
+    code, log, text = _inspect(path, "-f", "ffmetadata", "-")
+    if code:
+        raise UserError(f"{path}: not a readable video ({_complaint(log)}); give a video, a gif or a PNG")
+    found = re.search(r"^comment=(.*)$", text.decode(errors="replace"), re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"\\(.)", r"\1", found.group(1)) if found else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +231,21 @@ def open_frames(path) -> FrameSource:
 
 
 def _open_folder(path) -> FrameSource:
-    files = [entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES]
+    files = list_images(path)
+    return FrameSource(str(path), FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
+
+
+def list_images(folder) -> List[Path]:
+    """The images of a folder in natural order (2 before 10); hidden files don't count.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = [entry for entry in _entries(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
     files = sorted((entry for entry in files if not entry.name.startswith(".")), key=_natural)
     if not files:
-        raise UserError(f"{path}: no image in this folder; give a folder of PNG or JPEG frames, or a video")
-    return FrameSource(str(path), FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
+        raise UserError(f"{folder}: no image in this folder; give a folder of PNG or JPEG frames, or a video")
+    return files
 
 
 def _entries(folder) -> List[Path]:
@@ -431,15 +459,19 @@ class FrameSink:
 
 
 class _FolderSink(FrameSink):
-    def __init__(self, target: Path, staging: Path):
+    def __init__(self, target: Path, staging: Path, comment):
         super().__init__(target)
         self._folder = staging / "frames"
         self._folder.mkdir()
+        self._text = PngImagePlugin.PngInfo()
+        if comment is not None:
+            self._text.add_text("Comment", comment)
 
     def _put(self, frame):
         with _named_errors(self._target):
             # level 1 is three times as fast as the default and a tenth larger
-            Image.fromarray(frame).save(self._folder / f"{self.count:06d}.png", compress_level=1)
+            path = self._folder / f"{self.count:06d}.png"
+            Image.fromarray(frame).save(path, compress_level=1, pnginfo=self._text)
 
     def _finish(self):
         return self._folder
@@ -485,6 +517,9 @@ class _VideoSink(FrameSink):
         with contextlib.suppress(BrokenPipeError):
             self._ffmpeg.process.stdin.close()
         self._check(*self._ffmpeg.finish())
+        if self._target.suffix.lower() == ".gif" and self._comment is not None:
+            with _named_errors(self._target):
+                return _with_gif_comment(self._staged("silent"), self._staged("comment"), self._comment)
         return self._staged("silent") if self._audio is None else self._mux()
 
     def _mux(self) -> Path:
@@ -508,6 +543,19 @@ class _VideoSink(FrameSink):
             self._ffmpeg.close()
 
 
+def _with_gif_comment(source: Path, target: Path, comment: str) -> Path:
+    """Copy a gif with a comment extension before its first frame (GIF89a, 24), which ffmpeg reads but doesn't write."""
+    text = comment.encode()
+    blocks = [text[start : start + 255] for start in range(0, len(text), 255)]
+    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+    with open(source, "rb") as old, open(target, "wb") as new:
+        head = old.read(13)  # signature and logical screen
+        palette = 3 * 2 ** ((head[10] & 7) + 1) if head[10] & 0x80 else 0
+        new.write(head + old.read(palette) + extension)
+        shutil.copyfileobj(old, new)
+    return target
+
+
 @contextlib.contextmanager
 def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) -> Iterator[FrameSink]:
     """Write a video, gif or folder of frames: ``with open_sink("out.mp4", 25) as sink: sink.write(frame)``.
@@ -523,7 +571,8 @@ def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) 
         audio_from: clip or sound file whose first sound track goes along, cut to the length of the pictures:
             copied if players expect its codec in this container, else encoded (AAC; PCM in avi). Of no
             effect if it has no sound or is a folder, and on a gif or folder output.
-        comment: goes into a video's metadata; of no effect on a gif or folder.
+        comment: one line that goes into the file's metadata, in a folder into every PNG (as tEXt); see
+            :func:`read_comment`.
 
     Raises:
         UserError: on entering, before any work: a suffix that is not listed, a place that cannot be
@@ -550,7 +599,7 @@ def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) 
 
 def _make_sink(target: Path, staging: Path, fps: float, audio, comment) -> FrameSink:
     if _is_folder(target):
-        return _FolderSink(target, staging)
+        return _FolderSink(target, staging, comment)
     if _CONTAINERS[target.suffix.lower()].other_audio is None:
         audio = None
     return _VideoSink(target, staging, fps, audio, comment)

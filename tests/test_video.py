@@ -502,9 +502,26 @@ def test_clips_without_sound(tmp_path, beep):
     assert len(list(open_frames(tmp_path / "a.gif"))) == 20
 
 
-def test_comment(tmp_path):
-    write(tmp_path / "a.mp4", moving_frames(), comment="made by a test = true")
-    assert re.search(r"comment\s*: made by a test = true", describe(tmp_path / "a.mp4"))
+@pytest.mark.parametrize("suffix", [*VIDEOS, "gif"])
+def test_comment(tmp_path, suffix, beep):
+    comment = "made by a test = true; #1 \\ " + 60 * "long "  # a block of a gif's comment ends at 255 bytes
+    path = write(tmp_path / f"a.{suffix}", moving_frames(), comment=comment, audio_from=beep / "beep.mp4")
+    assert re.search(r"(?i)comment\s*: made by a test = true; #1", describe(path))
+    assert video.read_comment(path) == comment
+    assert video.read_comment(write(tmp_path / f"b.{suffix}", moving_frames())) is None
+
+
+def test_comment_of_frames(tmp_path):
+    folder = write(tmp_path / "frames", moving_frames(), comment="made by a test = true")
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            assert image.text == {"Comment": "made by a test = true"}
+    assert video.read_comment(folder) == "made by a test = true"
+
+
+def test_gif_with_a_comment_is_read_by_others(tmp_path):
+    with Image.open(write(tmp_path / "a.gif", moving_frames(), comment="made by a test")) as image:
+        assert (image.info["comment"], image.n_frames) == (b"made by a test", 20)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])

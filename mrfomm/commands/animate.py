@@ -3,16 +3,20 @@
 import argparse
 import contextlib
 import sys
+import time
 
 from tqdm import tqdm
 
-from mrfomm import bundled, video
+from mrfomm import bundled, live, provenance, video
 from mrfomm.animation import images_to_array, load_model
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
+from mrfomm.crop import FaceFinder
 from mrfomm.errors import UserError, run_command
 from mrfomm.overlap import read_ahead, write_behind
+from mrfomm.reconstruction import model_digest
 from mrfomm.reenactment import (
+    Follower,
     Transfer,
     detect,
     prepare_driving,
@@ -23,6 +27,8 @@ from mrfomm.reenactment import (
 )
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.visualize import tile
+
+OUTPUT = "result.mp4"
 
 
 def parse_arguments(arguments=None):
@@ -40,10 +46,10 @@ def parse_arguments(arguments=None):
         "--driving",
         metavar="PATH",
         default=bundled.SAMPLE_DRIVING,
-        help="video, gif or folder of frames (a bundled one)",
+        help="video, gif, folder of frames, or webcam[:N] to see it live (a bundled clip)",
     )
     add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
-    add("--output", metavar="PATH", default="result.mp4", help=".mp4, .gif, or a folder for PNG frames (%(default)s)")
+    add("--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
     add(
         "--motion",
         choices=("relative", "absolute"),
@@ -57,6 +63,7 @@ def parse_arguments(arguments=None):
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
+    add("--no-provenance", action="store_true", help="leave out of the file that it is synthetic, and from what")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=1, metavar="N", help="driving frames per call of the network (%(default)s)")
@@ -67,13 +74,26 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     transfer = check(args)
+    camera = live.camera_number(args.driving)
+    if camera is not None:
+        live.check_window()
     model = load_model(args.weights, args.fusion)
-    size = model.config.image_size
-    references = [read_reference(path, size, args.crop, tell) for path in args.refs]
-    driving = prepare_driving(video.open_frames(args.driving), size, args.crop, tell)
-    with use_context(args.context), open_outputs(args, driving.source.fps) as (write, write_masks):
-        make_animator = animator_maker(model, args.backend, bool(args.masks))
-        animator = make_animator(images_to_array(references), args.batch)
+    references = [read_reference(path, model.config.image_size, args.crop, tell) for path in args.refs]
+    with use_context(args.context):
+        if camera is None:
+            print(write(args, transfer, model, references))
+        else:
+            print(show(args, transfer, model, references, camera))
+    return 0
+
+
+def write(args, transfer, model, references):
+    """Animate by a clip; returns the path of the output."""
+    output = args.output or OUTPUT
+    driving = prepare_driving(video.open_frames(args.driving), model.config.image_size, args.crop, tell)
+    comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
+    with open_outputs(args, output, driving.source.fps, comment) as (write_result, write_masks):
+        animator = animator_maker(model, args.backend, bool(args.masks))(images_to_array(references), args.batch)
         poses = detect(animator, driving, args.batch, progress)
         keypoints = target_keypoints(transfer, animator.reference_keypoints, poses, tell)
         if write_masks:
@@ -82,9 +102,24 @@ def main(arguments=None):
             images = synthesise(animator, keypoints, args.batch)
         images = progress(images, len(keypoints.value), "animating")
         for image in beside(references, driving, images) if args.side_by_side else images:
-            write(image)
-    print(args.output)
-    return 0
+            write_result(image)
+    return output
+
+
+def show(args, transfer, model, references, number):
+    """Animate by a camera, in a window; returns a line of text on how it went."""
+    with contextlib.closing(live.Camera(live.open_capture(number), time.perf_counter)) as camera:
+        animator = animator_maker(model, args.backend)(images_to_array(references), args.batch)
+        puppet = live.Puppet(
+            animator,
+            Follower(transfer, animator.reference_keypoints, tell),
+            model.config.image_size,
+            FaceFinder() if args.crop else None,
+            references if args.side_by_side else None,
+            tell,
+        )
+        with contextlib.closing(live.Window()) as window:
+            return live.play(camera, window, puppet, time.perf_counter)
 
 
 def check(args):
@@ -95,17 +130,33 @@ def check(args):
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if args.motion == "absolute" and (args.adapt_scale or args.start != "auto"):
         raise UserError("--adapt-scale and --start are for relative motion; leave them out with --motion absolute")
+    if live.camera_number(args.driving) is not None:
+        check_live(args)
     start = None if args.start == "auto" else 0 if args.start == "first" else int(args.start)
     return Transfer(args.motion, args.adapt_scale, start)
 
 
+def check_live(args):
+    """Refuse what makes no sense with a camera."""
+    senseless = {
+        "--output": args.output,
+        "--masks": args.masks,
+        "--no-audio": args.no_audio,
+        "--no-provenance": args.no_provenance,
+        "--batch": args.batch > 1,
+        "--start": args.start.isdecimal(),
+    }
+    for option in (option for option, given in senseless.items() if given):
+        raise UserError(f"{option}: a camera's result is shown as it comes, and not written; leave {option} out")
+
+
 @contextlib.contextmanager
-def open_outputs(args, fps):
+def open_outputs(args, output, fps, comment):
     """Functions that write the result's frames and the mask pictures (or None); files appear only if all went well."""
     sound = None if args.no_audio else args.driving
     with contextlib.ExitStack() as stack:
-        sinks = [stack.enter_context(video.open_sink(args.masks, fps))] if args.masks else []
-        sinks.append(stack.enter_context(video.open_sink(args.output, fps, audio_from=sound)))
+        sinks = [stack.enter_context(video.open_sink(args.masks, fps, comment=comment))] if args.masks else []
+        sinks.append(stack.enter_context(video.open_sink(output, fps, audio_from=sound, comment=comment)))
         *masks, result = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
         yield result, masks[0] if masks else None
 

@@ -1,0 +1,107 @@
+"""What a result says of itself: `python -m mrfomm.provenance FILE` prints it.
+
+One line of JSON in the file's own comment (mp4, mov, mkv, avi, gif) or in that of every PNG of a folder:
+
+  synthetic            true: nobody said or did what the picture shows
+  digital_source_type  the same in IPTC's words, for programs that know them
+  tool, version        of this project
+  references           SHA-256 of each reference picture's file
+  driving              SHA-256 of the driving clip's file; for a folder, of what
+                       `sha256sum` prints for its images in order
+  weights              digest of the model's configuration and parameters, as
+                       in the settings of reconstruct.py
+
+Names and dates are not in it. It helps the honest: it is neither signed nor hidden, and a service that encodes the
+file again may drop it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+
+from mrfomm import __version__, video
+from mrfomm.errors import UserError, run_command
+
+TOOL = "mrfomm"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def describe(references, driving, weights):
+    """The comment for ``video.open_sink``.
+
+    Args:
+        references: paths of the pictures. driving: path of the clip, or of its folder of frames.
+        weights: digest of the model (``reconstruction.model_digest``).
+
+    Returns:
+        JSON text of one line, ASCII.
+
+    Raises:
+        UserError: a file can't be read.
+    """
+    record = {
+        "synthetic": True,
+        "digital_source_type": SOURCE_TYPE,
+        "tool": TOOL,
+        "version": __version__,
+        "references": [_file_digest(path) for path in references],
+        "driving": _clip_digest(driving),
+        "weights": weights,
+    }
+    return json.dumps(record)
+
+
+def read(path):
+    """The dictionary that ``describe`` put into a video, a gif, a PNG or a folder of PNGs.
+
+    Raises:
+        UserError: there is none in it, or the file can't be read.
+    """
+    comment = video.read_comment(path)
+    try:
+        record = json.loads(comment or "")
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict) or record.get("tool") != TOOL:
+        raise UserError(f"{path}: says nothing of where it comes from; that doesn't make it genuine")
+    return record
+
+
+def _file_digest(path):
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return digest.hexdigest()
+
+
+def _clip_digest(path):
+    if not os.path.isdir(path):
+        return _file_digest(path)
+    lines = [f"{_file_digest(image)}  {image.name}\n" for image in video.list_images(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrfomm.provenance",
+        description=__doc__.split("\n\n")[0],
+        epilog="A file without such a record is not thereby genuine: it is easily removed.",
+    )
+    parser.add_argument("file", metavar="FILE", help="video, gif, PNG or folder of PNGs that animate.py wrote")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Run the command; returns its exit code."""
+    print(json.dumps(read(parse_arguments(arguments).file), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
