@@ -1,0 +1,1 @@
+"""The page for the browser: `python -m mrfomm.app`; needs `pip install -e .[app]`."""

@@ -1,0 +1,131 @@
+"""A page for the browser that animates a face: `python -m mrfomm.app`, then open the address it prints.
+
+All runs on this machine, one job at a time, and nothing is asked of others. What visitors upload and what is made of it
+is removed after a while, and all of it when the server ends.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import tempfile
+import threading
+
+from mrfomm import bundled
+from mrfomm.app.gate import Gate, Sessions, cleaning
+from mrfomm.app.studio import Limits, Studio
+from mrfomm.commands.backends import BACKENDS
+from mrfomm.errors import UserError, run_command
+from mrfomm.runtime import CONTEXTS
+
+LOCAL = ("127.0.0.1", "localhost")
+STORED = 50  # the largest uploads that all visitors together may leave here
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace."""
+    parser = argparse.ArgumentParser(prog="python -m mrfomm.app", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
+    add("--host", default=LOCAL[0], metavar="IP", help="address to listen at; 0.0.0.0: open to all (%(default)s)")
+    add("--port", type=int, metavar="N", help="to listen at (the first free one from 7860)")
+    add("--max-megabytes", type=float, default=100, metavar="N", help="of one upload (%(default)s)")
+    add("--max-frames", type=int, default=1500, metavar="N", help="of the driving clip (%(default)s)")
+    add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (%(default)s)")
+    add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
+    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
+    return parser.parse_args(arguments)
+
+
+def check(args):
+    """Refuse arguments that make no sense, before any work; returns Limits."""
+    for name in ("max_megabytes", "max_frames", "queue", "keep"):
+        value = getattr(args, name)
+        if not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+    return Limits(args.max_megabytes, args.max_frames, args.queue)
+
+
+def main(arguments=None):
+    """Serve the page until it is interrupted (Ctrl-C or SIGTERM)."""
+    args = parse_arguments(arguments)
+    studio = Studio(args.weights, args.context, args.backend, check(args))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else nothing would clean up
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # nnabla makes the root logger print its requests
+    sessions = Sessions()
+    with tempfile.TemporaryDirectory(prefix="mrfomm-app-") as folder:
+        # Gradio reads these when it is imported
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        page_module = _import_page()
+        page = page_module.build_page(studio, folder, sessions, in_words(args.keep))
+        try:
+            address = serve(page, page_module, args, folder, sessions)
+            with cleaning(folder, 60 * args.keep):
+                print(address, flush=True)
+                threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def in_words(minutes):
+    """Minutes for people: "4 hours", "90 minutes"."""
+    number, unit = (minutes / 60, "hour") if minutes >= 60 and minutes % 60 == 0 else (minutes, "minute")
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
+
+
+def _import_page():
+    """Late, as Gradio is an extra that takes seconds and reads its settings when it is imported."""
+    try:
+        from mrfomm.app import page
+    except ImportError as error:
+        raise UserError(f"the page needs Gradio ({error}); pip install -e .[app], on Python 3.10") from error
+    return page
+
+
+def serve(page, page_module, args, folder, sessions):
+    """Start the server in threads; returns its address.
+
+    Raises:
+        UserError: the port is taken, or the host isn't one of this machine's addresses.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    upload = round(args.max_megabytes * 10**6)
+    # else a page from elsewhere whose name leads to this machine could use it (DNS rebinding)
+    names = [*LOCAL] if args.host in LOCAL else ["*"]
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=names),
+        Middleware(Gate, folder=folder, sessions=sessions, upload=upload, stored=STORED * upload),
+    ]
+    try:
+        _, address, _ = page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=upload,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            css=page_module.STYLE,
+            theme=page_module.theme(),
+            app_kwargs={"middleware": middleware},
+        )
+    except OSError as error:
+        raise UserError(f"--host {args.host} --port {args.port}: can't listen there ({error})") from error
+    return address
+
+
+def command():
+    """The console command."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,211 @@
+"""The page: its options, and the whole of it in a headless Chromium."""
+
+import os
+import re
+import urllib.request
+
+import chromium
+import imageio.v2 as imageio
+import pytest
+import visitor
+
+from mrfomm import bundled, provenance, video
+from mrfomm.app import __main__ as app
+from mrfomm.app.gate import CONTENT_POLICY
+from mrfomm.errors import UserError
+
+SHOTS = os.environ.get("MRFOMM_SHOTS")  # a folder for pictures of the page, for people to look at
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--max-frames", "0"], "--max-frames 0"), (["--keep", "nan"], "--keep nan"), (["--weights", "no"], "no")],
+)
+def test_bad_options(options, named):
+    with pytest.raises(UserError, match=named):
+        app.main(options)
+
+
+def test_time_in_words():
+    assert [app.in_words(minutes) for minutes in (240, 60, 90, 1, 0.5)] == [
+        "4 hours",
+        "1 hour",
+        "90 minutes",
+        "1 minute",
+        "0.5 minutes",
+    ]
+
+
+def test_help_fits_a_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        app.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return visitor.write_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with visitor.served(tmp_path_factory.mktemp("server") / "tmp") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.open_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page in a new tab; fails afterwards if anything was asked of another server, or a script failed."""
+    asked, errors = [], []
+    tab = browser.new_page(viewport={"width": 1360, "height": 900}, permissions=["camera", "microphone"])
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda line: errors.append(line.text))
+    open_page(tab, server)
+    yield tab
+    tab.close()
+    assert [url for url in asked if not url.startswith((server.address, "data:", "blob:"))] == []
+    assert [text for text in errors if "Content Security Policy" in text or "TypeError" in text] == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def open_page(page, server):
+    page.goto(server.address)
+    page.wait_for_selector("#references input[type=file]", state="attached")
+    page.wait_for_selector("#driving input[type=file]", state="attached")
+
+
+def upload(page, references=(), driving=None):
+    if references:
+        page.set_input_files("#references input[type=file]", [str(path) for path in references])
+        page.wait_for_selector("#references img")
+    if driving:
+        page.set_input_files("#driving input[type=file]", str(driving))
+        page.wait_for_selector("#driving video")
+
+
+def play(page):
+    """Wait for the result and for the picture to move; the video's size and decoded bytes of sound."""
+    page.click("#run")
+    page.wait_for_selector("#beside video", timeout=60_000)
+    page.wait_for_function("document.querySelector('#beside video').currentTime > 0.3", timeout=20_000)
+    return page.evaluate(
+        "(() => { const v = document.querySelector('#beside video');"
+        " return [v.videoWidth, v.videoHeight, v.webkitAudioDecodedByteCount] })()"
+    )
+
+
+def shoot(page, name):
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
+
+
+@pytest.mark.slow
+def test_example_runs_and_plays(page, tmp_path):
+    """What a first visitor does, from a page where nothing is hidden below."""
+    assert page.evaluate("document.documentElement.scrollHeight <= 900")
+    shoot(page, "before")
+    page.locator("tbody tr td").first.click()
+    page.wait_for_selector("#driving video")
+    page.click("#run")
+    page.get_by_text("reading poses").wait_for(timeout=20_000)
+    shoot(page, "during")
+    width, height, _ = play(page)
+    assert width == 2 * height
+    page.wait_for_selector("#strip img")
+    assert page.locator("#references img").count() == 3
+    assert re.match(r"75 frames at 25 per second", page.locator("#notes textarea").input_value())
+    picture = tmp_path / "page.png"
+    page.locator("#beside video").screenshot(path=picture)
+    assert imageio.imread(picture)[..., :3].std() > 20
+    shoot(page, "after")
+
+
+@pytest.mark.slow
+def test_upload_runs_and_downloads_with_sound(page, files, tmp_path):
+    upload(page, [bundled.SAMPLE_REFERENCES[0]], files / "driving.mp4")
+    assert play(page)[2] > 0
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "got.mp4")
+    got = video.open_frames(tmp_path / "got.mp4")
+    assert (len(list(got)), got.fps, got.has_audio) == (30, 25, True)
+    assert provenance.read(tmp_path / "got.mp4")["synthetic"]
+
+
+@pytest.mark.slow
+def test_webcam_shoots_pictures_and_clip(page):
+    page.locator("#references button[aria-label='Capture from camera']").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#references video')?.currentTime > 0.1")
+    page.locator("#references button[aria-label='capture photo']").click()
+    page.wait_for_selector("#references button[aria-label='Thumbnail 1 of 1']")
+    page.locator("#driving button[aria-label='Capture from camera']").click()
+    page.get_by_text("Click to Access Webcam").click()
+    record = page.locator("#driving button[aria-label='start recording']")
+    record.wait_for()
+    page.wait_for_function("document.querySelector('#driving video')?.currentTime > 0.1")
+    record.click()
+    page.wait_for_timeout(800)
+    record.click()
+    page.wait_for_selector("#driving video[src]")
+    play(page)
+
+
+BAD_UPLOADS = [
+    ([], None, "no pictures; give 1 to 8 of one face"),
+    (["<b>bold&.png"], "driving.mp4", "bold.*png: not a readable image"),
+    (["r0.png"] * 9, "half.mp4", "9 pictures"),
+    (["r0.png"], "half.mp4", "half.mp4"),
+    (["r0.png"], "large.mp4", "exceed the maximum allowed size.*large.mp4"),
+]
+
+
+@pytest.mark.slow
+def test_bad_uploads_get_one_line_and_the_page_goes_on(page, server, files):
+    for references, driving, message in BAD_UPLOADS:
+        open_page(page, server)
+        if references:
+            page.set_input_files("#references input[type=file]", [str(files / name) for name in references])
+            page.wait_for_timeout(500)
+        if driving:
+            page.set_input_files("#driving input[type=file]", str(files / driving))
+            page.wait_for_timeout(500)
+        if driving != "large.mp4":
+            page.click("#run")
+        toast = page.locator(".toast-body").filter(has_text=re.compile(message))
+        lines = toast.inner_text(timeout=20_000).splitlines()  # Gradio adds its own, such as "Video not playable"
+        assert len([line for line in lines if re.search(message, line)]) == 1
+        assert not [line for line in lines if "/" in line or "Traceback" in line]
+    open_page(page, server)
+    upload(page, [files / "r0.png"], files / "driving.mp4")
+    play(page)
+
+
+@pytest.mark.slow
+def test_stop_ends_a_run_and_another_may_begin(page, server, files):
+    upload(page, [files / "r0.png"], bundled.SAMPLE_DRIVING)
+    before = server.files()
+    page.click("#run")
+    page.get_by_text("reading poses").wait_for(timeout=20_000)
+    page.click("#stop")
+    page.get_by_text("reading poses").wait_for(state="hidden", timeout=5_000)
+    page.wait_for_timeout(500)
+    assert server.files() == before
+    play(page)
+
+
+def test_everything_is_refused_that_is_not_ours(server):
+    with urllib.request.urlopen(server.address) as answer:
+        assert answer.headers["content-security-policy"] == CONTENT_POLICY
+        text = answer.read().decode()
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"']https?:", text)
