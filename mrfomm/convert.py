@@ -1,7 +1,8 @@
-"""Convert foreign weights: `python -m mrfomm.convert vox-cpk.pth.tar -o weights/vox`.
+"""Convert weights: `python -m mrfomm.convert vox-cpk.pth.tar -o weights/vox`.
 
-Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and of Sony's nnabla-examples (.h5), which
-become a checkpoint folder for --weights and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
+Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and
+of Sony's nnabla-examples (.h5), which become a checkpoint folder for --weights
+and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
 becomes one .h5 file for loss.perceptual_weights.
 """
 
@@ -91,8 +92,9 @@ def read_config(path):
 def vox_config(source):
     """The Config of FOMM's published models: vox-256, or vox-adv-256 if the discriminator has no spectral norm."""
     model = ModelConfig()
-    discriminator = source.get("discriminator", {})
-    if discriminator and not any(name.endswith("weight_orig") for name in discriminator):
+    discriminator = source.get("discriminator")  # of whatever kind; upstream_arrays refuses what is no state_dict
+    names = discriminator if isinstance(discriminator, dict) else ()
+    if names and not any(str(name).endswith("weight_orig") for name in names):
         adversarial = dataclasses.replace(model.discriminator, spectral_norm=False, keypoint_input=True)
         model = dataclasses.replace(model, discriminator=adversarial)
     return for_foreign_weights(model)

@@ -333,6 +333,8 @@ def translate(source, names, expected_shapes, ignored=(), origin="the checkpoint
 
 
 def _convert(array, name, shape, label):
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{label} is not a tensor; save a state_dict()")
     kind = name.rpartition("/")[2]
     fits = array.shape == shape or (kind in _PER_CHANNEL and shape == (1, *array.shape, 1, 1))
     if not fits:

@@ -31,7 +31,7 @@ MPIRUN = shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).p
 needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None, reason="needs mpirun and mpi4py"
 )
-PATIENCE = 180  # seconds for anything that should end by itself
+PATIENCE = 900  # seconds for anything that should end by itself, on a busy machine
 
 
 @pytest.fixture
@@ -105,12 +105,26 @@ def content(run):
     return pictures, arrays, rows, load_checkpoint(run / "best").state, load_resumable(run).state
 
 
-def kill_after(process, seconds):
-    """Kill a process after a time, if it still runs then."""
+def kill_while_it_starts(process, rng):
+    seconds = float(rng.uniform(0, 5))
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.kill()
     process.communicate()
+    return f"{seconds:.1f} s after its start"
+
+
+def kill_while_it_trains(process, run, rng):
+    """Kill a process somewhere in the six steps after the one it resumed from."""
+    rows = len(read_log(run)) if list_checkpoints(run) else 0
+    wait_for(lambda: (run / "log.jsonl").exists() and len(read_log(run)) != rows, process)  # it has resumed
+    more, seconds = int(rng.integers(6)), float(rng.uniform(0, 0.3))
+    aim = len(read_log(run)) + more
+    wait_for(lambda: len(read_log(run)) >= aim, process)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    return f"{seconds:.1f} s after step {aim}"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +133,9 @@ def kill_after(process, seconds):
 def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, data, kills, epochs):
     """kill -9 at random moments: bit for bit the same parameters, solver states, losses, pictures and best model.
 
-    Every second kill comes right before a random change to the run folder, mostly a checkpoint's; the others at any
-    time, the start included. Every part runs in a process of its own, as for users.
+    Every second kill comes right before a random change to the run folder, mostly of a checkpoint; of the others, two
+    thirds come in the middle of training and one third while the program starts. Every part runs in a process of its
+    own, as for users.
     """
     rng = np.random.default_rng(0)
     often = {"checkpoint_every": 2, "picture_every": 5, "validate_every": 4, "keep_checkpoints": 2}
@@ -135,10 +150,10 @@ def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, data, ki
             change = int(rng.integers(1, 120))
             ends(start(FAULTS / "train_and_die.py", change, *options), -signal.SIGKILL)
             moments.append(f"change {change}")
+        elif len(moments) % 6 == 3:
+            moments.append(kill_while_it_starts(start(ROOT / "train.py", *options), rng))
         else:
-            seconds = float(rng.uniform(0, 12))
-            kill_after(start(ROOT / "train.py", *options), seconds)
-            moments.append(f"{seconds:.1f} s")
+            moments.append(kill_while_it_trains(start(ROOT / "train.py", *options), run, rng))
         if list_checkpoints(run):
             check_everything_visible(run)
             now = load_resumable(run).state["step"]
