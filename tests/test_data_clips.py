@@ -1,7 +1,9 @@
 """Clips: what is found, and that every frame read is the frame asked for, whatever the encoding."""
 
 import os
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -209,6 +211,30 @@ def test_video_that_vanishes_is_broken(tmp_path):
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(BrokenClip, match="a.mp4"):
         frames.read([0], SIDE)
+
+
+def test_stacked_image_that_shrinks_is_broken(tmp_path):
+    """Replaced by another while a loader has it open."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.concatenate([numbered_frame(i) for i in range(4)], axis=1)).save(path)
+    frames = open_clip(only_clip(tmp_path))
+    Image.fromarray(numbered_frame(0)).save(path)
+    assert numbers_of(frames.read([0], SIDE)) == [0]
+    with pytest.raises(BrokenClip, match="frame 2 of 4 isn't there any more"):
+        frames.read([0, 2], SIDE)
+
+
+def test_images_of_no_or_of_absurd_size_are_broken(tmp_path):
+    def png(width, height):
+        header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", len(header) - 4) + header + struct.pack(">I", zlib.crc32(header))
+        return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+    for name, size in (("flat", (100, 0)), ("huge", (1 << 20, 1 << 20))):
+        (tmp_path / f"{name}.png").write_bytes(png(*size))
+    for clip in find_clips(tmp_path):
+        with pytest.raises(BrokenClip):
+            open_clip(clip)
 
 
 def test_numbers_outside_the_clip_are_refused(tmp_path):

@@ -138,10 +138,11 @@ def test_a_killed_worker_is_noticed_at_once(start):
     assert time.monotonic() - started < 5
 
 
-def test_workers_leave_ctrl_c_to_the_parent(start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_leave_requests_to_stop_to_the_parent(start, number):
     pool = start(square)
     for pid in {pid for _, pid in pool.map(range(4))}:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, number)
     assert [array[0, 0] for array, _ in pool.map([3, 4])] == [9, 16]
 
 

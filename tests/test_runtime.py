@@ -114,6 +114,24 @@ def test_cores_are_shared(monkeypatch, affinities, threads):
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
+def test_what_comes_before_the_start_is_printed_by_the_first_process(monkeypatch, capsys):
+    """And the others, whose leaving would end the first one, wait for it."""
+    waits = []
+    monkeypatch.setattr(runtime.time, "sleep", waits.append)
+    for rank in "01":
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", rank)
+        with pytest.raises(SystemExit), runtime.first_process_speaks():
+            sys.exit(print("rank", rank, file=sys.stderr))
+    assert capsys.readouterr().err == "rank 0\n"
+    assert len(waits) == 1
+
+
+def test_sets_are_united():
+    world = SimpleNamespace(rank=0, size=2, allgather=lambda mine: [mine, {"b", "c"}])
+    assert runtime.MpiProcesses(world, SimpleNamespace(rank=0)).union({"a", "b"}) == {"a", "b", "c"}
+    assert runtime.SingleProcess().union({"a"}) == {"a"}
+
+
 def test_mixed_contexts_are_refused():
     world = SimpleNamespace(allgather=lambda mine: [mine, "cudnn:float"])
     with pytest.raises(UserError, match="some processes have a GPU"):

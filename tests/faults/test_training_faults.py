@@ -195,6 +195,7 @@ def test_damaged_newest_checkpoints_do_not_push_out_whole_ones(tmp_path, data):
     assert (run / "damaged-checkpoint-00000099").is_dir()
 
 
+@pytest.mark.long
 def test_a_stop_signal_to_all_processes_saves(tmp_path, data):
     """SIGTERM as `timeout` and job schedulers send it, to the loader's workers too, in the middle of a step."""
     changes = {"train": {"epochs": 500, "checkpoint_every": 2}, "data": {"num_repeats": 1, "workers": 2}}
@@ -269,6 +270,7 @@ def test_clips_that_break_during_training_are_skipped_and_counted(tmp_path, data
     assert len([record for record in caplog.records if "skipping a broken clip" in record.message]) == 4
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_a_run_in_one_line(tmp_path, data):
     """In a process of its own, as the HDF5 library used to crash while the program ended."""
     disk = tmp_path / "disk"
@@ -355,6 +357,7 @@ def test_one_killed_process_of_several_ends_all(tmp_path, data, victim):
     assert load_resumable(tmp_path / "run").state["step"] == 12 * (reached // 12 + 1)
 
 
+@pytest.mark.long
 @needs_mpi
 def test_several_processes_in_a_folder_at_work_refuse_once(tmp_path, data):
     new = arguments(tmp_path, data, "run", train={"epochs": 1}, data={"num_repeats": 1})
