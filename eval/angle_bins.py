@@ -18,6 +18,7 @@ import numpy as np
 from mrfomm.errors import UserError
 
 OUTSIDE = -1
+MOST_BINS = 36_000  # a hundredth of a degree all around
 
 
 class Axis(NamedTuple):
@@ -59,6 +60,8 @@ def make_axis(width, limit):
     if not (np.isfinite([width, limit]).all() and width > 0 and limit > 0):
         raise UserError(f"--bin-width {width:g} --range {limit:g}: give positive numbers of degrees")
     count = 2 * limit / width
+    if count > MOST_BINS:
+        raise UserError(f"--bin-width {width:g} --range {limit:g}: more than {MOST_BINS} bins; give wider ones")
     if count < 0.5 or abs(count - round(count)) > 1e-6:
         raise UserError(
             f"--bin-width {width:g}: doesn't divide the {2 * limit:g} degrees from -{limit:g} to {limit:g}; change one"

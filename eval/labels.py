@@ -20,7 +20,7 @@ import numpy as np
 
 from mrfomm import video
 from mrfomm.data.clips import Clip, Frames, open_clip
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
 COLUMNS = ("frame", *KINDS)
@@ -144,6 +144,7 @@ def read_labels(path):
     Raises:
         UserError: missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
     """
+    check_is_file(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)

@@ -4,32 +4,62 @@ The weights are a file of arrays: ``conv.../{W,b}`` of the backbone and ``head{1
 every channel. ``scripts/make_lpips_weights.py`` makes it. They never enter nnabla's global parameters.
 """
 
+import math
+import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from typing import Callable, NamedTuple, Tuple
 
 import nnabla as nn
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 from mrfomm.networks.perceptual import VGG16_COUNTS, alexnet_features, load_frozen, normalise, vgg16_features
 
 LAYERS = 5
 EPSILON = 1e-10  # LPIPS' own, in the channel normalisation
+_MAX_EXPANSION = 16  # of compressed data; weights shrink by less
+_BROKEN_NPZ = (  # what zipfile and numpy raise
+    OSError,
+    EOFError,
+    ValueError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Backbone(NamedTuple):
-    """name; features(x, parameters) -> five Variables; convolutions: their names; smallest: side of an image."""
+    """A network without its weights.
+
+    name; features(x, parameters) -> five Variables; stages: the names of the convolutions up to each of these; kernels:
+    side of each convolution's kernel; smallest: side of an image.
+    """
 
     name: str
     features: Callable
-    convolutions: Tuple[str, ...]
+    stages: Tuple[Tuple[str, ...], ...]
+    kernels: Tuple[int, ...]
     smallest: int
 
+    @property
+    def convolutions(self):
+        """The names of all convolutions, in their order."""
+        return [name for names in self.stages for name in names]
 
-_VGG16_NAMES = tuple(f"conv{stage}_{i}" for stage, n in enumerate(VGG16_COUNTS, start=1) for i in range(1, n + 1))
+
+_VGG16_STAGES = tuple(tuple(f"conv{i}_{j}" for j in range(1, n + 1)) for i, n in enumerate(VGG16_COUNTS, start=1))
 BACKBONES = (
-    Backbone("AlexNet", alexnet_features, tuple(f"conv{i}" for i in range(1, 6)), 31),
-    Backbone("VGG16", vgg16_features, _VGG16_NAMES, 16),
+    Backbone("AlexNet", alexnet_features, tuple((f"conv{i}",) for i in range(1, 6)), (11, 5, 3, 3, 3), 31),
+    Backbone("VGG16", vgg16_features, _VGG16_STAGES, (3,) * sum(VGG16_COUNTS), 16),
 )
 
 
@@ -39,14 +69,32 @@ def load_lpips(path):
     Raises:
         UserError: missing, damaged, or the arrays are not those of one of the two backbones.
     """
+    check_is_file(path)
     try:
-        with open(path, "rb") as stream, np.load(stream) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = _read_npz(path)
+    except _BROKEN_NPZ as error:
         raise UserError(
             f"{path}: not a readable file of LPIPS weights ({error}); make one with scripts/make_lpips_weights.py"
         ) from error
     return Lpips(arrays, path)
+
+
+def _read_npz(path):
+    """Name -> array of numpy's zip file. Unlike ``np.load`` it takes no more memory than the file can fill."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_EXPANSION * os.path.getsize(path):
+            raise ValueError("its content is larger than the file can hold")
+        return {entry.filename[: -len(".npy")]: _read_array(archive, entry) for entry in archive.infolist()}
+
+
+def _read_array(archive, entry):
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{entry.filename} is of a later format than weights need")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.kind != "f" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} holds no weights")
+        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 class Lpips:
@@ -57,11 +105,13 @@ class Lpips:
         source: named in errors.
 
     Raises:
-        UserError: the names are not exactly those of AlexNet or VGG16 with five heads.
+        UserError: the names are not exactly those of AlexNet or VGG16 with five heads, shapes that don't fit each other,
+            or values that aren't finite.
     """
 
     def __init__(self, arrays, source="LPIPS weights"):
         self.backbone = _recognise(arrays, source)
+        _check_arrays(arrays, self.backbone, source)
         self._heads = [np.float64(arrays[f"head{i}/w"]) for i in range(1, LAYERS + 1)]
         self._parameters = load_frozen({name: array for name, array in arrays.items() if name.startswith("conv")})
         self._image = None
@@ -128,6 +178,23 @@ def _recognise(arrays, source):
         f"{source}: not the arrays of LPIPS with {' or '.join(b.name for b in BACKBONES)}; "
         "make the file with scripts/make_lpips_weights.py"
     )
+
+
+def _check_arrays(arrays, backbone, source):
+    """Refuse arrays that can't be the backbone's: every layer takes what the one before it gives."""
+    shapes, channels = {}, 3
+    kernels = iter(backbone.kernels)
+    for number, names in enumerate(backbone.stages, start=1):
+        for name in names:
+            side, inputs, channels = next(kernels), channels, arrays[f"{name}/b"].size
+            shapes.update({f"{name}/W": (channels, inputs, side, side), f"{name}/b": (channels,)})
+        shapes[f"head{number}/w"] = (channels,)
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            raise UserError(
+                f"{source}: {name} should have finite numbers and the shape {shape}, its own is {arrays[name].shape}; "
+                "make the file with scripts/make_lpips_weights.py"
+            )
 
 
 def _layer_distance(head, a, b):

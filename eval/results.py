@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 _PACKAGES = (  # what a number may depend on
     "mrfomm",
@@ -61,10 +61,9 @@ def read_rows(path):
     Raises:
         UserError: missing, or a line is no JSON object; it names the line.
     """
+    check_is_file(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable file of JSON lines ({error})") from error
     return [_row(path, number, line) for number, line in enumerate(lines, 1)]

@@ -211,7 +211,7 @@ def load_resumable(run):
         try:
             return load_checkpoint(folder)
         except UserError as error:
-            print(f"stepping over a checkpoint: {error}", file=sys.stderr)
+            print(f"stepping over a checkpoint: {' '.join(str(error).split())}", file=sys.stderr)
     raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); start anew with --output")
 
 

@@ -6,7 +6,7 @@ every run and every checkpoint, so that nothing else has to be named later.
 """
 
 import dataclasses
-import math
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,30 @@ from pathlib import Path
 import yaml
 
 from mrfomm.data.augment import AugmentOptions
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 FUSION_MODES = ("patch", "element", "mean", "occlusion")
-LARGEST = {"image_size": 2048, "expansion": 1 << 16, "max_features": 1 << 16}  # of the model's whole numbers...
-LARGEST_COUNT = 1000  # ... and of the others: keypoints, blocks, a kernel
+_SOME, _MANY, _MOST = 1 << 16, 1 << 20, (1 << 31) - 1
+LARGEST = {  # of the whole numbers, as what is absurd would take memory or time without end...
+    "image_size": 2048,
+    "expansion": _SOME,
+    "max_features": _SOME,
+    "batch_size": _SOME,
+    "num_repeats": _MANY,
+    "seed": _MOST,
+    "epochs": _MOST,
+    "log_every": _MOST,
+    "picture_every": _MOST,
+    "checkpoint_every": _MOST,
+    "validate_every": _MOST,
+    "validation_clips": _MANY,
+    "keep_checkpoints": _MANY,
+}
+_NO_YAML = (yaml.YAMLError, RecursionError, ValueError, OverflowError)  # for nested, impossible and endless values
+MAY_BE_ZERO = ("train.seed", "data.workers", "train.validation_clips")
+LARGEST_NUMBER = sys.float_info.max
+LONGEST_SHOWN = 100  # characters of a wrong value in an error
+LARGEST_COUNT = 1000  # ... and of the others: keypoints, blocks, a kernel, references, workers
 SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a side; pooling leaves nothing of less
 
 
@@ -209,11 +228,11 @@ def _constraints(config):
         model.fusion.kernel % 2 == 1 and model.fusion.kernel > 0,
         "must be a positive odd number",
     )
-    for key, value in _positive_integers(config):
-        yield key, value >= 1, f"must be at least 1, not {value}"
-    for key, value in _integers(config.model, "model"):  # what is absurd would take memory or time without end
-        limit = LARGEST.get(key.split(".")[-1], LARGEST_COUNT)
-        yield key, value <= limit, f"must be at most {limit}, not {value}"
+    for key, value in _integers(config, ""):
+        smallest, name = int(key not in MAY_BE_ZERO), key.split(".")[-1]
+        largest = LARGEST.get(name, LARGEST_COUNT)
+        yield key, value >= smallest, f"must be at least {smallest}, not {_shown(value)}"
+        yield key, value <= largest, f"must be at most {largest}, not {_shown(value)}"
     for name, net in (("keypoints", model.keypoints), ("motion", model.motion)):
         size = model.image_size * net.scale
         key = f"model.{name}"
@@ -246,24 +265,23 @@ def _constraints(config):
         "must be 1, 0.5 ...",
     )
     yield "loss.tps_points", loss.tps_points >= 2, "must be at least 2"
+    for name, value in dataclasses.asdict(loss).items():
+        yield f"loss.{name}", not isinstance(value, float) or value >= 0, "must not be negative"
+    for name, value in dataclasses.asdict(data.augmentation).items():
+        limit = 0.5 if name == "jitter_hue" else 1
+        yield f"data.augmentation.{name}", 0 <= value <= limit, f"must lie in 0..{limit}"
     yield "data.max_broken", 0 <= data.max_broken <= 1, "must lie in 0..1"
-    yield "data.workers", data.workers >= 0, "must not be negative"
     yield "train.learning_rate", train.learning_rate > 0, "must be positive"
     yield "train.milestones", list(train.milestones) == sorted(train.milestones), "must ascend"
 
 
-def _positive_integers(config):
-    for section in ("model", "data", "train"):
-        yield from _integers(getattr(config, section), section)
-
-
-def _integers(node, key):
+def _integers(node, prefix):
     for item in dataclasses.fields(node):
-        value, name = getattr(node, item.name), f"{key}.{item.name}"
+        value, key = getattr(node, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
-            yield from _integers(value, name)
-        elif item.type is int and name not in ("train.seed", "data.workers", "train.validation_clips"):
-            yield name, value
+            yield from _integers(value, f"{key}.")
+        elif item.type is int:
+            yield key, value
 
 
 def _is_whole(value):
@@ -285,13 +303,14 @@ def _read_with_parents(path, seen):
 
 def read_yaml(path):
     """Read a YAML file that holds a mapping; UserError names the file when it can't be."""
+    check_is_file(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't read the configuration ({error}); give a YAML file") from error
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except _NO_YAML as error:
         raise UserError(f"{path}: not valid YAML ({error}); mend the file") from error
     if values is None:
         return {}
@@ -314,7 +333,7 @@ def _apply_override(values, override):
         raise UserError(f"--set {override}: write it as key=value, for example train.batch_size=8")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         raise UserError(f"--set {key}: {text!r} is not valid YAML; quote it") from error
     *sections, name = key.split(".")
     for section in sections:
@@ -326,11 +345,11 @@ def _apply_override(values, override):
 
 def _build(cls, values, source, path):
     if not isinstance(values, dict):
-        raise UserError(f"{source}: {'.'.join(path) or 'the file'} must be a section with keys, not {values!r}")
+        raise UserError(f"{source}: {'.'.join(path) or 'the file'} must be a section with keys, not {_shown(values)}")
     fields = {item.name: item for item in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            full = ".".join((*path, str(key)))
+            full = ".".join((*path, key if isinstance(key, str) else _shown(key)))
             raise UserError(f"{source}: unknown key {full}; known here: {', '.join(fields)}")
     return cls(**{key: _value(fields[key].type, value, source, (*path, key)) for key, value in values.items()})
 
@@ -342,7 +361,16 @@ def _value(kind, value, source, path):
     try:
         return convert(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: {'.'.join(path)} must be {error}, not {value!r}") from error
+        raise UserError(f"{source}: {'.'.join(path)} must be {error}, not {_shown(value)}") from error
+
+
+def _shown(value):
+    """A value as Python writes it, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _boolean(value):
@@ -363,7 +391,7 @@ def _number(value):
             value = float(value)
         except ValueError:
             raise TypeError("a number") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_NUMBER:
         raise TypeError("a finite number")
     return float(value)
 

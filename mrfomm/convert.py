@@ -8,14 +8,13 @@ becomes one .h5 file for loss.perceptual_weights.
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 import h5py
 
 from mrfomm.checkpoint import ParameterTree, save_checkpoint, save_parameters
 from mrfomm.config import Config, ModelConfig, config_from_dict, load_config, read_yaml
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
 from mrfomm.name_map import (
@@ -72,9 +71,12 @@ def main(arguments=None):
 
 def read_source(path):
     """The content of a weight file: torch's nested dictionary, or an HDF5 file's name -> array."""
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file; give a .pth.tar, .pth or .h5 file")
-    return read_h5(path) if h5py.is_hdf5(path) else read_torch(path)
+    check_is_file(path)
+    try:
+        is_hdf5 = h5py.is_hdf5(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error}); give a .pth.tar, .pth or .h5 file") from error
+    return read_h5(path) if is_hdf5 else read_torch(path)
 
 
 def is_vgg19(source):

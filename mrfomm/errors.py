@@ -1,6 +1,7 @@
 """The one exception for bad input, and the wrapper every command runs in."""
 
 import os
+import stat
 import sys
 
 
@@ -11,20 +12,43 @@ class UserError(Exception):
     """
 
 
+def check_is_file(path):
+    """Refuse a path that is no regular file, before it is opened: a pipe might never begin, a device never end.
+
+    Raises:
+        UserError: missing, a folder, a pipe, a socket or a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such file; check the path") from error
+    except (OSError, ValueError) as error:  # a circle of links, too long a name, a name with a zero byte
+        raise UserError(f"{path}: can't be opened ({error}); check the path") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a folder; give a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
+
+
 def run_command(main):
-    """Run ``main()``; turn a :class:`UserError` into one line on stderr and exit code 2.
+    """Run ``main()``; turn a :class:`UserError`, or a lack of memory, into one line on stderr and exit code 2.
 
     Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback.
     """
     try:
         sys.exit(main())
     except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        _give_up(str(error))
+    except MemoryError as error:
+        _give_up(f"not enough memory ({error}); give smaller input, a smaller model or batch")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _give_up(message):
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -6,7 +6,7 @@ import os
 import h5py
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 _MAX_EXPANSION = 16  # of compressed data; weights shrink by less
 
@@ -27,6 +27,7 @@ def read_h5(path):
         UserError: unreadable or damaged file, a soft or external link, external or virtual data, something
             other than numbers, or arrays larger than the file can hold.
     """
+    check_is_file(path)
     try:
         limit = os.stat(path).st_size * _MAX_EXPANSION
         with h5py.File(path, "r") as file:

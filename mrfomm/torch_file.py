@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80\x02"
@@ -55,6 +55,7 @@ def read_torch(path):
         UserError: unreadable, truncated or damaged file, not a dictionary, or a pickle that names anything
             but tensors and containers.
     """
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             checkpoint = _read(file, os.fstat(file.fileno()).st_size)

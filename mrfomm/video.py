@@ -63,6 +63,7 @@ def _readable(path) -> Iterator[None]:
     """Name the file in what Pillow raises."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that is damaged beside a picture that is whole
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

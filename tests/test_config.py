@@ -48,7 +48,7 @@ def test_parent_and_overrides(tmp_path):
         ("model: 3", "model must be a section"),
         ("- 1", "not a mapping"),
         ("a: [", "not valid YAML"),
-        ("parent: none.yaml", "none.yaml: can't read"),
+        ("parent: none.yaml", "none.yaml: no such file"),
         ("parent: c.yaml", "leads back to itself"),
     ],
 )

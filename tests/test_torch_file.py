@@ -519,9 +519,9 @@ def test_other_pickles_and_zips_are_refused(tmp_path):
 
 
 def test_paths_that_are_no_file(tmp_path):
-    with pytest.raises(UserError, match=r"missing\.pth: can't be read \(No such file"):
+    with pytest.raises(UserError, match=r"missing\.pth: no such file"):
         read_torch(tmp_path / "missing.pth")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="is a folder"):
         read_torch(tmp_path)
 
 
