@@ -77,7 +77,7 @@ DEV = [
     "pytest-xdist>=3.3",
     "ruff>=0.9",
     "scipy>=1.10",
-    "setuptools>=62.3",
+    "setuptools>=70.1",  # builds the wheel of a test by itself
 ]
 
 
@@ -93,9 +93,9 @@ setup(
     description="Multi-reference face reenactment in nnabla (arXiv 2202.10758)",
     license="Apache-2.0",
     python_requires=">=3.8,<3.11",
-    packages=find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]),
-    package_data={"mrfomm": ["assets/**"], "eval": ["templates/*"]},
-    data_files=[("share/mrfomm/configs", sorted(f"configs/{path.name}" for path in HERE.glob("configs/*.yaml")))],
+    packages=[*find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]), "mrfomm.configs"],
+    package_dir={"mrfomm.configs": "configs"},  # the checkout's folder, where bundled.CONFIGS finds it
+    package_data={"mrfomm": ["assets/**"], "mrfomm.configs": ["*.yaml"], "eval": ["templates/*"]},
     install_requires=CORE,
     extras_require={
         "cpu": CPU,
@@ -116,6 +116,7 @@ setup(
             "mrfomm-train = mrfomm.commands.train:command",
             "mrfomm-animate = mrfomm.commands.animate:command",
             "mrfomm-reconstruct = mrfomm.commands.reconstruct:command",
+            "mrfomm-eval = eval.__main__:command",
             "mrfomm-app = mrfomm.app.__main__:command",
         ]
     },

@@ -45,11 +45,13 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="what to measure (all)")
-    add("--sizes", nargs="+", type=int, default=[64, 128, 256], help="image sizes of inference (%(default)s)")
-    add("--references", nargs="+", type=int, default=[1, 3, 8], help="numbers of references, K (%(default)s)")
-    add("--backends", nargs="+", choices=inference.RUNNERS, default=list(inference.RUNNERS), help="of inference (all)")
-    add("--seconds", type=float, default=2.0, help="for one measurement, which has at least 3 calls (%(default)s)")
+    several = {"nargs": "+", "metavar": "NAME"}
+    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"of {', '.join(SECTIONS)} (all)")
+    add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="of images (%(default)s)")
+    add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="how many (%(default)s)")
+    runners = list(inference.RUNNERS)
+    add("--backends", **several, choices=runners, default=runners, help=f"of {', '.join(runners)} (all)")
+    add("--seconds", type=float, default=2.0, metavar="T", help="for a measurement of 3 calls or more (%(default)s)")
     add("--output", metavar="DIR", default="benchmark", help="benchmarks.json and .md go there (%(default)s)")
     return parser.parse_args(arguments)
 

@@ -84,18 +84,20 @@ class Result(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m eval.bins", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.bins", usage="%(prog)s [OPTION ...]", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("--data", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, a folder a pattern (bundled)")
-    add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled model)")
+    add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled one)")
     add("--generated", metavar="DIR", nargs="+", default=[], help="frames of other methods: REFERENCE/DRIVING/yaw.mp4")
-    add("--method", metavar="NAME", nargs="+", help="names, of --weights first, then of --generated")
+    add("--method", metavar="NAME", nargs="+", help="of --weights, then of --generated (from what they are)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add(
         "--refs",
         choices=("auto", *REFERENCE_COUNTS),
         default="auto",
-        help="references of a pattern: frontal, or yaw 0, -30 and 30 (auto: frontal if trained with one reference)",
+        help="frontal, or yaw 0, -30, 30 (auto: frontal if trained with one)",
     )
     add("--motion", choices=MOTIONS, default="relative", help="move the frontal reference, or copy poses (%(default)s)")
     add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")
@@ -104,7 +106,7 @@ def parse_arguments(arguments=None):
         "--identity-backend",
         choices=IDENTITY_BACKENDS,
         default=IDENTITY_BACKENDS[0],
-        help="face embedding of --features identity (%(default)s)",
+        help="embedding of --features identity (%(default)s)",
     )
     add("--identity-weights", metavar="FILE", help="of a face embedding that brings none (openface)")
     add("--bin-width", type=float, default=2, metavar="DEGREES", help="of the bins [a, a + width) (%(default)s)")
@@ -116,10 +118,10 @@ def parse_arguments(arguments=None):
         metavar="DEGREES",
         help="how far a reference may be off (%(default)s)",
     )
-    add("--allow-missing-poses", action="store_true", help="take the nearest frame where no reference is near enough")
+    add("--allow-missing-poses", action="store_true", help="take the nearest frame then (else an error)")
     add("--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs it (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=4, metavar="N", help="frames per call of a network (%(default)s)")
     return parser.parse_args(arguments)
 

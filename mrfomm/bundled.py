@@ -9,4 +9,6 @@ SAMPLE_DRIVING = ASSETS / "samples" / "driving.mp4"
 SAMPLE_REFERENCES = tuple(ASSETS / "samples" / f"reference_{name}.png" for name in ("front", "left", "right"))
 SAMPLE_DATA = ASSETS / "samples" / "data"
 BENCHMARK = ASSETS / "samples" / "paper"  # pose-labelled sequences for `python -m eval.bins`
-CONFIGS = Path(__file__).parent.parent / "configs"
+
+_INSTALLED_CONFIGS = Path(__file__).parent / "configs"  # where setup.py puts them; a checkout has them at its top
+CONFIGS = _INSTALLED_CONFIGS if _INSTALLED_CONFIGS.is_dir() else Path(__file__).parent.parent / "configs"

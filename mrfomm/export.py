@@ -1,14 +1,18 @@
 """Export to ONNX: `python -m mrfomm.export weights/vox -o onnx/vox --check`.
 
-Animation is three graphs (B driving frames, K references, n keypoints, image size S; B and K are free):
+Animation is three graphs (B driving frames, K references, n keypoints, image
+size S; B and K are free):
 
-  reference.onnx   image [K,3,S,S] -> reference_value, reference_jacobian, reference_image, reference_features
-  keypoints.onnx   image [B,3,S,S] -> driving_value [B,n,2], driving_jacobian [B,n,2,2]
-  frame.onnx       the outputs of both -> prediction [B,3,S,S]
+  reference.onnx  image [K,3,S,S] -> reference_value, reference_jacobian,
+                  reference_image, reference_features
+  keypoints.onnx  image [B,3,S,S] -> driving_value [B,n,2],
+                  driving_jacobian [B,n,2,2]
+  frame.onnx      the outputs of both -> prediction [B,3,S,S]
 
-Keypoints and frame are apart because relative motion changes the driving keypoints in between. With --breakdown,
-breakdown.onnx is the frame with each reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S]. With --quantize int8,
-frame-int8.onnx is the frame with 8-bit convolutions.
+Keypoints and frame are apart because relative motion changes the driving
+keypoints in between. With --breakdown, breakdown.onnx is the frame with each
+reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S]. With --quantize
+int8, frame-int8.onnx is the frame with 8-bit convolutions.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from mrfomm import video
 from mrfomm.animation import Animator, contributions, images_to_array, load_model
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import whole_file
 from mrfomm.model import References, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
@@ -122,15 +127,37 @@ def cached_graphs(model, breakdown=False):
     root = cache_root()
     folder = root / fingerprint(model)
     names = ("reference", "keypoints", "breakdown" if breakdown else "frame")
-    missing = [name for name in names if not (folder / f"{name}.onnx").is_file()]
+    missing = [name for name in names if not _is_kept(folder / f"{name}.onnx")]
     if missing:
         print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
     for name in missing:
         export_graph(name, model, folder / f"{name}.onnx")
+        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
+            aside.write_text(_checksum(folder / f"{name}.onnx"))
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
         shutil.rmtree(old, ignore_errors=True)  # another process may be at it
     return OnnxGraphs(folder)
+
+
+def _is_kept(graph):
+    """Whether a cached graph is there as it was written: a damaged one might run, and draw something else."""
+    try:
+        return _checksum_file(graph).read_text() == _checksum(graph)
+    except (OSError, ValueError):
+        return False  # then it is exported again
+
+
+def _checksum_file(graph):
+    return graph.with_suffix(".sha256")
+
+
+def _checksum(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint(model):
@@ -169,6 +196,7 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m mrfomm.export",
+        usage="%(prog)s -o DIR [OPTION ...] CKPT",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -31,7 +31,7 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
     add = parser.add_argument
-    add("--config", metavar="YAML", default=bundled.CONFIGS / "demo-64.yaml", help="configuration (%(default)s)")
+    add("--config", metavar="YAML", default=bundled.CONFIGS / "demo-64.yaml", help="configuration (bundled demo-64)")
     add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
     add(
         "--set",

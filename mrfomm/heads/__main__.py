@@ -27,7 +27,7 @@ def parse_arguments(arguments=None):
     add("--frames", type=int, metavar="M", help="frames of each clip (train, test 64; paper 121)")
     add("--size", type=int, default=64, metavar="S", help="side of the frames in pixels (%(default)s)")
     add("--seed", type=int, default=0, help="the same seed makes the same set (%(default)s)")
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (one per core)")
+    add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (%(default)s, one per core)")
     args = parser.parse_args(arguments)
     if args.protocol == "paper" and args.clips is not None:
         raise UserError("--clips: the paper's protocol has three clips for each illumination; leave it out")

@@ -1,0 +1,44 @@
+"""All measures in one command: `python -m eval COMMAND ...`, or mrfomm-eval."""
+
+import argparse
+import importlib
+
+from mrfomm.errors import run_command
+
+COMMANDS = {
+    "bins": "motion transfer scored in bins of the head's angle",
+    "reconstruction": "what reconstruct.py has rebuilt, scored",
+    "pose": "the head's angles in a clip, estimated",
+    "report": "one page of results that can be mailed",
+}
+
+
+def parse_arguments(arguments=None):
+    """The command line as a namespace: the command, and what is left for it to parse."""
+    lines = [f"  {name:<24}{text}" for name, text in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m eval",
+        usage="%(prog)s COMMAND ...",
+        description="\n".join([__doc__, "", *lines]),
+        epilog="`%(prog)s COMMAND --help` lists the options of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Run the command; returns its exit code."""
+    args = parse_arguments(arguments)
+    module = importlib.import_module(f"eval.{args.command}")  # each needs other extras, and takes its time
+    return module.main(args.rest)
+
+
+def command():
+    """The console command."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
