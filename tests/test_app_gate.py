@@ -32,10 +32,11 @@ async def echo(scope, receive, send):
     await send({"type": "http.response.body", "body": message.get("body", b"")})
 
 
-def ask(place, method, path, body=b"", length=None):
+def ask(place, method, path, body=b"", length=None, kind=b"multipart/form-data; boundary=mark"):
     """Status, headers and body of the gate's answer."""
     length = len(body) if length is None else length
     told = [] if length == "untold" else [(b"content-length", str(length).encode())]
+    told.append((b"content-type", kind))
     path, _, query = path.partition("?")
     scope = {"type": "http", "method": method, "path": path, "headers": told, "query_string": query.encode()}
     parts = [{"type": "http.request", "body": body[:7], "more_body": True}, {"type": "http.request", "body": body[7:]}]
@@ -113,8 +114,43 @@ def test_bodies_have_limits(place):
     assert ask(place, "POST", "/gradio_api/upload", b"x" * 900)[0] == 200
     assert ask(place, "POST", "/gradio_api/upload", length=1000 + gate.OVERHEAD + 1)[0] == 413
     assert ask(place, "POST", "/gradio_api/queue/join", length=gate.SMALL + 1)[0] == 413
+    assert ask(place, "POST", "/gradio_api/queue/join", length=10**12)[0] == 413
     for length in ("untold", "-1", "1e3", ""):
         assert ask(place, "POST", "/gradio_api/upload", length=length)[0] == 411
+
+
+def test_upload_that_gradio_cannot_read_is_refused(place, caplog):
+    async def failing(scope, receive, send):
+        raise TypeError("no file")
+
+    async def late(scope, receive, send):
+        await echo(scope, receive, send)
+        raise OSError("after the answer")
+
+    place.gate = gate.Gate(failing, str(place.folder), place.sessions, 1000, 50_000)
+    assert ask(place, "POST", "/gradio_api/upload", b"x" * 900)[0] == 400
+    assert "no file" in caplog.text
+    place.gate = gate.Gate(late, str(place.folder), place.sessions, 1000, 50_000)
+    with pytest.raises(OSError, match="after"):
+        ask(place, "POST", "/gradio_api/upload", b"x")
+
+
+def test_uploads_hold_a_limited_number_of_files(place):
+    async def reading(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await echo(scope, receive_nothing, send)
+
+    async def receive_nothing():
+        return {}
+
+    place.gate = gate.Gate(reading, str(place.folder), place.sessions, 10_000, 50_000)
+    for count, status in ((gate.PARTS, 200), (gate.PARTS + 1, 400)):
+        for shift in range(6):  # the first message ends after 7 bytes
+            body = b"x" * shift + b"--mark\r\nabc\r\n" * count + b"--mark--"
+            assert ask(place, "POST", "/gradio_api/upload", body)[0] == status
+    for kind in (b"", b"text/plain", b"multipart/form-data", b'multipart/form-data; boundary="a b"'):
+        assert ask(place, "POST", "/gradio_api/upload", b"x", kind=kind)[0] == 400
 
 
 def test_uploads_stop_where_there_is_no_room(place):

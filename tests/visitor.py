@@ -87,6 +87,7 @@ def write_files(folder):
     (folder / "<b>bold&.png").write_text("no picture")
     (folder / "text.mp4").write_text("no video")
     (folder / "half.mp4").write_bytes((folder / "driving.mp4").read_bytes()[:3000])
+    (folder / "half.png").write_bytes(bytes(600_000))
     (folder / "large.mp4").write_bytes(bytes(1_100_000))
     return folder
 

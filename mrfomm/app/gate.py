@@ -7,6 +7,7 @@ waits for a result, so that no job goes on for somebody who has left.
 
 import contextlib
 import json
+import logging
 import os
 import re
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from mrfomm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # The browser itself refuses whatever a version of Gradio might load from elsewhere.
 CONTENT_POLICY = (
@@ -34,6 +37,8 @@ READ = re.compile(
 )
 UPLOAD = f"{API}upload"
 WRITE = re.compile(rf"{API}(upload|queue/join|run/predict|cancel|reset)")  # predict: what does not queue
+MULTIPART = re.compile(rb'multipart/form-data; *boundary="?([\w-]{1,70})"?')  # as browsers write it
+PARTS = 32  # files of one upload
 SMALL = 1_000_000  # bytes of a body that is no upload
 OVERHEAD = 100_000  # bytes of an upload beside its files
 BLOCK = 4096  # bytes that even an empty file counts for
@@ -125,6 +130,8 @@ class Gate:
         if length is None:
             return await _refuse(send, 411, "a length is needed")
         if length > most:
+            if length <= 10 * most:  # a browser that is not heard to the end shows no reason
+                await _discard(receive)
             return await _refuse(send, 413, f"too large; give up to {most / 1e6:.1f} MB at once")
         if path == UPLOAD:
             return await self._store(length, scope, receive, send)
@@ -134,12 +141,27 @@ class Gate:
         return await self._application(scope, _replay(body, receive), send)
 
     async def _store(self, length, scope, receive, send):
-        """Answer an upload, if there is room for it."""
+        """Answer an upload, if there is room for it. Gradio has no answer to some that are malformed or cut off."""
         if stored_bytes(self._folder) + self._arriving + length > self._stored:
             return await _refuse(send, 503, "no room for more files; try again later")
+        mark = MULTIPART.fullmatch(dict(scope["headers"]).get(b"content-type", b""))
+        if not mark:
+            await _discard(receive)
+            return await _refuse(send, 400, "not an upload of a browser")
+        begun = []
+
+        async def send_and_note(message):
+            begun.append(message["type"])
+            await send(message)
+
         self._arriving += length
         try:
-            return await self._application(scope, receive, send)
+            return await self._application(scope, _counted(receive, b"--" + mark.group(1)), send_and_note)
+        except Exception as error:
+            if begun:
+                raise
+            log.warning("an upload failed: %r", error)
+            return await _refuse(send, 400, "not a whole upload; try again")
         finally:
             self._arriving -= length
 
@@ -179,6 +201,28 @@ async def _read(receive):
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+async def _discard(receive):
+    while (await receive()).get("more_body", False):
+        pass
+
+
+def _counted(receive, mark):
+    """A ``receive`` that raises ValueError when there are more parts than PARTS: each is an open file."""
+    found, rest = 0, b""
+
+    async def receive_and_count():
+        nonlocal found, rest
+        message = await receive()
+        seen = rest + message.get("body", b"")
+        found += seen.count(mark)
+        rest = seen[len(seen) - len(mark) + 1 :]  # the beginning of one that goes on in the next message
+        if found > PARTS + 1:  # there is one at the end
+            raise ValueError(f"more than {PARTS} files at once")
+        return message
+
+    return receive_and_count
 
 
 def _replay(body, receive):
