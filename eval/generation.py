@@ -156,7 +156,7 @@ def is_whole(entry):
         files = manifest.pop("files")
         count = entry.driving.content.frames.length
         return manifest == entry.manifest and len(files) == count and files == _checksums(entry.folder)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False  # then it is made again
 
 

@@ -105,8 +105,8 @@ class Lpips:
         source: named in errors.
 
     Raises:
-        UserError: the names are not exactly those of AlexNet or VGG16 with five heads, shapes that don't fit each other,
-            or values that aren't finite.
+        UserError: the names are not exactly those of AlexNet or VGG16 with five heads, the shapes don't fit each other,
+            or values aren't finite.
     """
 
     def __init__(self, arrays, source="LPIPS weights"):

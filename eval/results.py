@@ -76,7 +76,7 @@ def _line(row):
 def _row(path, number, line):
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: line {number} is not JSON ({error}); write the file again") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}: line {number} is not a JSON object; write the file again")

@@ -6,6 +6,7 @@ every run and every checkpoint, so that nothing else has to be named later.
 """
 
 import dataclasses
+import reprlib
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -294,6 +295,7 @@ def _read_with_parents(path, seen):
     if parent is None:
         return values
     parent_path = path.parent / str(parent)
+    check_is_file(parent_path)
     if parent_path.resolve() in seen or parent_path.resolve() == path.resolve():
         raise UserError(f"{path}: parent {parent} leads back to itself; break the circle")
     merged = _read_with_parents(parent_path, (*seen, path.resolve()))
@@ -365,9 +367,11 @@ def _value(kind, value, source, path):
 
 
 def _shown(value):
-    """A value as Python writes it, cut short."""
+    """A value as Python writes it, cut short: a few aliases of YAML make a small file endless."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring = 2, LONGEST_SHOWN
     try:
-        text = repr(value)
+        text = short.repr(value)
     except ValueError:  # Python refuses to write thousands of digits
         return f"a {type(value).__name__} of thousands of digits"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

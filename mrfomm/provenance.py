@@ -61,7 +61,7 @@ def read(path):
     comment = video.read_comment(path)
     try:
         record = json.loads(comment or "")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("tool") != TOOL:
         raise UserError(f"{path}: says nothing of where it comes from; that doesn't make it genuine")

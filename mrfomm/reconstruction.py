@@ -54,13 +54,17 @@ class FrameRow(NamedTuple):
 
 
 class ClipRow(NamedTuple):
-    """clip: name; source: path of the truth; references: frame numbers given; l1: mean; frames: FrameRows."""
+    """clip: name; source: path of the truth; references: frame numbers given; l1: mean; frames: FrameRows.
+
+    digest: SHA-256 of the pictures' files, one after the other; "" where it isn't known.
+    """
 
     clip: str
     source: str
     references: Tuple[int, ...]
     l1: float
     frames: Tuple[FrameRow, ...]
+    digest: str = ""
 
 
 class Run(NamedTuple):
@@ -141,7 +145,7 @@ def rebuild_clip(clip, make_animator, batch, run):
                 references = (given[animator],) if settings.pseudo else given
                 rows.append(FrameRow(index, file, references, float(distance)))
     mean = float(np.mean([row.l1 for row in rows]))
-    return ClipRow(clip.name, str(clip.path.resolve()), given, mean, tuple(rows))
+    return ClipRow(clip.name, str(clip.path.resolve()), given, mean, tuple(rows), files_digest(run.folder, rows))
 
 
 # The run folder
@@ -227,8 +231,19 @@ def read_run(folder, torn_line=False):
 
 
 def is_whole(folder, row):
-    """Whether every picture of a ClipRow is there."""
-    return all((Path(folder) / frame.file).is_file() for frame in row.frames)
+    """Whether every picture of a ClipRow is there, as it was written."""
+    try:
+        return files_digest(folder, row.frames) == row.digest
+    except OSError:
+        return False
+
+
+def files_digest(folder, frames):
+    """SHA-256 of the files of FrameRows, one after the other."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update((Path(folder) / frame.file).read_bytes())
+    return digest.hexdigest()
 
 
 def _check_same(folder, earlier, settings):
@@ -253,20 +268,50 @@ def _line(row):
 def _parsed(path, number, text, build):
     try:
         return build(json.loads(text))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path}: line {number} is not what reconstruct.py writes; mend it, or choose another --output"
         ) from error
 
 
 def _settings(record):
-    return Settings(**record["settings"]), int(record["clips"])
+    settings = Settings(**record["settings"])
+    types = dict(zip(Settings._fields, (str, str, int, int, str, bool)))
+    if any(type(value) is not types[name] for name, value in settings._asdict().items()) or settings.image_size < 1:
+        raise TypeError("settings of other types")
+    return settings, _natural(record["clips"])
 
 
 def _clip_row(record):
-    frames = tuple(
-        FrameRow(int(frame["frame"]), str(frame["file"]), tuple(frame["references"]), float(frame["l1"]))
-        for frame in record["frames"]
-    )
-    references = tuple(record["references"])
-    return ClipRow(str(record["clip"]), str(record["source"]), references, float(record["l1"]), frames)
+    clip, frames = _name(record["clip"]), tuple(_frame_row(frame) for frame in record["frames"])
+    if not frames:
+        raise ValueError("a clip without frames")
+    references, digest = tuple(map(_natural, record["references"])), str(record.get("digest", ""))
+    return ClipRow(clip, str(record["source"]), references, _distance(record["l1"]), frames, digest)
+
+
+def _frame_row(record):
+    references = tuple(map(_natural, record["references"]))
+    file = str(record["file"])
+    if Path(file).parts[:1] != ("frames",) or ".." in Path(file).parts:
+        raise ValueError("a file of another folder")
+    return FrameRow(_natural(record["frame"]), file, references, _distance(record["l1"]))
+
+
+def _name(value):
+    """A clip's name, which becomes a folder's and a file's here and in what reads the manifest."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\0" in value:
+        raise ValueError("not a clip's name")
+    return value
+
+
+def _natural(value):
+    if type(value) is not int or value < 0:
+        raise TypeError("not a natural number")
+    return value
+
+
+def _distance(value):
+    if isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError("not an L1D")
+    return float(value)

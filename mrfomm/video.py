@@ -7,6 +7,7 @@ with the sound. Output is written aside and renamed: a failed run leaves no half
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import os
 import re
@@ -33,6 +34,7 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 # what Pillow's decoders raise
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _FRAME_NAME = re.compile(r"\d{6,}\.png")
+_STAGING, _NEW_STAGING = ".mrfomm-", ".new-mrfomm-"  # how folders for unfinished output begin
 
 # Matroska's Segment with a length that was unknown when its recording began, as browsers write it
 _LIVE_SEGMENT = b"\x18\x53\x80\x67\x01" + b"\xff" * 7
@@ -612,7 +614,7 @@ def _is_folder(target: Path) -> bool:
 
 def _check_target(target: Path) -> None:
     if target.is_dir():
-        strangers = sorted(entry.name for entry in _entries(target) if not _FRAME_NAME.fullmatch(entry.name))
+        strangers = sorted(entry.name for entry in _entries(target) if not _is_ours(entry.name))
         if strangers:
             raise UserError(f"{target}: holds {strangers[0]}, which is no frame; give a new or empty folder")
     elif target.suffix.lower() not in (*_CONTAINERS, ""):
@@ -620,6 +622,10 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: unknown suffix; use one of {known}, or none for a folder of PNG")
     elif _is_folder(target) and target.exists():
         raise UserError(f"{target}: is a file; give a folder, or a name that ends with .mp4")
+
+
+def _is_ours(name: str) -> bool:
+    return _FRAME_NAME.fullmatch(name) is not None or name.startswith((_STAGING, _NEW_STAGING))
 
 
 def _find_audio(path) -> Optional[_Audio]:
@@ -634,15 +640,43 @@ def _find_audio(path) -> Optional[_Audio]:
 
 @contextlib.contextmanager
 def _staging_folder(target: Path) -> Iterator[Path]:
-    """A folder on the target's disk, for atomic renaming; inside a target folder, maybe a mount point."""
+    """A folder on the target's disk, for atomic renaming; inside a target folder, maybe a mount point.
+
+    It is locked while it is in use. Those that killed runs have left, without a lock, are removed.
+    """
     home = target if target.is_dir() else target.parent
     with _named_errors(target):
         home.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".mrfomm-", dir=home))
+        for left in home.glob(f"{_STAGING}*"):
+            with _lock(left) as is_mine:
+                if is_mine:
+                    shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=_NEW_STAGING, dir=home))
+    with _lock(new):
+        staging = new.rename(home / new.name.replace(_NEW_STAGING, _STAGING))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder until this process ends at the latest; yield whether that could be done."""
     try:
-        yield staging
+        descriptor = os.open(folder, os.O_RDONLY)  # not inherited by ffmpeg
+    except OSError:  # another run has just removed it
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_mine = True
+    except OSError:  # another's, or a file system without locks
+        is_mine = False
+    try:
+        yield is_mine
     finally:
-        shutil.rmtree(staging)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

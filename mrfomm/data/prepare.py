@@ -192,7 +192,7 @@ def open_manifest(path, settings):
         earlier, *records = map(json.loads, whole.splitlines())
         done = {record["video"]: record["clips"] for record in records}
         changed = [f"{key} was {earlier[key]}" for key in settings if earlier[key] != settings[key]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a record that this command wrote; choose another --output") from error
     if changed:
         raise UserError(f"{path.parent}: made with other settings ({', '.join(changed)}); choose another --output")
