@@ -37,6 +37,7 @@ LARGEST = {  # of the whole numbers, as what is absurd would take memory or time
 _NO_YAML = (yaml.YAMLError, RecursionError, ValueError, OverflowError)  # for nested, impossible and endless values
 MAY_BE_ZERO = ("train.seed", "data.workers", "train.validation_clips")
 LARGEST_NUMBER = sys.float_info.max
+MOST_BYTES = 1 << 20  # of a configuration, which has some thousand
 LONGEST_SHOWN = 100  # characters of a wrong value in an error
 LARGEST_COUNT = 1000  # ... and of the others: keypoints, blocks, a kernel, references, workers
 SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a side; pooling leaves nothing of less
@@ -306,6 +307,8 @@ def _read_with_parents(path, seen):
 def read_yaml(path):
     """Read a YAML file that holds a mapping; UserError names the file when it can't be."""
     check_is_file(path)
+    if Path(path).stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: larger than a configuration can be; give a YAML file")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

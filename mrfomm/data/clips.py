@@ -28,7 +28,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SUFFIXES = (*VIDEO_SUFFIXES, ".gif", *IMAGE_SUFFIXES)
 
-_ONLY_ERRORS = 2  # of OpenCV's own log levels
+_SILENT = 0  # of OpenCV's own log levels
 _Bomb = Image.DecompressionBombError
 
 # OpenCV's seek decodes from the last key frame that is at least this many frames before the one asked for.
@@ -165,7 +165,7 @@ class VideoFrames(Frames):
     def _open(clip):
         # FFmpeg prints warnings for healthy videos too (open GOPs); what is broken, we report.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2.setLogLevel(_ONLY_ERRORS)
+        cv2.setLogLevel(_SILENT)
         # One thread: every seek flushes the decoder, which several threads only delay (measured: 0 to 60 %).
         capture = cv2.VideoCapture(_utf8_name(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         if not capture.isOpened():

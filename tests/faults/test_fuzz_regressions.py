@@ -1,0 +1,273 @@
+"""What the fuzzer found, each as the smallest test of the part that was mended."""
+
+import json
+import os
+import warnings
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from eval.angle_bins import make_axis
+from eval.lpips import load_lpips
+from eval.results import read_rows
+from mrfomm import bundled, video
+from mrfomm.commands import train
+from mrfomm.config import load_config
+from mrfomm.data.clips import BrokenClip, find_clips, open_clip
+from mrfomm.errors import UserError, check_is_file, run_command
+from mrfomm.h5_file import read_h5
+from mrfomm.reconstruction import read_run
+from mrfomm.torch_file import read_torch
+
+
+def no_files(folder):
+    """Paths that are there and yet no files, by what the message says of them."""
+    os.mkfifo(folder / "pipe")
+    (folder / "circle").symlink_to("circle")
+    return {
+        folder / "missing": "no such file",
+        folder: "is a folder",
+        folder / "pipe": "is a pipe",
+        folder / "circle": "can't be opened",
+        folder / ("x" * 300): "can't be opened",
+        f"{folder}/a\0b": "can't be opened",
+        "/dev/zero": "is a pipe, a socket or a device",
+    }
+
+
+READERS = (check_is_file, video.read_image, load_config, read_h5, read_torch, read_rows, load_lpips)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, read):
+    for path, problem in no_files(tmp_path).items():
+        with pytest.raises(UserError, match=problem):
+            read(path)
+
+
+def test_a_pipe_among_the_clips_is_broken(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    os.mkfifo(tmp_path / "b.png")
+    for clip in find_clips(tmp_path):
+        with pytest.raises(BrokenClip, match="is a pipe"):
+            open_clip(clip)
+
+
+def test_opencv_says_nothing_of_broken_clips(tmp_path, capfd):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(BrokenClip):
+        open_clip(*find_clips(tmp_path))
+    assert capfd.readouterr().err == ""
+    assert cv2.getLogLevel() == 0
+
+
+def test_lack_of_memory_is_one_line(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        run_command(lambda: np.empty(1 << 60, np.uint8))
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory (Unable to allocate")
+
+
+def test_pillows_remarks_are_not_shown(tmp_path):
+    """A TIFF whose directory is cut short made Pillow warn."""
+    (tmp_path / "a.tiff").write_bytes(b"II*\0" + (8).to_bytes(4, "little") + b"\x09\0" + b"\0" * 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match="not a readable image"):
+            video.read_image(tmp_path / "a.tiff")
+
+
+# Configurations
+
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("parent: pipe", "pipe: is a pipe"),
+        ('parent: "a\\0b"', "can't be opened"),
+        (f"{LAUGHS}train: {{epochs: *i}}", "unknown key a"),
+        ("train: {epochs: 0b" + "1" * 20_000 + "}", "thousands of digits"),
+        ("train: {epochs: " + "9" * 6000 + "}", "not valid YAML"),
+        ("train: {learning_rate: 1" + "0" * 400 + "}", "must be a finite number"),
+        ("train: {epochs: 1" + "0" * 300 + "}", "must be at most"),
+        ("train: {seed: -1}", "train.seed must be at least 0"),
+        ("data: {workers: 100000}", "data.workers must be at most 1000"),
+        ("data: {augmentation: {jitter_brightness: -2.5}}", "jitter_brightness must lie in 0..1"),
+        ("data: {augmentation: {jitter_hue: 0.7}}", "jitter_hue must lie in 0..0.5"),
+        ("loss: {pixel: -1}", "loss.pixel must not be negative"),
+        (f"train: {{epochs: {'x' * 100_000}}}", "must be a whole number"),
+        ("# " + "x" * (1 << 20), "larger than a configuration can be"),
+    ],
+)
+def test_configurations(tmp_path, text, problem):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=problem) as caught:
+        load_config(tmp_path / "c.yaml")
+    assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 3000, "9" * 6000, LAUGHS.replace("\n", ", ").join("{}"), "2001-99-99", "1:" + "9" * 400 + ":0.5"]
+)
+def test_overrides(tmp_path, text):
+    (tmp_path / "c.yaml").write_text("")
+    with pytest.raises(UserError, match="train.epochs") as caught:
+        load_config(tmp_path / "c.yaml", [f"train.epochs={text}"])
+    assert len(str(caught.value)) < 50_000
+
+
+def test_a_damaged_checkpoint_is_stepped_over_in_one_line(tmp_path, capsys):
+    """YAML's errors have several."""
+    (tmp_path / "data" / "train" / "a#0").mkdir(parents=True)
+    for i, frame in enumerate(tiny.frames(3)):
+        cv2.imwrite(str(tmp_path / "data" / "train" / "a#0" / f"{i}.png"), frame)
+    for number in (1, 2):
+        tiny.checkpoint(tmp_path / "run" / f"checkpoint-{number:08d}")
+        path = tmp_path / "run" / f"checkpoint-{number:08d}" / "config.yaml"
+        record = json.loads(path.with_name("state.json").read_text())
+        path.write_text("model: {a: [\n b\n")
+        record["files"]["config.yaml"] = train.load_resumable.__globals__["_fingerprint"](path)
+        path.with_name("state.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        train.load_resumable(tmp_path / "run")
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+# Weights of LPIPS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.update({"conv3/b": np.array("x")}),
+        lambda arrays: arrays.update({"head2/w": np.full_like(arrays["head2/w"], np.nan)}),
+        lambda arrays: arrays.update({"head2/w": arrays["head2/w"][:-1]}),
+        lambda arrays: arrays.update({"conv1/W": np.zeros((64, 3, 99, 99), np.float32)}),
+        lambda arrays: arrays.update({"conv1/b": np.zeros((2, 2), np.float32)}),
+        lambda arrays: arrays.update({"conv1/W": np.array(1 + 2j)}),
+        lambda arrays: arrays.update({"conv1/W": np.array([None])}),
+    ],
+)
+def test_lpips_weights_of_other_shapes_or_kinds(tmp_path, change):
+    with np.load(bundled.LPIPS_ALEXNET) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(UserError, match=r"w\.npz: "):
+        load_lpips(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '<f4', 'shape': (",
+        "(" * 200,
+    ],
+)
+def test_arrays_that_lie(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as file:
+        text = header.encode() + b"\n"
+        file.writestr("conv1/W.npy", b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text + b"\0" * 64)
+    with pytest.raises(UserError, match="not a readable file of LPIPS weights"):
+        load_lpips(tmp_path / "w.npz")
+
+
+def test_zip_bomb_instead_of_weights(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("conv1/W.npy", b"\0" * 10**7)
+    with pytest.raises(UserError, match="larger than the file can hold"):
+        load_lpips(tmp_path / "w.npz")
+
+
+# Measures
+
+
+@pytest.mark.parametrize(("width", "limit"), [(2, 1e308), (1e-9, 60), (1e-300, 1e300)])
+def test_more_bins_than_anybody_needs(width, limit):
+    with pytest.raises(UserError, match="more than 36000 bins"):
+        make_axis(width, limit)
+
+
+# Records
+
+
+def record(**changes):
+    frame = {"frame": 0, "file": "frames/a/000000.png", "references": [0], "l1": 0.1}
+    row = {"clip": "a", "source": "a.mp4", "references": [0], "l1": 0.1, "frames": [frame], "digest": ""}
+    for key, value in changes.items():
+        (row if key in row else frame)[key] = value
+    return json.dumps(row)
+
+
+SETTINGS = {"weights": "w", "data": "d", "image_size": 32, "references": 1, "fusion": "mean", "pseudo": False}
+
+
+def write_run(folder, line, **settings):
+    (folder / "manifest.jsonl").write_text(line + "\n")
+    (folder / "settings.json").write_text(json.dumps({"settings": {**SETTINGS, **settings}, "clips": 1}))
+    return folder
+
+
+def test_the_record_is_fine_as_it_is(tmp_path):
+    assert read_run(write_run(tmp_path, record())).rows[0].clip == "a"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        record(clip="../../etc/cron.d/x"),  # eval.reconstruction writes a file of this name
+        record(clip=".."),
+        record(clip="/tmp/x"),
+        record(file="/etc/passwd"),
+        record(file="frames/../../../etc/passwd"),
+        record(frame=-1),
+        record(frame=0.5),
+        record(frames=[]),
+        record(l1=float("nan")),
+        record(l1=True),
+        record(references=5),
+        "null",
+        "[1]",
+        "[" * 100_000,
+    ],
+)
+def test_records_of_a_reconstruction(tmp_path, line):
+    with pytest.raises(UserError, match="line 1 is not what"):
+        read_run(write_run(tmp_path, line))
+
+
+@pytest.mark.parametrize("settings", [{"image_size": "32"}, {"image_size": 0}, {"pseudo": 1}, {"x": 1}])
+def test_settings_of_a_reconstruction(tmp_path, settings):
+    with pytest.raises(UserError, match=r"settings\.json: line 1 is not what"):
+        read_run(write_run(tmp_path, record(), **settings))
+
+
+def test_deeply_nested_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1 is not JSON"):
+        read_rows(tmp_path / "a.jsonl")
+
+
+# What a killed run left
+
+
+def test_staging_folders_of_killed_runs_go_and_those_of_others_stay(tmp_path):
+    target = tmp_path / "frames"
+    (target / ".mrfomm-left").mkdir(parents=True)
+    (target / ".mrfomm-left" / "half.png").write_text("half")
+    with video.open_sink(target, 25) as first:
+        assert not (target / ".mrfomm-left").exists()
+        first.write(np.zeros((8, 8, 3), np.uint8))
+        with video.open_sink(target, 25) as second:
+            second.write(np.ones((8, 8, 3), np.uint8))
+        first.write(np.zeros((8, 8, 3), np.uint8))
+    assert sorted(path.name for path in target.iterdir()) == ["000000.png", "000001.png"]
