@@ -25,6 +25,7 @@ TITLE = "mrfomm"
 QUIT = (ord("q"), 27)  # 27: Esc
 RESTART = ord("r")
 
+_KIND = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # can be enlarged by hand
 _PATIENCE = 0.05  # seconds without a frame after which the window is served all the same
 _LARGEST = (512, 1280)  # height and width in pixels up to which small pictures are enlarged
 _MEASURED = 30  # frames that latency and rate are averaged over
@@ -114,10 +115,14 @@ class Window:
     """OpenCV's window. To be used by the main thread, and closed."""
 
     def __init__(self):
-        cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+        cv2.namedWindow(TITLE, _KIND)
+        self._shape = None
 
     def show(self, picture):
         """Draw uint8 [H,W,3] RGB; returns what ``poll`` does."""
+        if picture.shape != self._shape:
+            self._shape = picture.shape
+            cv2.resizeWindow(TITLE, picture.shape[1], picture.shape[0])
         cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return self.poll()
 
@@ -189,7 +194,7 @@ def check_window():
     Raises:
         UserError: it can't.
     """
-    code = f"import cv2; cv2.namedWindow({TITLE!r}, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)"
+    code = f"import cv2; cv2.namedWindow({TITLE!r}, {_KIND})"
     result = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode:
         raise UserError(

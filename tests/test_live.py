@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import imageio_ffmpeg
@@ -297,7 +298,7 @@ def screen():
         pytest.skip("this OpenCV has no windows")
     size = "x".join(map(str, SCREEN))
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", "1", "-screen", "0", f"{size}x24", "-nolisten", "tcp"],
+        ["Xvfb", "-displayfd", "1", "-screen", "0", f"{size}x24", "-nolisten", "tcp", "-noreset"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -316,13 +317,22 @@ def photograph(screen):
     return np.frombuffer(pixels, np.uint8).reshape(SCREEN[1], SCREEN[0], 3)
 
 
-def test_the_window_moves_until_the_camera_ends(files, tmp_path, screen):
-    """Reference, driving frame and result, in colour and enlarged: the first stands still, the others move."""
+class Observed(NamedTuple):
+    """code, output, messages: of the process. moments: pairs of pictures (driving frame, result) seen on the screen."""
+
+    code: int
+    output: str
+    messages: str
+    moments: list
+
+
+def observe(files, stop, screen):
+    """Run the command until two moments were seen, or for some seconds."""
     side = 32 * (SCREEN[0] // (3 * 32))
     reference = cv2.resize(tiny.frames(1)[0], (side, side), interpolation=cv2.INTER_LINEAR)
     rows = slice(60, side - 60)  # free of text
     still = slice(0, side - 20)  # enlarging mixes the colours at the edge between two pictures
-    inputs = [files / "driving.avi", tmp_path / "stop", *command(files, "webcam", "--side-by-side")]
+    inputs = [files / "driving.avi", stop, *command(files, "webcam", "--side-by-side")]
     process = subprocess.Popen(
         [sys.executable, "-c", FILMED, *map(str, inputs)],
         cwd=ROOT,
@@ -331,7 +341,7 @@ def test_the_window_moves_until_the_camera_ends(files, tmp_path, screen):
         stderr=subprocess.PIPE,
         text=True,
     )
-    moments, deadline = [], time.monotonic() + 60
+    moments, deadline = [], time.monotonic() + 30
     try:
         while len(moments) < 2 and process.poll() is None and time.monotonic() < deadline:
             row = photograph(screen)[rows, : 3 * side]
@@ -339,13 +349,26 @@ def test_the_window_moves_until_the_camera_ends(files, tmp_path, screen):
                 moves = [row[:, side : 2 * side], row[:, 2 * side :]]
                 if not moments or all((new != old).any() for new, old in zip(moves, moments[0])):
                     moments.append(moves)
-        (tmp_path / "stop").touch()
+        stop.touch()
         output, messages = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0, messages
-    assert len(moments) == 2, messages
-    assert re.fullmatch(r"\d+ frames shown, \d+ dropped; \d+ ms, [\d.]+ frames a second\n", output)
+    return Observed(process.returncode, output, messages, moments)
+
+
+def test_the_window_moves_until_the_camera_ends(files, tmp_path, screen):
+    """Reference, driving frame and result, in colour and enlarged: the first stands still, the others move.
+
+    Several attempts, as on a busy machine Qt leaves one window in twenty black for ever: ten lines of OpenCV that show
+    a grey picture on Xvfb do it too.
+    """
+    for attempt in range(4):
+        seen = observe(files, tmp_path / f"stop-{attempt}", screen)
+        assert seen.code == 0, seen.messages
+        assert re.fullmatch(r"\d+ frames shown, \d+ dropped; \d+ ms, [\d.]+ frames a second\n", seen.output)
+        if seen.moments:
+            break
+    assert len(seen.moments) == 2, seen.messages
 
 
 def test_without_a_camera_one_line_says_so(files, screen):
