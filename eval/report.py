@@ -30,7 +30,7 @@ from mrfomm.video import read_image
 from mrfomm.visualize import tile
 
 MASK_PICTURES = 4
-SMALLEST_PICTURE = 128  # pixels: smaller frames are enlarged
+SMALLEST_FRAME, SMALLEST_MASKS = 128, 400  # pixels: smaller pictures are enlarged
 
 
 class Figure(NamedTuple):
@@ -155,7 +155,7 @@ def bin_figure(folder, data, row, measure, size):
         frame_at(generated, data / driving, kind, angle, size),
     ]
     caption = f"{measure} {row[measure]:.4f} at {kind} {angle:g}: {row['method']}, {reference} driven by {driving}"
-    return Figure(picture_row(pictures), f"{caption}; truth, result")
+    return Figure(picture_row(pictures), f"{caption}; left the truth")
 
 
 def frame_at(folder, labels, kind, angle, size):
@@ -194,7 +194,7 @@ def frame_figure(frame):
     """A rebuilt frame beside its truth."""
     picture = read_image(frame.picture)
     pictures = [read_frame(frame.truth, frame.number, len(picture)), picture]
-    return Figure(picture_row(pictures), f"L1D {frame.l1:.4f}: {frame.clip}, frame {frame.number}; truth, result")
+    return Figure(picture_row(pictures), f"L1D {frame.l1:.4f}: {frame.clip}, frame {frame.number}; left the truth")
 
 
 def read_frame(path, number, size):
@@ -210,7 +210,7 @@ def masks_section(folder):
     files = sorted(folder.glob("*.png"))
     chosen = np.unique(np.linspace(0, len(files) - 1, MASK_PICTURES).round().astype(int))
     note = "a row a reference: input, its warp, mask, masked warp; at the end the result"
-    figures = [Figure(picture_row([read_image(files[i])]), f"{files[i].name}, {note}") for i in chosen]
+    figures = [Figure(picture_row([read_image(files[i])], SMALLEST_MASKS), f"{files[i].name}: {note}") for i in chosen]
     return Section(f"Masks: {folder}", "", [Group("What each reference supplies", figures)], "")
 
 
@@ -236,10 +236,10 @@ def render(sections, title, made):
     return environment.get_template("report.html").render(sections=sections, title=title, made=made)
 
 
-def picture_row(pictures: List[np.ndarray]) -> str:
+def picture_row(pictures: List[np.ndarray], smallest=SMALLEST_FRAME) -> str:
     """Pictures side by side, enlarged by a whole number if they are small, as a data URI."""
     joined = tile([pictures])
-    factor = max(1, SMALLEST_PICTURE // len(joined))
+    factor = max(1, smallest // len(joined))
     file = io.BytesIO()
     Image.fromarray(joined.repeat(factor, axis=0).repeat(factor, axis=1)).save(file, "PNG")
     return data_uri(file.getvalue())
@@ -260,7 +260,7 @@ def write_text(path, text):
     aside = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files needn't be text
         aside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror}); choose another --output") from error

@@ -172,7 +172,7 @@ def test_masks_are_an_even_choice(files, tmp_path):
 
 
 def enlarged(picture):
-    factor = max(1, 128 // len(picture))
+    factor = max(1, 400 // len(picture))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
