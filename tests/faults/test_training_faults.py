@@ -128,7 +128,7 @@ def kill_while_it_trains(process, run, rng):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(2, 1), pytest.param(30, 12, marks=pytest.mark.long)], ids=["2 kills", "30 kills"]
+    ("kills", "epochs"), [(2, 2), pytest.param(30, 12, marks=pytest.mark.long)], ids=["2 kills", "30 kills"]
 )
 def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, data, kills, epochs):
     """kill -9 at random moments: bit for bit the same parameters, solver states, losses, pictures and best model.
