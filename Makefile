@@ -11,7 +11,7 @@ help:
 	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
-	@echo 'make lint   ruff: rules and format'
+	@echo 'make lint   ruff: rules and format; mypy; whether the packages installed agree'
 	@echo 'make docs   the documentation into site/'
 	@echo 'make notebook  execute the notebook again, in place'
 	@echo 'make clean  remove the environment, caches, site/ and demo.mp4'
@@ -41,6 +41,8 @@ faults: venv
 lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pip check
 
 docs: venv
 	$(PY) scripts/draw_architecture.py -o docs/architecture.svg

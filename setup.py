@@ -72,6 +72,9 @@ DEV = [
     *APP,
     *REPORT,
     *DOCS,
+    "mypy>=1.10; python_version >= '3.10'",
+    "types-PyYAML; python_version >= '3.10'",
+    "types-tqdm; python_version >= '3.10'",
     "playwright>=1.48",  # drives the browser that tests/chromium.py fetches
     "pytest>=7.4",
     "pytest-xdist>=3.3",

@@ -169,7 +169,7 @@ def score_sets(extractor, axis, true, generated, batch, advance: Callable = lamb
     Returns:
         list of Score, one a set.
     """
-    bins = [[] for _ in generated]
+    bins: List[List[Bin]] = [[] for _ in generated]
     dropped = [0] * len(generated)
     for task in plan_bins(axis, true.angles, [images.angles for images in generated]):
         true_mean = _average(extractor, true, task.true, batch, advance)

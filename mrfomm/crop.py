@@ -54,7 +54,7 @@ class FaceFinder:
 
 
 def _load_cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(cv2.data.haarcascades + name)
+    return cv2.CascadeClassifier(cv2.data.haarcascades + name)  # type: ignore[attr-defined]
 
 
 def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> List[Box]:
@@ -103,13 +103,13 @@ def find_clip_box(
         UserError: no face in any of the frames searched, or frames that differ in size.
     """
     faces, shape = _search(frames, find_face or FaceFinder(), source)
-    if not faces:
+    if not faces or shape is None:
         raise UserError(f"{source}: no face found; leave out --crop, or crop it by hand")
     median = Box(*(round(float(value)) for value in np.median(faces, axis=0)))
     return square_box(median, shape)
 
 
-def _search(frames, find_face, source) -> Tuple[List[Box], Tuple[int, ...]]:
+def _search(frames, find_face, source) -> Tuple[List[Box], Optional[Tuple[int, ...]]]:
     """Faces found in every ``stride``-th frame. The stride doubles as the clip turns out longer."""
     results, stride, shape = [], 1, None
     for index, frame in enumerate(frames):

@@ -414,7 +414,7 @@ def _convolution(graph, call, scale=1.0, shift=0.0):
 
 
 # [parity][tap of the 2x2 kernel, tap of the 3x3 kernel]
-PARITIES = np.float64([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+PARITIES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)
 
 
 def fold_upsampling(graph, x, kernel):
@@ -441,7 +441,7 @@ def fold_upsampling(graph, x, kernel):
 
 
 # The matrices of F(4, 3) with the points 0, 1, -1, 2, -2 and infinity.
-WINOGRAD_INPUT = np.float64(
+WINOGRAD_INPUT = np.array(
     [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -449,10 +449,11 @@ WINOGRAD_INPUT = np.float64(
         [0, -2, -1, 2, 1, 0],
         [0, 2, -1, -2, 1, 0],
         [0, 4, 0, -5, 0, 1],
-    ]
+    ],
+    np.float64,
 )
-WINOGRAD_WEIGHT = np.float64([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-WINOGRAD_OUTPUT = np.float64([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+WINOGRAD_WEIGHT = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+WINOGRAD_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float64)
 
 
 def convolve_tiles(graph, x, kernel):

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Generator, Iterator, List, NamedTuple, Optional, Tuple
 
 import cv2
 import imageio_ffmpeg
@@ -56,8 +56,8 @@ def read_image(path) -> np.ndarray:
     check_is_file(path)
     with _readable(path), Image.open(path) as image:
         image.load()
-        image = ImageOps.exif_transpose(image)
-    return _to_rgb(path, image)
+        upright = ImageOps.exif_transpose(image)
+    return _to_rgb(path, upright)
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def _readable(path) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = Image.MAX_IMAGE_PIXELS // 10**6
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"{path}: more than {limit} megapixels; make the image smaller") from error
     except _BROKEN_IMAGE as error:
         raise UserError(f"{path}: not a readable image ({error}); give a whole PNG or JPEG file") from error
@@ -292,7 +292,8 @@ def _probe(path) -> _Video:
 
 def _check_moving_and_whole(path, log: str) -> None:
     """Refuse what ffmpeg reads without a word: stills, text, and some files that were cut short."""
-    container = re.search(r"Input #0, (\S+), from", log).group(1)
+    described = re.search(r"Input #0, (\S+), from", log)
+    container = described.group(1) if described else ""
     if container in ("image2", "tty") or container.endswith("_pipe"):
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
     length_by_container = {"avi": _riff_length, "gif": _gif_length, "mov,mp4,m4a,3gp,3g2,mj2": _mp4_length}
@@ -343,10 +344,12 @@ def _constant_rate(path, guess: Fraction, log: str) -> Fraction:
 def _average_rate(path) -> Fraction:
     """By the time stamps of all frames, without decoding them; 0 for a single frame."""
     _, _, text = _inspect(path, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
-    unit = Fraction(*map(int, re.search(rb"#tb 0: (\d+)/(\d+)", text).groups()))
+    unit = re.search(rb"#tb 0: (\d+)/(\d+)", text)
     stamps = [int(stamp) for stamp in re.findall(rb"^0, *-?\d+, *(-?\d+),", text, re.MULTILINE)]
-    seconds = (max(stamps) - min(stamps)) * unit
-    return ((len(stamps) - 1) / seconds).limit_denominator(1001) if seconds else Fraction(0)
+    if unit is None or max(stamps) == min(stamps):
+        return Fraction(0)
+    seconds = (max(stamps) - min(stamps)) * Fraction(*map(int, unit.groups()))
+    return ((len(stamps) - 1) / seconds).limit_denominator(1001)
 
 
 def _duration(log: str) -> Optional[Fraction]:
@@ -391,11 +394,11 @@ def _is_live(path: str) -> bool:
         return _LIVE_SEGMENT in file.read(4096)
 
 
-def _raw_frames(pipe, shape) -> Iterator[np.ndarray]:
+def _raw_frames(pipe, shape) -> Generator[np.ndarray, None, int]:
     """Yield whole frames; return the number of bytes of a last, incomplete one."""
     while True:
         frame = np.empty(shape, np.uint8)
-        filled = pipe.readinto(memoryview(frame).cast("B"))
+        filled = pipe.readinto(frame.reshape(-1).data)
         if filled < frame.nbytes:
             return filled
         yield frame
@@ -409,7 +412,7 @@ class _Container(NamedTuple):
     multiple: int  # what height and width must be a multiple of
     muxing: Tuple[str, ...] = ()
     copied_audio: Tuple[str, ...] = ()  # the codecs that players expect in it
-    other_audio: Optional[str] = None  # the encoder for all others; None: the container has no sound
+    other_audio: str = ""  # the encoder for all others; "": the container has no sound
 
 
 class _Audio(NamedTuple):
@@ -603,7 +606,7 @@ def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) 
 def _make_sink(target: Path, staging: Path, fps: float, audio, comment) -> FrameSink:
     if _is_folder(target):
         return _FolderSink(target, staging, comment)
-    if _CONTAINERS[target.suffix.lower()].other_audio is None:
+    if not _CONTAINERS[target.suffix.lower()].other_audio:
         audio = None
     return _VideoSink(target, staging, fps, audio, comment)
 
@@ -635,7 +638,7 @@ def _find_audio(path) -> Optional[_Audio]:
     if "Input #0" not in log:
         raise UserError(f"{path}: no sound can be read from it ({_complaint(log)}); check what the file is")
     codec = _audio_codec(log)
-    return codec and _Audio(str(path), codec)
+    return _Audio(str(path), codec) if codec else None
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import numpy as np
 
 from mrfomm.networks import ops
 
-IMAGENET_MEAN = np.float32([0.485, 0.456, 0.406])
-IMAGENET_STD = np.float32([0.229, 0.224, 0.225])
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 VGG19_LAYERS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))  # channels and convolutions per stage, to relu5_1
 VGG16_COUNTS = (2, 2, 3, 3, 3)  # convolutions per stage
