@@ -30,7 +30,7 @@ from eval.labels import (
     read_patterns,
 )
 from eval.lpips import load_lpips
-from eval.results import bootstrap_interval, markdown_table, paired_difference, provenance, write_rows
+from eval.results import ENCODING, bootstrap_interval, markdown_table, paired_difference, provenance, write_rows
 from mrfomm import bundled
 from mrfomm.animation import Model, load_model
 from mrfomm.checkpoint import find_checkpoint
@@ -146,7 +146,7 @@ def main(arguments=None):
     if not any(result.score.bins for result in results):
         raise UserError(f"{args.data}: no bin holds both a true and a generated frame; see --range and the label files")
     write_results(args, output, results, patterns, names, size, sys.argv[1:] if arguments is None else arguments)
-    print((output / "table.md").read_text(encoding="utf-8"), end="")
+    print((output / "table.md").read_text(**ENCODING), end="")
     return 0
 
 
@@ -315,7 +315,7 @@ def write_results(args, output, results, patterns, names, size, arguments):
     parts = [score_table(args, results, names), difference_table(results, names)]
     parts.append(notes(args, results, patterns, size, arguments))
     aside = output / ".table.md.partial"
-    aside.write_text("\n".join(filter(None, parts)), encoding="utf-8")
+    aside.write_text("\n".join(filter(None, parts)), **ENCODING)
     aside.replace(output / "table.md")
 
 

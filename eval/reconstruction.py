@@ -28,7 +28,15 @@ from tqdm import tqdm
 from eval import metrics
 from eval.detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backend, landmark_backend
 from eval.lpips import load_lpips
-from eval.results import bootstrap_interval, markdown_table, paired_difference, provenance, read_rows, write_rows
+from eval.results import (
+    ENCODING,
+    bootstrap_interval,
+    markdown_table,
+    paired_difference,
+    provenance,
+    read_rows,
+    write_rows,
+)
 from mrfomm import bundled
 from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
@@ -437,7 +445,7 @@ def _counted(number, noun):
 def _write_text(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, **ENCODING)
     aside.replace(path)
 
 

@@ -25,6 +25,7 @@ _PACKAGES = (  # what a number may depend on
     "face-recognition-models",
     "face-alignment",
 )
+ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files needn't be text
 _RESAMPLES_AT_A_TIME = 256  # bounds the memory for long lists of values
 
 
@@ -41,7 +42,7 @@ def write_rows(path, rows):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".partial")
-    aside.write_text("".join(map(_line, rows)), encoding="utf-8")
+    aside.write_text("".join(map(_line, rows)), **ENCODING)
     aside.replace(path)
 
 
@@ -49,7 +50,7 @@ def append_row(path, row):
     """Add a dictionary to a file of JSON lines; it is on the disk when this returns."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", **ENCODING) as file:
         file.write(_line(row))
         file.flush()
         os.fsync(file.fileno())
@@ -63,8 +64,8 @@ def read_rows(path):
     """
     check_is_file(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(path).read_text(**ENCODING).splitlines()
+    except OSError as error:
         raise UserError(f"{path}: not a readable file of JSON lines ({error})") from error
     return [_row(path, number, line) for number, line in enumerate(lines, 1)]
 

@@ -1,5 +1,6 @@
 """The one exception for bad input, and the wrapper every command runs in."""
 
+import io
 import os
 import stat
 import sys
@@ -33,8 +34,11 @@ def check_is_file(path):
 def run_command(main):
     """Run ``main()``; turn a :class:`UserError`, or a lack of memory, into one line on stderr and exit code 2.
 
-    Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback.
+    Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback. Names of files that are no
+    text can be printed.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         sys.exit(main())
     except UserError as error:

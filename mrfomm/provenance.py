@@ -83,7 +83,7 @@ def _clip_digest(path):
     if not os.path.isdir(path):
         return _file_digest(path)
     lines = [f"{_file_digest(image)}  {image.name}\n" for image in video.list_images(path)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
 def parse_arguments(arguments=None):

@@ -52,7 +52,7 @@ COMMANDS = {
 EXTRA_MEMORY = 3 << 30  # bytes of addresses beyond those of the parent
 MOST_RESIDENT = 2 << 30  # bytes
 PATIENCE = 4  # limits of a case, on a machine where the programs it starts wait for others
-TRAINING_SECONDS = 1.5  # until a training that has begun is asked to stop
+TRAINING_SECONDS = 0.2  # until a training that has begun is asked to stop
 NOTICES = re.compile(
     r"|".join(
         (
@@ -97,7 +97,7 @@ def run_case(case, sandbox, compiled):
     try:
         module = importlib.import_module(COMMANDS[case.command])
         if not compiled:
-            importlib.import_module("mrfomm.networks.ops").fastest = _nnabla_operators
+            plain_operators()
         if case.command == "train":
             _stop_training_soon()
         _limit_memory()
@@ -113,8 +113,10 @@ def run_case(case, sandbox, compiled):
         os._exit(code)
 
 
-def _nnabla_operators(_):
-    return importlib.import_module("mrfomm.networks.ops").NNABLA
+def plain_operators():
+    """Leave numba out of this process."""
+    ops = importlib.import_module("mrfomm.networks.ops")
+    ops.fastest = lambda _: ops.NNABLA
 
 
 def _limit_memory():
@@ -313,7 +315,7 @@ def prepare(folder):
     seeds, whole = folder / "seeds", folder / "seeds-are-whole"  # runs name their data's place: no renaming at the end
     if not whole.exists():
         shutil.rmtree(seeds, ignore_errors=True)
-        if not in_fork(lambda: fuzz_cases.make_seeds(seeds)):
+        if not in_fork(lambda: (plain_operators(), fuzz_cases.make_seeds(seeds))):
             raise RuntimeError("the healthy files can't be made")
         whole.touch()
     return seeds

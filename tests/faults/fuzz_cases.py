@@ -156,6 +156,8 @@ def _animate(bench, kind, what, refs=None, driving=None, weights=None, options=(
     output = bench.choose(["result.mp4", "result.mp4", "result.gif", "frames"])
     if "." in output and bench.rng.random() < 0.5:
         (bench.sandbox / "out" / output).write_text("earlier")
+    if bench.rng.random() < 0.05:
+        output = f"{bench.choose(mutations.NAMES)}{output[output.find('.') :] if '.' in output else ''}"
     arguments = [f"--refs={refs or bench.share('images/a.png')}", f"--driving={driving or bench.share('frames')}"]
     arguments += [f"--weights={weights or bench.share('weights')}", f"--output=out/{output}"]
     extra = bench.choose([(), (), ("--no-audio",), ("--side-by-side",), ("--masks=out/masks",), ("--adapt-scale",)])
@@ -400,9 +402,14 @@ CELLS = (
 def labels(bench):
     """CSV labels of the bin metric."""
     folder = bench.take("recordings")
-    path = folder / "ann_lamp" / bench.choose(["yaw.csv", "pitch.csv"])
+    pattern = folder / "ann_lamp"
+    if bench.rng.random() < 0.1:
+        pattern = mutations.odd_name(bench.rng, pattern)
+    path = pattern / bench.choose(["yaw.csv", "pitch.csv"])
     draw = bench.rng.random()
-    if draw < 0.5:
+    if draw < 0.1:
+        what = "as they are"
+    elif draw < 0.5:
         rows = [line.split(",") for line in path.read_text().splitlines()]
         for _ in range(bench.rng.integers(1, 4)):
             row = bench.choose(rows)
@@ -504,10 +511,10 @@ def _spoil_arrays(bench, path):
         )
         del file[name]
         changed = {
-            "nan": np.full_like(array, np.nan),
-            "inf": np.full_like(array, np.inf),
-            "huge": np.full_like(array, 3e38),
-            "tiny": np.full_like(array, 1e-42),
+            "nan": np.full(array.shape, np.nan, "f4"),
+            "inf": np.full(array.shape, np.inf, "f4"),
+            "huge": np.full(array.shape, 3e38, "f4"),
+            "tiny": np.full(array.shape, 1e-42, "f4"),
             "shape": np.zeros((*array.shape, 2), "f4"),
             "type": array.astype(bench.choose(["f8", "i8", "u1", "f2", "c8", "S3"])),
             "zero": np.zeros_like(array),

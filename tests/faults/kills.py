@@ -2,7 +2,8 @@
 
 For every command: after a `kill -9` nothing half-written stands under a final name; the same command then completes
 with the result of a run that nobody disturbed; what was whole before is not made again. A damaged entry of a cache is
-noticed and made again. Runs are forks of one process that has imported everything, so that kills fall into the work.
+noticed and made again. Runs are forks of one process that has imported everything, and use nnabla's own operators, so
+that kills fall into the work and not into what is loaded before.
 """
 
 import argparse
@@ -181,6 +182,7 @@ def start(job, folder):
     for number in (1, 2):
         os.dup2(log, number)
     code = 1
+    fuzz.plain_operators()
     try:
         run_command(lambda: fuzz.importlib.import_module(fuzz.COMMANDS[job.command]).main(list(job.arguments)))
     except SystemExit as leaving:
