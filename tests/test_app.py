@@ -38,15 +38,6 @@ def test_time_in_words():
     ]
 
 
-def test_help_fits_a_screen(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        app.main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 24
-    assert max(map(len, lines)) <= 80
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return visitor.write_files(tmp_path_factory.mktemp("files"))
