@@ -14,6 +14,7 @@ import numpy as np
 import tiny
 
 from mrfomm import video
+from mrfomm.app.gate import files_below
 
 ROOT = Path(__file__).parent.parent
 MAX_MEGABYTES, MAX_FRAMES = 1, 120
@@ -46,7 +47,7 @@ class Server(NamedTuple):
 
     def files(self):
         """All its temporary files."""
-        return {path for path in self.folder.glob("mrfomm-app-*/**/*") if path.is_file()}
+        return {path for path, _ in files_below(next(self.folder.glob("mrfomm-app-*"))) if path.is_file()}
 
 
 @contextlib.contextmanager

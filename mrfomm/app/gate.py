@@ -42,7 +42,7 @@ PARTS = 32  # files of one upload
 SMALL = 1_000_000  # bytes of a body that is no upload
 OVERHEAD = 100_000  # bytes of an upload beside its files
 BLOCK = 4096  # bytes that even an empty file counts for
-PATIENCE = 5.0  # seconds that a job goes on without anybody listening: a page begins to listen after it has asked
+PATIENCE = 20.0  # seconds that a job goes on without anybody listening: a page asks first, then listens
 
 
 class Sessions:

@@ -1,5 +1,7 @@
 """What visitors see, in Gradio's components."""
 
+import contextlib
+import ctypes
 import html
 import os
 import re
@@ -183,6 +185,7 @@ def _job(studio, folder, sessions):
                 result = studio.animate(job, output, progress)
             except UserError as error:
                 message = html.escape(without_folder(str(error), folder))
+        _release_memory()
         if message:
             shutil.rmtree(output)
             raise gradio.Error(message, duration=None, title="", print_exception=False)
@@ -197,6 +200,12 @@ def _job(studio, folder, sessions):
         )
 
     return animate
+
+
+def _release_memory():
+    """Give back to the system what a job has freed; glibc would keep it, for each of the server's threads."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def keep(job):
