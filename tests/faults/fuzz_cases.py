@@ -95,7 +95,7 @@ def _write_frames(folder, frames):
 def _make_recordings(folder):
     for number, name in enumerate(("ann_lamp", "bob_sun")):
         for kind, angles in ANGLES.items():
-            _write_frames(folder / name / kind, tiny.frames(len(angles), seed=number))
+            _write_frames(folder / name / kind, tiny.frames(len(angles), size=48, seed=number))
             rows = [f"{i},{yaw},{pitch},{roll}" for i, (yaw, pitch, roll) in enumerate(angles)]
             (folder / name / f"{kind}.csv").write_text("\n".join(["frame,yaw,pitch,roll", *rows]))
 
@@ -221,6 +221,8 @@ def clip(bench):
     folder = bench.take("recordings")
     shutil.rmtree(folder / "bob_sun" / "pitch")
     path.rename(folder / "bob_sun" / "pitch.mp4")
+    rows = [f"{i},0,{2 * i},0" for i in range(6)]
+    (folder / "bob_sun" / "pitch.csv").write_text("\n".join(["frame,yaw,pitch,roll", *rows]))
     return _bins(bench, "video", what, data=bench.relative(folder))
 
 
