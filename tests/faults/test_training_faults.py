@@ -129,7 +129,7 @@ def kill_while_it_trains(process, run, rng):
 
 @pytest.mark.parametrize(
     ("kills", "epochs"),
-    [pytest.param(2, 2, marks=pytest.mark.slow), pytest.param(30, 12, marks=pytest.mark.long)],
+    [pytest.param(2, 2, marks=pytest.mark.long), pytest.param(30, 12, marks=pytest.mark.long)],
     ids=["2 kills", "30 kills"],
 )
 def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, data, kills, epochs):
@@ -167,8 +167,9 @@ def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, data, ki
     assert ends(start(ROOT / "train.py", *(resume if list_checkpoints(run) else new)), 0)
     assert not [path for path in run.iterdir() if path.name.startswith(".") and path.name != ".lock"]
     ends(start(ROOT / "train.py", *arguments(tmp_path, data, "whole", **changes)), 0)
-    for ours, theirs in zip(content(run), content(tmp_path / "whole")):
-        assert ours == theirs
+    parts = ("pictures", "arrays", "log", "best", "newest")
+    pairs = zip(parts, content(run), content(tmp_path / "whole"))
+    assert [part for part, ours, theirs in pairs if ours != theirs] == []  # a comparison of arrays would take an hour
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, data):
