@@ -190,7 +190,7 @@ def test_workers_end_with_a_killed_parent(tmp_path, number):
     assert len(pids) == 2
     assert all(map(is_running, pids))
     process.send_signal(number)
-    _, messages = process.communicate(timeout=10)
+    _, messages = process.communicate(timeout=60)
     assert process.returncode == -number
     assert wait_until_gone(pids)
     assert messages.count("Traceback") == (number == signal.SIGINT)  # the parent's, none of a worker
@@ -198,6 +198,6 @@ def test_workers_end_with_a_killed_parent(tmp_path, number):
 
 def test_a_program_may_end_without_closing(tmp_path):
     process, pids = run_script(tmp_path, "leave")
-    output, messages = process.communicate(timeout=10)
+    output, messages = process.communicate(timeout=60)
     assert (process.returncode, output, messages) == (0, "", "")  # nor does a worker run the main script again
     assert wait_until_gone(pids)

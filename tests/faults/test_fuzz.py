@@ -61,7 +61,7 @@ for number, fault in enumerate(faults):
         (box / part).mkdir(parents=True)
     (box / "out" / "earlier.txt").write_text("earlier")
     case = fuzz.fuzz_cases.Case("test", "animate", (fault,), "fault")
-    print("problems", json.dumps(fuzz.fork_case(case, box, 2, True).problems))
+    print("problems", json.dumps(fuzz.fork_case(case, box, 5, True).problems))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("problems")]
