@@ -227,6 +227,14 @@ def _bounds(first, second, third, size):
 
 
 @_compiled
+def _barycentric(x, y, ax, ay, bx, by, cx, cy, area):
+    """The weights of a triangle's corners a, b, c at a point; area: twice the triangle's, signed."""
+    wa = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
+    wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
+    return wa, wb, 1 - wa - wb
+
+
+@_compiled
 def _sample(texture, material, u, v, channel):
     """One channel of a texture at (u, v) in [0,1], bilinear, in 0..1. Texel centres are at halves."""
     size = texture.shape[1]
@@ -254,10 +262,7 @@ def _draw(pixels, triangles, uv, material, texture, two_sided, nearest, triangle
         top, bottom = _bounds(ay, by, cy, height)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                px, py = x + 0.5, y + 0.5
-                wa = ((bx - px) * (cy - py) - (cx - px) * (by - py)) / area
-                wb = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) / area
-                wc = 1 - wa - wb
+                wa, wb, wc = _barycentric(x + 0.5, y + 0.5, ax, ay, bx, by, cx, cy, area)
                 if wa < 0 or wb < 0 or wc < 0:
                     continue
                 inverse = wa * ia + wb * ib + wc * ic
@@ -288,10 +293,7 @@ def _draw_depth(seen, triangles, nearest):
         top, bottom = _bounds(ay, by, cy, height)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                px, py = x + 0.5, y + 0.5
-                wa = ((bx - px) * (cy - py) - (cx - px) * (by - py)) / area
-                wb = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) / area
-                wc = 1 - wa - wb
+                wa, wb, wc = _barycentric(x + 0.5, y + 0.5, ax, ay, bx, by, cx, cy, area)
                 if wa < 0 or wb < 0 or wc < 0:
                     continue
                 depth = wa * seen[a, 2] + wb * seen[b, 2] + wc * seen[c, 2]
