@@ -146,11 +146,6 @@ def save_parameters(path, parameters):
     Raises:
         UserError: the file can't be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cant_write(path, error) from error
     with whole_file(path) as aside:
         write_h5(aside, parameters)
         _synchronise(aside)

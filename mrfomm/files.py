@@ -17,12 +17,15 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file 
 def whole_file(path):
     """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
 
+    The folder is made if need be.
+
     Raises:
         UserError: what was written inside, or the file itself, didn't find room or permission.
     """
     path = Path(path)
     aside = path.with_name(f".partial-{path.name}")  # ends like the file: writers choose their format by that
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         aside.replace(path)
     except OSError as error:

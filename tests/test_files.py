@@ -42,11 +42,20 @@ def write_and_fail(path, problem):
         raise problem
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none/a\.txt: can't write there \(No such file"), whole_file(
-        tmp_path / "none" / "a.txt"
-    ) as aside:
+def test_a_missing_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "deep" / "a.txt"
+    with whole_file(path) as aside:
         aside.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match=r"file/a\.txt: can't write there \(File exists\)"), whole_file(
+        tmp_path / "file" / "a.txt"
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def take(folder):
