@@ -132,7 +132,7 @@ def cached_graphs(model, breakdown=False):
         print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
     for name in missing:
         export_graph(name, model, folder / f"{name}.onnx")
-        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
+        with whole_file(_checksum_file(folder / f"{name}.onnx"), shared=True) as aside:
             aside.write_text(_checksum(folder / f"{name}.onnx"))
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:

@@ -14,16 +14,22 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file 
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path, shared=False):
     """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
 
     The folder is made if need be.
+
+    Args:
+        path: the file.
+        shared: several processes may write it at once. Each then writes its own, and the last one stays; what a killed
+            process leaves is not overwritten by the next.
 
     Raises:
         UserError: what was written inside, or the file itself, didn't find room or permission.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{path.name}")  # ends like the file: writers choose their format by that
+    owner = f"{os.getpid()}-" if shared else ""
+    aside = path.with_name(f".partial-{owner}{path.name}")  # ends like the file: writers choose their format by that
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -42,6 +42,18 @@ def write_and_fail(path, problem):
         raise problem
 
 
+def test_several_processes_write_a_shared_file_and_the_last_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    with whole_file(path, shared=True) as ours:
+        ours.write_text("ours")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with whole_file(path, shared=True) as theirs:
+            theirs.write_text("theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_missing_folder_is_made(tmp_path):
     path = tmp_path / "new" / "deep" / "a.txt"
     with whole_file(path) as aside:
