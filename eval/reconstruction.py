@@ -42,6 +42,7 @@ from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import whole_file
 from mrfomm.reconstruction import Run, read_run
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.video import read_image
@@ -114,7 +115,8 @@ def main(arguments=None):
     command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     table = report(scored, measures.columns, f"python -m eval.reconstruction {command}".strip())
     write_rows(Path(args.output) / "summary.jsonl", summary_rows(scored, measures.columns))
-    _write_text(Path(args.output) / "table.md", table)
+    with whole_file(Path(args.output) / "table.md") as aside:
+        aside.write_text(table, **ENCODING)
     print(table, end="")
     return 0
 
@@ -275,10 +277,11 @@ def _prepare_folder(folder, fingerprint):
         print(f"{folder}: its scores are of another result, back end or version, and are replaced", file=sys.stderr)
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _write_text(path, text)
+        folder.mkdir(parents=True)  # fails if anything is left
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror}); choose another --output") from error
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _belongs(scores, row):
@@ -440,13 +443,6 @@ def _notes_of_method(one, columns):
 
 def _counted(number, noun):
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _write_text(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, **ENCODING)
-    aside.replace(path)
 
 
 if __name__ == "__main__":
