@@ -12,7 +12,6 @@ first from the bundled clips with the bundled model if it isn't there. Frames me
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
@@ -42,7 +41,7 @@ from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, run_command
-from mrfomm.files import whole_file
+from mrfomm.files import sha256_of, whole_file
 from mrfomm.reconstruction import Run, read_run
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.video import read_image
@@ -185,7 +184,7 @@ class Measures:
         self.columns = _columns(landmarks, identity, self._lpips.backbone.name)
         self.fingerprint = {
             "columns": [column.key for column in self.columns],
-            "weights": [_digest(path) for path in (args.lpips_weights, args.openface_weights) if path],
+            "weights": [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path],
             "versions": provenance(),
         }
 
@@ -234,10 +233,6 @@ def _columns(landmarks, identity, backbone):
     columns += [Column(f"akd_euclidean_{name}", f"Euclidean AKD ({name})", name) for name in landmarks]
     columns += [Column(f"aed_euclidean_{name}", f"Euclidean AED ({name})", name) for name in identity]
     return columns
-
-
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def score_method(method, measures, batch):

@@ -1,8 +1,9 @@
-"""What a run writes: files that are whole or not there, in a folder that one run has to itself."""
+"""What a run writes: files that are whole or not there, their checksums, a folder that one run has to itself."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -43,6 +44,15 @@ def whole_file(path, shared=False):
 def cant_write(path, error):
     """The UserError for an OSError met while writing ``path``."""
     return UserError(f"{path}: can't write there ({error.strerror or error}); make room or choose another place")
+
+
+def sha256_of(path):
+    """SHA-256 of a file in hexadecimal, read block by block; an OSError is the caller's to explain."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

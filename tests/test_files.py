@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrfomm import files
 from mrfomm.errors import UserError
-from mrfomm.files import locked, whole_file
+from mrfomm.files import locked, sha256_of, whole_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +69,14 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     ):
         pass
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("size", [0, 1000, (2 << 20) + 7])
+def test_sha256_is_what_sha256sum_prints(tmp_path, size):
+    path = tmp_path / "a"
+    path.write_bytes(np.random.default_rng(0).bytes(size))
+    printed = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True).stdout
+    assert sha256_of(path) == printed.split()[0]
 
 
 def take(folder):
