@@ -29,7 +29,7 @@ import nnabla.functions as F
 import numpy as np
 
 from mrfomm import video
-from mrfomm.animation import Animator, contributions, images_to_array, load_model
+from mrfomm.animation import Animator, contributions, images_to_array, load_model, model_digest
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import sha256_of, whole_file
@@ -153,16 +153,13 @@ def _checksum_file(graph):
 
 
 def fingerprint(model):
-    """A digest of what the graphs depend on: configuration (with the fusion mode), parameters, the code behind them."""
+    """A digest of what the graphs depend on: the model (with its fusion mode) and the code behind them."""
     package = Path(__file__).parent
-    digest = hashlib.sha256(repr(model.config).encode())
+    digest = hashlib.sha256(model_digest(model).encode())
     for name in ("export.py", "onnx_graph.py", "animation.py", "model.py"):
         digest.update((package / name).read_bytes())
     for path in sorted(package.glob("networks/*.py")):
         digest.update(path.read_bytes())
-    for name, parameter in sorted(model.tree.all().items()):
-        digest.update(name.encode())
-        digest.update(parameter.d)
     return digest.hexdigest()
 
 

@@ -33,7 +33,7 @@ def describe(references, driving, weights):
 
     Args:
         references: paths of the pictures. driving: path of the clip, or of its folder of frames.
-        weights: digest of the model (``reconstruction.model_digest``).
+        weights: digest of the model (``animation.model_digest``).
 
     Returns:
         JSON text of one line, ASCII.

@@ -152,15 +152,6 @@ def rebuild_clip(clip, make_animator, batch, run):
 # The run folder
 
 
-def model_digest(model):
-    """Digest of an ``animation.Model``: its configuration and the content of its parameters."""
-    digest = hashlib.sha256(repr(model.config).encode())
-    for name, parameter in sorted(model.tree.all().items()):
-        digest.update(name.encode())
-        digest.update(parameter.d)
-    return digest.hexdigest()
-
-
 def open_run(folder, settings, clips):
     """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
 
