@@ -38,6 +38,7 @@ from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, run_command
 from mrfomm.export import fingerprint
+from mrfomm.files import whole_file
 from mrfomm.runtime import CONTEXTS, use_context
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
@@ -314,9 +315,8 @@ def write_results(args, output, results, patterns, names, size, arguments):
     draw_curves(output / "curves.png", results, names, args.features)
     parts = [score_table(args, results, names), difference_table(results, names)]
     parts.append(notes(args, results, patterns, size, arguments))
-    aside = output / ".table.md.partial"
-    aside.write_text("\n".join(filter(None, parts)), **ENCODING)
-    aside.replace(output / "table.md")
+    with whole_file(output / "table.md") as aside:
+        aside.write_text("\n".join(filter(None, parts)), **ENCODING)
 
 
 def labels_of(result):
@@ -433,9 +433,8 @@ def draw_curves(path, results, names, measure):
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(measure)
     figure.axes[0].legend(fontsize=8)
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=100, format="png")
-    aside.replace(path)
+    with whole_file(path) as aside:
+        figure.savefig(aside, dpi=100)
 
 
 def curve(results, method, kind):

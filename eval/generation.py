@@ -5,7 +5,6 @@ made from, and every file's checksum. A folder gets its name when it is whole. I
 that it was made from the same model, references, motion and driving frames, and if no file has changed since.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from eval.labels import Pattern, Sequence
 from mrfomm import video
 from mrfomm.animation import array_to_images, images_to_array, relative_motion
 from mrfomm.errors import UserError
+from mrfomm.files import sha256_of
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")
@@ -215,4 +215,4 @@ def write_entry(entry, images):
 
 def _checksums(folder):
     """File name -> SHA-256 of the frames in a folder."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.png"))}
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.png"))}

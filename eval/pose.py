@@ -10,7 +10,6 @@ roll > 0 tilts the top of the head to image right; R = R_y(yaw) R_x(pitch) R_z(r
 import argparse
 import csv
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from eval.detectors import landmark_backend
 from eval.labels import COLUMNS, KINDS, read_labels
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import whole_file
 from mrfomm.video import open_frames
 
 # An average adult head in millimetres, from the nasion: x to image right, y down, z away from the camera. Widths and
@@ -154,18 +154,11 @@ def write_labels(path, angles):
     Raises:
         UserError: it can't be written.
     """
-    path = Path(path)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for frame, row in enumerate(angles):
-                writer.writerow([frame, *("" if np.isnan(angle) else f"{angle:.2f}" for angle in row)])
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); choose another --output") from error
+    with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for frame, row in enumerate(angles):
+            writer.writerow([frame, *("" if np.isnan(angle) else f"{angle:.2f}" for angle in row)])
 
 
 def errors(angles, labels):

@@ -12,7 +12,6 @@ first from the bundled clips with the bundled model if it isn't there. Frames me
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
@@ -42,6 +41,7 @@ from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import sha256_of, whole_file
 from mrfomm.reconstruction import Run, read_run
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.video import read_image
@@ -114,7 +114,8 @@ def main(arguments=None):
     command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     table = report(scored, measures.columns, f"python -m eval.reconstruction {command}".strip())
     write_rows(Path(args.output) / "summary.jsonl", summary_rows(scored, measures.columns))
-    _write_text(Path(args.output) / "table.md", table)
+    with whole_file(Path(args.output) / "table.md") as aside:
+        aside.write_text(table, **ENCODING)
     print(table, end="")
     return 0
 
@@ -183,7 +184,7 @@ class Measures:
         self.columns = _columns(landmarks, identity, self._lpips.backbone.name)
         self.fingerprint = {
             "columns": [column.key for column in self.columns],
-            "weights": [_digest(path) for path in (args.lpips_weights, args.openface_weights) if path],
+            "weights": [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path],
             "versions": provenance(),
         }
 
@@ -234,10 +235,6 @@ def _columns(landmarks, identity, backbone):
     return columns
 
 
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def score_method(method, measures, batch):
     """Score every clip, or take the scores of an earlier run with the same measures.
 
@@ -275,10 +272,11 @@ def _prepare_folder(folder, fingerprint):
         print(f"{folder}: its scores are of another result, back end or version, and are replaced", file=sys.stderr)
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _write_text(path, text)
+        folder.mkdir(parents=True)  # fails if anything is left
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror}); choose another --output") from error
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _belongs(scores, row):
@@ -440,13 +438,6 @@ def _notes_of_method(one, columns):
 
 def _counted(number, noun):
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _write_text(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, **ENCODING)
-    aside.replace(path)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from eval.labels import KINDS, find_media, read_labels
 from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import whole_file
 from mrfomm.reconstruction import SETTINGS, read_run
 from mrfomm.video import read_image
 from mrfomm.visualize import tile
@@ -87,7 +88,9 @@ def main(arguments=None):
     command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
     made = f"Made by python -m eval.report {command}; {versions}"
-    write_text(Path(args.output), render(sections, args.title, made))
+    page = render(sections, args.title, made)
+    with whole_file(args.output) as aside:
+        aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files needn't be text
     print(args.output)
     return 0
 
@@ -253,17 +256,6 @@ def data_uri(png):
 def as_text(values):
     """Plain values by name, for people."""
     return json.dumps(values, indent=1, ensure_ascii=False)
-
-
-def write_text(path, text):
-    """Write aside, then rename."""
-    aside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files needn't be text
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); choose another --output") from error
 
 
 def _import_libraries() -> Tuple:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -44,16 +43,6 @@ def write_rows(path, rows):
     aside = path.with_name(path.name + ".partial")
     aside.write_text("".join(map(_line, rows)), **ENCODING)
     aside.replace(path)
-
-
-def append_row(path, row):
-    """Add a dictionary to a file of JSON lines; it is on the disk when this returns."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", **ENCODING) as file:
-        file.write(_line(row))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_rows(path):

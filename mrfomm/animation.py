@@ -6,6 +6,7 @@ to the result.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from typing import NamedTuple, Optional
 
@@ -103,6 +104,15 @@ def load_model(path, fusion=None):
     inference = {name: value for name, value in parameters.items() if not name.startswith("discriminator/")}
     tree.assign(inference, checkpoint.folder)
     return Model(config, tree)
+
+
+def model_digest(model):
+    """Digest of a Model: its configuration and the content of its parameters."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, parameter in sorted(model.tree.all().items()):
+        digest.update(name.encode())
+        digest.update(parameter.d)
+    return digest.hexdigest()
 
 
 def images_to_array(images):

@@ -13,7 +13,6 @@ final name it is whole, whenever the program is killed. What a killed run left u
 ``state.json`` lets a reader notice files that were damaged later.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -28,7 +27,7 @@ import numpy as np
 
 from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
 from mrfomm.errors import UserError
-from mrfomm.files import cant_write, whole_file
+from mrfomm.files import cant_write, sha256_of, whole_file
 from mrfomm.h5_file import read_h5
 
 PREFIX = "checkpoint-"
@@ -146,11 +145,6 @@ def save_parameters(path, parameters):
     Raises:
         UserError: the file can't be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cant_write(path, error) from error
     with whole_file(path) as aside:
         write_h5(aside, parameters)
         _synchronise(aside)
@@ -308,17 +302,13 @@ def verify_checkpoint(folder):
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path}: missing from the checkpoint; use another checkpoint")
-        if path.stat().st_size != size or _fingerprint(path)["sha256"] != digest:
+        if path.stat().st_size != size or sha256_of(path) != digest:
             raise UserError(f"{path}: damaged (checksum differs from state.json); use another checkpoint")
     return manifest
 
 
 def _fingerprint(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _synchronise(path):

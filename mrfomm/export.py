@@ -29,10 +29,10 @@ import nnabla.functions as F
 import numpy as np
 
 from mrfomm import video
-from mrfomm.animation import Animator, contributions, images_to_array, load_model
+from mrfomm.animation import Animator, contributions, images_to_array, load_model, model_digest
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, run_command
-from mrfomm.files import whole_file
+from mrfomm.files import sha256_of, whole_file
 from mrfomm.model import References, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
@@ -132,8 +132,8 @@ def cached_graphs(model, breakdown=False):
         print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
     for name in missing:
         export_graph(name, model, folder / f"{name}.onnx")
-        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
-            aside.write_text(_checksum(folder / f"{name}.onnx"))
+        with whole_file(_checksum_file(folder / f"{name}.onnx"), shared=True) as aside:
+            aside.write_text(sha256_of(folder / f"{name}.onnx"))
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
         shutil.rmtree(old, ignore_errors=True)  # another process may be at it
@@ -143,7 +143,7 @@ def cached_graphs(model, breakdown=False):
 def _is_kept(graph):
     """Whether a cached graph is there as it was written: a damaged one might run, and draw something else."""
     try:
-        return _checksum_file(graph).read_text() == _checksum(graph)
+        return _checksum_file(graph).read_text() == sha256_of(graph)
     except (OSError, ValueError):
         return False  # then it is exported again
 
@@ -152,25 +152,14 @@ def _checksum_file(graph):
     return graph.with_suffix(".sha256")
 
 
-def _checksum(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def fingerprint(model):
-    """A digest of what the graphs depend on: configuration (with the fusion mode), parameters, the code behind them."""
+    """A digest of what the graphs depend on: the model (with its fusion mode) and the code behind them."""
     package = Path(__file__).parent
-    digest = hashlib.sha256(repr(model.config).encode())
+    digest = hashlib.sha256(model_digest(model).encode())
     for name in ("export.py", "onnx_graph.py", "animation.py", "model.py"):
         digest.update((package / name).read_bytes())
     for path in sorted(package.glob("networks/*.py")):
         digest.update(path.read_bytes())
-    for name, parameter in sorted(model.tree.all().items()):
-        digest.update(name.encode())
-        digest.update(parameter.d)
     return digest.hexdigest()
 
 

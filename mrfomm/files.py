@@ -1,8 +1,9 @@
-"""What a run writes: files that are whole or not there, in a folder that one run has to itself."""
+"""What a run writes: files that are whole or not there, their checksums, a folder that one run has to itself."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -14,15 +15,24 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file 
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path, shared=False):
     """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
+
+    The folder is made if need be.
+
+    Args:
+        path: the file.
+        shared: several processes may write it at once. Each then writes its own, and the last one stays; what a killed
+            process leaves is not overwritten by the next.
 
     Raises:
         UserError: what was written inside, or the file itself, didn't find room or permission.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{path.name}")  # ends like the file: writers choose their format by that
+    owner = f"{os.getpid()}-" if shared else ""
+    aside = path.with_name(f".partial-{owner}{path.name}")  # ends like the file: writers choose their format by that
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         aside.replace(path)
     except OSError as error:
@@ -34,6 +44,15 @@ def whole_file(path):
 def cant_write(path, error):
     """The UserError for an OSError met while writing ``path``."""
     return UserError(f"{path}: can't write there ({error.strerror or error}); make room or choose another place")
+
+
+def sha256_of(path):
+    """SHA-256 of a file in hexadecimal, read block by block; an OSError is the caller's to explain."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

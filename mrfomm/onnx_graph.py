@@ -3,10 +3,8 @@
 One table, ``CONVERTERS``, takes an nnabla function to its ONNX nodes; a function that is not in it fails by name.
 """
 
-import contextlib
 import hashlib
 import itertools
-import os
 from typing import Any, Dict, NamedTuple, Tuple, Union
 
 import nnabla as nn
@@ -14,6 +12,7 @@ import numpy as np
 
 import mrfomm
 from mrfomm.errors import UserError
+from mrfomm.files import whole_file
 from mrfomm.networks import ops
 
 OPSET = 16  # the first with GridSample
@@ -559,15 +558,8 @@ def write_onnx(signature, graph, name, path):
     proto = onnx.helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, **producer)
     for key, array in constants.items():  # one by one: the helpers above would copy the weights twice more
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, key))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, shared=True) as aside:  # in the cache: of every process that needs this model
         aside.write_bytes(proto.SerializeToString())
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise UserError(f"{path}: can't write there ({error}); make room or choose another folder") from error
 
 
 def _value_info(onnx, name, tensor):

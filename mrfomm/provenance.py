@@ -22,6 +22,7 @@ import os
 
 from mrfomm import __version__, video
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import sha256_of
 
 TOOL = "mrfomm"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -32,7 +33,7 @@ def describe(references, driving, weights):
 
     Args:
         references: paths of the pictures. driving: path of the clip, or of its folder of frames.
-        weights: digest of the model (``reconstruction.model_digest``).
+        weights: digest of the model (``animation.model_digest``).
 
     Returns:
         JSON text of one line, ASCII.
@@ -69,14 +70,10 @@ def read(path):
 
 
 def _file_digest(path):
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return digest.hexdigest()
 
 
 def _clip_digest(path):

@@ -24,6 +24,7 @@ from mrfomm.animation import array_to_images, batches, images_to_array
 from mrfomm.data.clips import open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import UserError
+from mrfomm.files import whole_file
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
@@ -151,15 +152,6 @@ def rebuild_clip(clip, make_animator, batch, run):
 # The run folder
 
 
-def model_digest(model):
-    """Digest of an ``animation.Model``: its configuration and the content of its parameters."""
-    digest = hashlib.sha256(repr(model.config).encode())
-    for name, parameter in sorted(model.tree.all().items()):
-        digest.update(name.encode())
-        digest.update(parameter.d)
-    return digest.hexdigest()
-
-
 def open_run(folder, settings, clips):
     """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
 
@@ -183,15 +175,11 @@ def open_run(folder, settings, clips):
         rows = [row for row in earlier.rows if row.clip in names and is_whole(folder, row)]
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
-    run = Run(folder, settings, len(clips), tuple(rows))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"settings": settings._asdict(), "clips": len(clips)}
-        _write(folder / SETTINGS, json.dumps(record, indent=1) + "\n")
-        _write(folder / MANIFEST, "".join(map(_line, rows)))
-    except OSError as error:
-        raise UserError(f"{folder}: can't be written ({error.strerror}); choose another --output") from error
-    return run
+    record = {"settings": settings._asdict(), "clips": len(clips)}
+    for name, text in ((SETTINGS, json.dumps(record, indent=1) + "\n"), (MANIFEST, "".join(map(_line, rows)))):
+        with whole_file(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return Run(folder, settings, len(clips), tuple(rows))
 
 
 def append_clip(run, row):
@@ -252,12 +240,6 @@ def _check_same(folder, earlier, settings):
     ]
     if changed:
         raise UserError(f"{folder}: made with other settings ({'; '.join(changed)}); choose another --output")
-
-
-def _write(path, text):
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def _line(row):

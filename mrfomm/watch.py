@@ -43,12 +43,7 @@ class RunLog:
 
     def picture(self, step, image):
         """Keep a picture uint8 [H,W,3] of a step, and draw the curves anew."""
-        pictures = self._folder / "pictures"
-        try:
-            pictures.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cant_write(pictures, error) from error
-        with whole_file(pictures / f"{step:08d}.png") as path:
+        with whole_file(self._folder / "pictures" / f"{step:08d}.png") as path:
             Image.fromarray(image).save(path)
         if self._events:
             self._events.add_image("batch", image, step, dataformats="HWC")

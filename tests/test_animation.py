@@ -12,6 +12,7 @@ from mrfomm.animation import (
     hull_area,
     images_to_array,
     load_model,
+    model_digest,
     movement_scale,
     relative_motion,
 )
@@ -155,3 +156,16 @@ def test_fusion_can_be_replaced_but_not_invented(tmp_path):
     assert not any(name.startswith("fusion/") for name in mean.tree.all())
     with pytest.raises(UserError, match="--fusion element"):
         load_model(checkpoint, "element")
+
+
+def test_digest_follows_configuration_and_every_parameter(tmp_path):
+    weights = tiny.checkpoint(tmp_path / "weights")
+    model = load_model(weights)
+    digest = model_digest(model)
+    assert model_digest(load_model(weights)) == digest
+    assert model_digest(load_model(weights, "mean")) != digest
+    for parameter in model.tree.all().values():
+        before = parameter.d.copy()
+        parameter.d = before + np.float32(1e-3)
+        assert model_digest(model) != digest
+        parameter.d = before

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrfomm import files
 from mrfomm.errors import UserError
-from mrfomm.files import locked, whole_file
+from mrfomm.files import locked, sha256_of, whole_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,11 +43,40 @@ def write_and_fail(path, problem):
         raise problem
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none/a\.txt: can't write there \(No such file"), whole_file(
-        tmp_path / "none" / "a.txt"
-    ) as aside:
+def test_several_processes_write_a_shared_file_and_the_last_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    with whole_file(path, shared=True) as ours:
+        ours.write_text("ours")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with whole_file(path, shared=True) as theirs:
+            theirs.write_text("theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "deep" / "a.txt"
+    with whole_file(path) as aside:
         aside.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match=r"file/a\.txt: can't write there \(File exists\)"), whole_file(
+        tmp_path / "file" / "a.txt"
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("size", [0, 1000, (2 << 20) + 7])
+def test_sha256_is_what_sha256sum_prints(tmp_path, size):
+    path = tmp_path / "a"
+    path.write_bytes(np.random.default_rng(0).bytes(size))
+    printed = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True).stdout
+    assert sha256_of(path) == printed.split()[0]
 
 
 def take(folder):

@@ -11,10 +11,9 @@ import tiny
 from PIL import Image
 
 from mrfomm import __version__, provenance, video
-from mrfomm.animation import load_model
+from mrfomm.animation import load_model, model_digest
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
-from mrfomm.reconstruction import model_digest
 
 OUTPUTS = ("a.mp4", "a.mov", "a.mkv", "a.avi", "a.gif", "frames")
 

@@ -340,6 +340,15 @@ def test_a_folder_without_scores_is_not_overwritten(tmp_path, data):
     assert (tmp_path / "scores" / "run" / "mine.txt").exists()
 
 
+def test_old_scores_that_stay_are_not_taken_for_new_ones(tmp_path, data, monkeypatch):
+    run = make_run(tmp_path / "run", data, 5)
+    score(tmp_path, run, *NO_BACK_ENDS)
+    (tmp_path / "scores" / "run" / "measured.json").write_text("of another version")
+    monkeypatch.setattr(reconstruction.shutil, "rmtree", lambda folder, ignore_errors: None)
+    with pytest.raises(UserError, match="scores/run: can't be written"):
+        score(tmp_path, run, *NO_BACK_ENDS)
+
+
 def test_without_arguments_the_bundled_clips_are_rebuilt_once_and_scored(tmp_path, monkeypatch, capsys):
     """The command's own default, with a tiny model and clip in the place of the bundled ones."""
     monkeypatch.chdir(tmp_path)

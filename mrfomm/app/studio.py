@@ -9,14 +9,13 @@ import numpy as np
 from PIL import Image
 
 from mrfomm import provenance, video
-from mrfomm.animation import KeypointArrays, images_to_array, load_model
+from mrfomm.animation import KeypointArrays, images_to_array, load_model, model_digest
 from mrfomm.app.strip import film_strip
 from mrfomm.commands.backends import animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.overlap import read_ahead, write_behind
-from mrfomm.reconstruction import model_digest
 from mrfomm.reenactment import Transfer, detect, prepare_driving, read_reference, synthesise, target_keypoints
 from mrfomm.runtime import use_context
 from mrfomm.visualize import tile

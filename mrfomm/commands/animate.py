@@ -8,13 +8,12 @@ import time
 from tqdm import tqdm
 
 from mrfomm import bundled, live, provenance, video
-from mrfomm.animation import images_to_array, load_model
+from mrfomm.animation import images_to_array, load_model, model_digest
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.crop import FaceFinder
 from mrfomm.errors import UserError, run_command
 from mrfomm.overlap import read_ahead, write_behind
-from mrfomm.reconstruction import model_digest
 from mrfomm.reenactment import (
     Follower,
     Transfer,

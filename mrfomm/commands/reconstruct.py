@@ -8,12 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
-from mrfomm.animation import load_model
+from mrfomm.animation import load_model, model_digest
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, run_command
-from mrfomm.reconstruction import Settings, append_clip, model_digest, open_run, rebuild_clip
+from mrfomm.reconstruction import Settings, append_clip, open_run, rebuild_clip
 from mrfomm.runtime import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 import mrfomm
 from mrfomm.errors import UserError
+from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.expression import random_performance
 from mrfomm.heads.geometry import load_template, sample_shape
@@ -108,7 +108,7 @@ def make_dataset(out, settings, workers=1):
         List of the Jobs of the set.
 
     Raises:
-        UserError: a setting out of range, a folder begun with other settings, or a worker was killed.
+        UserError: a setting out of range, a folder begun with other settings or not writable, or a worker was killed.
     """
     check(settings)
     if workers < 1:
@@ -186,13 +186,10 @@ class Studio:
 
 def write_labels(path, angles):
     """Write angles [frames,3] as rows frame,yaw,pitch,roll in degrees, aside, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path, shared=True) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows([number, *(f"{angle:.4f}" for angle in row)] for number, row in enumerate(angles))
-    os.replace(aside, path)
 
 
 def _write_manifest(path, settings):
@@ -207,7 +204,5 @@ def _write_manifest(path, settings):
         for key, value in fixed.items():
             if key not in growing and begun.get(key) != value:
                 raise UserError(f"{path}: begun with {key} {begun.get(key)}, not {value}; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with whole_file(path) as aside:
+        aside.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
