@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrfomm.errors import UserError, check_is_file
+from mrfomm.files import whole_file
 
 _PACKAGES = (  # what a number may depend on
     "mrfomm",
@@ -37,12 +38,12 @@ def write_rows(path, rows):
     Args:
         path: the file; its folder is made if need be.
         rows: iterable of dictionaries of plain values. NaN and infinity have no JSON and raise ValueError.
+
+    Raises:
+        UserError: the file can't be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text("".join(map(_line, rows)), **ENCODING)
-    aside.replace(path)
+    with whole_file(path) as aside:
+        aside.write_text("".join(map(_line, rows)), **ENCODING)
 
 
 def read_rows(path):
