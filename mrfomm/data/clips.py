@@ -208,7 +208,7 @@ class GifFrames(Frames):
 
     def __init__(self, clip):
         with _broken_if_unreadable(clip), Image.open(clip.path) as image:
-            length = image.n_frames
+            length = getattr(image, "n_frames", 1)  # what another format calls itself .gif may be a still
         super().__init__(clip, length)
 
     def _decode(self, indices):
