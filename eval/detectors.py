@@ -197,7 +197,7 @@ def _enlarged(image):
 def _model_file(name):
     """Path of a file in face_recognition_models, which is not imported: its only code needs pkg_resources."""
     package = importlib.util.find_spec("face_recognition_models")
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError("face_recognition_models is not installed: pip install -e .[dlib]")
     return str(Path(package.origin).parent / "models" / name)
 

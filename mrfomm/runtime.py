@@ -368,7 +368,7 @@ def _working_cudnn(device):
 def _load_cuda_wheels():
     """Load the CUDA libraries that pip has installed: the extension finds them in memory, but not in pip's folders."""
     spec = importlib.util.find_spec("nvidia")
-    folders = spec.submodule_search_locations if spec else ()
+    folders = (spec.submodule_search_locations if spec else None) or ()
     for path in (Path(folder, name) for name in _CUDA_LIBRARIES for folder in folders):
         if path.is_file():
             ctypes.CDLL(str(path))
