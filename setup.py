@@ -98,7 +98,11 @@ setup(
     python_requires=">=3.8,<3.11",
     packages=[*find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]), "mrfomm.configs"],
     package_dir={"mrfomm.configs": "configs"},  # the checkout's folder, where bundled.CONFIGS finds it
-    package_data={"mrfomm": ["assets/**"], "mrfomm.configs": ["*.yaml"], "eval": ["templates/*"]},
+    package_data={
+        "mrfomm": ["py.typed", "assets/**"],
+        "mrfomm.configs": ["*.yaml"],
+        "eval": ["py.typed", "templates/*"],
+    },
     install_requires=CORE,
     extras_require={
         "cpu": CPU,

@@ -11,7 +11,7 @@ Features come from an *extractor*, an object with two methods (``eval.lpips.Lpip
     distance(a, b): two such lists -> [M]
 """
 
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence
 
 import numpy as np
 
@@ -19,6 +19,14 @@ from mrfomm.errors import UserError
 
 OUTSIDE = -1
 MOST_BINS = 36_000  # a hundredth of a degree all around
+
+
+class Extractor(Protocol):
+    """Describes images; see the head of this module."""
+
+    def features(self, images: np.ndarray) -> List[np.ndarray]: ...
+
+    def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
 class Axis(NamedTuple):
@@ -31,18 +39,18 @@ class Axis(NamedTuple):
     limit: float
 
     @property
-    def edges(self):
+    def edges(self) -> np.ndarray:
         """The bins' edges, float64 [n+1]: rounded, so that an edge such as 0.3 is the number a label file says."""
         count = round(2 * self.limit / self.width)
         return np.round(-self.limit + self.width * np.arange(count + 1), 9)
 
     @property
-    def centres(self):
+    def centres(self) -> np.ndarray:
         """The bins' middles, float64 [n]."""
         edges = self.edges
         return (edges[:-1] + edges[1:]) / 2
 
-    def bins(self, angles):
+    def bins(self, angles: np.ndarray) -> np.ndarray:
         """Number of the bin of each angle: [N] degrees -> int [N], OUTSIDE where |angle| > limit."""
         angles, edges = np.asarray(angles, np.float64), self.edges
         bins = np.searchsorted(edges, angles, side="right") - 1
@@ -51,7 +59,7 @@ class Axis(NamedTuple):
         return bins
 
 
-def make_axis(width, limit):
+def make_axis(width: float, limit: float) -> Axis:
     """An Axis.
 
     Raises:
@@ -73,7 +81,7 @@ class Images(NamedTuple):
     """Images with angles: angles float [N] in degrees; read(indices) -> uint8 [n,H,W,3]."""
 
     angles: np.ndarray
-    read: Callable
+    read: Callable[[np.ndarray], np.ndarray]
 
 
 class Bin(NamedTuple):
@@ -92,7 +100,7 @@ class Score(NamedTuple):
     dropped: int
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """The mean over the bins; NaN without a bin."""
         return float(np.mean([b.distance for b in self.bins])) if self.bins else float("nan")
 
@@ -105,7 +113,7 @@ class BinTask(NamedTuple):
     generated: Dict[int, np.ndarray]
 
     @property
-    def images(self):
+    def images(self) -> int:
         """How many images have to be read."""
         return len(self.true) + sum(map(len, self.generated.values()))
 
@@ -113,11 +121,11 @@ class BinTask(NamedTuple):
 class FeatureMean:
     """Running mean of features. It holds one float64 sum a layer, however many images are added."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 0
-        self._sums = None
+        self._sums: Optional[List[np.ndarray]] = None
 
-    def add(self, features):
+    def add(self, features: Sequence[np.ndarray]) -> None:
         """Add a list of arrays [N,...], N >= 0, one array a layer."""
         if not len(features[0]):
             return
@@ -125,12 +133,14 @@ class FeatureMean:
         self._sums = sums if self._sums is None else [a + b for a, b in zip(self._sums, sums)]
         self.count += len(features[0])
 
-    def mean(self):
+    def mean(self) -> List[np.ndarray]:
         """The mean as a list of arrays [1,...]; there must be something to average."""
+        if self._sums is None:
+            raise ValueError("no features to average")
         return [total[None] / self.count for total in self._sums]
 
 
-def plan_bins(axis, true_angles, generated_angles):
+def plan_bins(axis: Axis, true_angles: np.ndarray, generated_angles: Iterable[np.ndarray]) -> List[BinTask]:
     """Which images of which set meet in which bin.
 
     Args:
@@ -153,7 +163,14 @@ def plan_bins(axis, true_angles, generated_angles):
     return tasks
 
 
-def score_sets(extractor, axis, true, generated, batch, advance: Callable = lambda count: None):
+def score_sets(
+    extractor: Extractor,
+    axis: Axis,
+    true: Images,
+    generated: Sequence[Images],
+    batch: int,
+    advance: Callable[[int], object] = lambda count: None,
+) -> List[Score]:
     """Score sets of generated images against one set of true ones.
 
     Bin after bin: the features of one bin are in memory at a time, and true images are described once for all sets.
@@ -182,7 +199,9 @@ def score_sets(extractor, axis, true, generated, batch, advance: Callable = lamb
     return [Score(*parts) for parts in zip(bins, dropped)]
 
 
-def _average(extractor, images, indices, batch, advance):
+def _average(
+    extractor: Extractor, images: Images, indices: np.ndarray, batch: int, advance: Callable[[int], object]
+) -> FeatureMean:
     """FeatureMean of some images."""
     total = FeatureMean()
     for start in range(0, len(indices), batch):
@@ -201,14 +220,14 @@ class IdentityFeatures:
         embed: uint8 [H,W,3] -> array [D], or None where it sees no face.
     """
 
-    def __init__(self, embed):
+    def __init__(self, embed: Callable[[np.ndarray], Optional[np.ndarray]]) -> None:
         self._embed = embed
 
-    def features(self, images):
+    def features(self, images: np.ndarray) -> List[np.ndarray]:
         """uint8 [N,H,W,3] -> a list of one array [M,D]: one row for each image with a face."""
         found = [row for row in map(self._embed, images) if row is not None]
         return [np.stack(found)] if found else [np.zeros((0, 1))]
 
-    def distance(self, features_a, features_b):
+    def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray:
         """Squared distances of embeddings: two lists of one array [M,D] -> [M]."""
         return ((features_a[0] - features_b[0]) ** 2).sum(axis=1)

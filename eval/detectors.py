@@ -20,17 +20,38 @@ import importlib
 import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Optional, Protocol
 
 import cv2
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
+
+if TYPE_CHECKING:
+    import dlib
 
 _SMALLEST = 256  # pixels: shorter side of the image in which a face is looked for
 _OPENFACE_SIDE = 96
 
 
-def landmark_backend(name):
+class LandmarkBackend(Protocol):
+    """Finds the landmarks of a face; see the head of this module."""
+
+    name: str
+
+    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]: ...
+
+
+class IdentityBackend(Protocol):
+    """Describes whose a face is; see the head of this module."""
+
+    name: str
+
+    def embed(self, image: np.ndarray) -> Optional[np.ndarray]: ...
+
+
+def landmark_backend(name: str) -> LandmarkBackend:
     """Load a landmark back end.
 
     Args:
@@ -42,7 +63,7 @@ def landmark_backend(name):
     return _LANDMARKS[name]()
 
 
-def identity_backend(name, weights=None):
+def identity_backend(name: str, weights: Optional[AnyPath] = None) -> IdentityBackend:
     """Load an identity back end.
 
     Args:
@@ -64,14 +85,14 @@ class MediapipeLandmarks:
 
     name = "mediapipe"
 
-    def __init__(self):
+    def __init__(self) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
         mediapipe = _import("mediapipe", "mediapipe")
         self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
             static_image_mode=True, max_num_faces=1, refine_landmarks=True
         )
 
-    def landmarks(self, image):
+    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
         """uint8 [H,W,3] -> float64 [478,2] pixels, or None."""
         faces = self._mesh.process(_enlarged(image)).multi_face_landmarks
         if not faces:
@@ -86,10 +107,10 @@ class DlibLandmarks:
 
     name = "dlib"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._face = _DlibFace()
 
-    def landmarks(self, image):
+    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
         """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
         large = _enlarged(image)
         shape = self._face(large)
@@ -107,7 +128,7 @@ class FaceAlignmentLandmarks:
 
     name = "face_alignment"
 
-    def __init__(self):
+    def __init__(self) -> None:
         library = _import("face_alignment", "face_alignment")
         device = "cuda" if _import("torch", "face_alignment").cuda.is_available() else "cpu"
         try:
@@ -115,7 +136,7 @@ class FaceAlignmentLandmarks:
         except OSError as error:
             raise UserError(f"face_alignment: its weights can't be fetched ({error}); run it once online") from error
 
-    def landmarks(self, image):
+    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
         """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
         large = _enlarged(image)
         faces = self._aligner.get_landmarks_from_image(large)
@@ -129,12 +150,12 @@ class DlibIdentity:
 
     name = "dlib"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._face = _DlibFace()
         path = _model_file("dlib_face_recognition_resnet_model_v1.dat")
         self._network = _import("dlib", "dlib").face_recognition_model_v1(path)
 
-    def embed(self, image):
+    def embed(self, image: np.ndarray) -> Optional[np.ndarray]:
         """uint8 [H,W,3] -> float64 [128], or None."""
         large = _enlarged(image)
         shape = self._face(large)
@@ -149,7 +170,7 @@ class OpenFace:
 
     name = "openface"
 
-    def __init__(self, weights):
+    def __init__(self, weights: Optional[AnyPath]) -> None:
         if weights is None:
             raise UserError("identity back end openface: give its weights, nn4.small2.v1.t7 of the OpenFace project")
         if not Path(weights).is_file():
@@ -159,7 +180,7 @@ class OpenFace:
         except cv2.error as error:
             raise UserError(f"{weights}: no Torch 7 network that OpenCV can read ({error})") from error
 
-    def embed(self, image):
+    def embed(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] -> float64 [128]."""
         side = (_OPENFACE_SIDE, _OPENFACE_SIDE)
         small = cv2.resize(image, side, interpolation=cv2.INTER_LINEAR)
@@ -175,18 +196,18 @@ IDENTITY_BACKENDS = (DlibIdentity.name, OpenFace.name)
 class _DlibFace:
     """The first face's 68 landmarks in pixels of an image, as dlib's own type."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         dlib = _import("dlib", "dlib")
         self._detector = dlib.get_frontal_face_detector()
         self._predictor = dlib.shape_predictor(_model_file("shape_predictor_68_face_landmarks.dat"))
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> Optional["dlib.full_object_detection"]:
         """uint8 [H,W,3] -> dlib.full_object_detection, or None."""
         boxes = self._detector(image, 0) or self._detector(image, 1)  # the second at twice the size
         return self._predictor(image, boxes[0]) if boxes else None
 
 
-def _enlarged(image):
+def _enlarged(image: np.ndarray) -> np.ndarray:
     """The image, contiguous, with a shorter side of at least _SMALLEST pixels."""
     scale = _SMALLEST / min(image.shape[:2])
     if scale <= 1:
@@ -194,15 +215,15 @@ def _enlarged(image):
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
 
-def _model_file(name):
+def _model_file(name: str) -> str:
     """Path of a file in face_recognition_models, which is not imported: its only code needs pkg_resources."""
     package = importlib.util.find_spec("face_recognition_models")
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError("face_recognition_models is not installed: pip install -e .[dlib]")
     return str(Path(package.origin).parent / "models" / name)
 
 
-def _import(module, extra):
+def _import(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -8,14 +8,14 @@ that it was made from the same model, references, motion and driving frames, and
 import json
 import shutil
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from eval.labels import Pattern, Sequence
 from mrfomm import video
-from mrfomm.animation import array_to_images, images_to_array, relative_motion
-from mrfomm.errors import UserError
+from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, images_to_array, relative_motion
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import sha256_of
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
     folder: Path
     driving: Sequence
     start: Optional[int]
-    manifest: Dict
+    manifest: Dict[str, object]
 
 
 class Transfer(NamedTuple):
@@ -55,7 +55,7 @@ class Transfer(NamedTuple):
     entries: List[Entry]
 
 
-def reference_frames(pattern, count, poses):
+def reference_frames(pattern: Pattern, count: int, poses: Poses) -> List[int]:
     """Frames of a pattern's yaw sequence nearest to yaw 0, -30 and +30 (the first of equally near ones).
 
     Args:
@@ -77,7 +77,7 @@ def reference_frames(pattern, count, poses):
     return frames
 
 
-def start_frame(sequence, poses):
+def start_frame(sequence: Sequence, poses: Poses) -> int:
     """The frame of a sequence nearest to frontal (yaw, pitch and roll 0, by the largest of the three).
 
     Raises:
@@ -86,7 +86,7 @@ def start_frame(sequence, poses):
     return _nearest(np.abs(sequence.angles).max(axis=1), sequence, "frontal, where relative motion starts", poses)
 
 
-def _nearest(off, sequence, what, poses):
+def _nearest(off: np.ndarray, sequence: Sequence, what: str, poses: Poses) -> int:
     frame = int(np.argmin(off))
     if off[frame] > poses.tolerance and not poses.allow_missing:
         raise UserError(
@@ -96,7 +96,9 @@ def _nearest(off, sequence, what, poses):
     return frame
 
 
-def plan_transfers(patterns, folder, count, motion, poses, origin):
+def plan_transfers(
+    patterns: List[Pattern], folder: AnyPath, count: int, motion: str, poses: Poses, origin: Mapping[str, object]
+) -> List[Transfer]:
     """What has to be generated: every ordered pair of patterns but a pattern with itself, every kind both have.
 
     Relative motion is FOMM's way from one person to another, as it leaves the driving person's proportions behind: it
@@ -132,7 +134,7 @@ def plan_transfers(patterns, folder, count, motion, poses, origin):
     return transfers
 
 
-def pairs_of(reference, patterns):
+def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> List[Tuple[Pattern, str]]:
     """The (driving pattern, kind) that a reference pattern is paired with: kinds are those of both patterns."""
     return [
         (driving, kind)
@@ -143,13 +145,13 @@ def pairs_of(reference, patterns):
     ]
 
 
-def missing_entries(transfers):
+def missing_entries(transfers: Iterable[Transfer]) -> List[Transfer]:
     """The transfers with only those entries whose folder is absent, damaged or made from something else."""
     reduced = (t._replace(entries=[entry for entry in t.entries if not is_whole(entry)]) for t in transfers)
     return [transfer for transfer in reduced if transfer.entries]
 
 
-def is_whole(entry):
+def is_whole(entry: Entry) -> bool:
     """Whether an entry's folder holds what its manifest promises, undamaged."""
     try:
         manifest = json.loads((entry.folder / MANIFEST).read_text(encoding="utf-8"))
@@ -160,7 +162,13 @@ def is_whole(entry):
         return False  # then it is made again
 
 
-def generate(transfer, make_animator, size, batch, advance: Callable = lambda count: None):
+def generate(
+    transfer: Transfer,
+    make_animator: MakeAnimator,
+    size: int,
+    batch: int,
+    advance: Callable[[int], object] = lambda count: None,
+) -> None:
     """Generate the frames of all entries of a transfer.
 
     Args:
@@ -179,7 +187,9 @@ def generate(transfer, make_animator, size, batch, advance: Callable = lambda co
         write_entry(entry, _transferred(animator, entry, size, advance))
 
 
-def _transferred(animator, entry, size, advance):
+def _transferred(
+    animator: AnyAnimator, entry: Entry, size: int, advance: Callable[[int], object]
+) -> Iterator[np.ndarray]:
     """Yield the frames of an entry, uint8 [S,S,3]."""
     frames = entry.driving.content.frames
     if entry.start is not None:
@@ -194,7 +204,7 @@ def _transferred(animator, entry, size, advance):
         advance(len(indices))
 
 
-def write_entry(entry, images):
+def write_entry(entry: Entry, images: Iterable[np.ndarray]) -> None:
     """Write frames and manifest aside, then rename. What stood there before is replaced."""
     folder = entry.folder
     aside = folder.with_name(f".{folder.name}.partial")
@@ -213,6 +223,6 @@ def write_entry(entry, images):
         raise UserError(f"{folder}: cannot be written ({error}); make room or choose another --output") from error
 
 
-def _checksums(folder):
+def _checksums(folder: Path) -> Dict[str, str]:
     """File name -> SHA-256 of the frames in a folder."""
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.png"))}

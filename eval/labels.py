@@ -14,13 +14,13 @@ import csv
 import hashlib
 import math
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from mrfomm import video
 from mrfomm.data.clips import Clip, Frames, open_clip
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
 COLUMNS = ("frame", *KINDS)
@@ -44,7 +44,7 @@ class Sequence(NamedTuple):
     content: Content
 
     @property
-    def own_angles(self):
+    def own_angles(self) -> np.ndarray:
         """The angles that the sequence is binned by, [N]."""
         return self.angles[:, KINDS.index(self.kind)]
 
@@ -56,7 +56,7 @@ class Pattern(NamedTuple):
     sequences: Dict[str, Sequence]
 
 
-def pattern_folders(root):
+def pattern_folders(root: AnyPath) -> List[Path]:
     """The folders of patterns in a folder, at least two, sorted by name. Files and hidden folders are left out.
 
     Raises:
@@ -71,7 +71,7 @@ def pattern_folders(root):
     return folders
 
 
-def read_patterns(folders):
+def read_patterns(folders: Iterable[Path]) -> List[Pattern]:
     """Read and check all recordings.
 
     Args:
@@ -90,7 +90,7 @@ def read_patterns(folders):
     return patterns
 
 
-def read_pattern(folder):
+def read_pattern(folder: Path) -> Pattern:
     """Read and check the recordings of one pattern -> Pattern.
 
     Raises:
@@ -108,7 +108,7 @@ def read_pattern(folder):
     return Pattern(folder.name, sequences)
 
 
-def find_media(folder, name):
+def find_media(folder: AnyPath, name: str) -> Optional[Path]:
     """The clip ``name.mp4`` or folder of frames ``name`` in a folder; None if there is neither.
 
     Raises:
@@ -121,7 +121,7 @@ def find_media(folder, name):
     return found[0] if found else None
 
 
-def read_sequence(path, labels, kind):
+def read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
     """Read and check a clip and its label file -> Sequence.
 
     Raises:
@@ -135,7 +135,7 @@ def read_sequence(path, labels, kind):
     return Sequence(path, kind, angles, content)
 
 
-def read_labels(path):
+def read_labels(path: AnyPath) -> np.ndarray:
     """Read a label file: columns frame, yaw, pitch, roll (in any order, others ignored), a row for each frame.
 
     Returns:
@@ -167,7 +167,7 @@ def read_labels(path):
     return np.array([angles[frame] for frame in range(len(rows))])
 
 
-def _row(path, line, row):
+def _row(path: AnyPath, line: int, row: Dict[str, str]) -> Tuple[int, List[float]]:
     """The frame and the angles of one row."""
     if None in row:
         raise UserError(f"{path}: line {line} has more values than there are columns; write decimals with a point")
@@ -181,45 +181,47 @@ def _row(path, line, row):
     return int(frame), angles
 
 
-def _number(path, line, name, text):
+def _number(path: AnyPath, line: int, name: str, text: Optional[str]) -> float:
     try:
-        value = float(text)
-    except (TypeError, ValueError):  # a short row has None
+        value = math.nan if text is None else float(text)  # a short row has None
+    except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise UserError(f"{path}: line {line}, {name}: {'nothing' if text is None else repr(text)} is not a number")
     return value
 
 
-def read_content(path):
+def read_content(path: AnyPath) -> Content:
     """Decode a clip once from end to end -> Content.
 
     Raises:
         UserError: a frame is damaged, frames differ in size, or the frame rate varies.
     """
-    digest, count, first = hashlib.sha256(), 0, None
+    digest, count = hashlib.sha256(), 0
+    first: Optional[np.ndarray] = None
     for frame in video.open_frames(path):
         first = frame if first is None else first
         if frame.shape != first.shape:
             raise UserError(
                 f"{path}: frame {count} is {size_of(frame)}, the first is {size_of(first)}; make them alike"
             )
-        digest.update(frame)
+        digest.update(frame.data)
         count += 1
     frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
-    if frames.length != count:
+    if first is None or frames.length != count:
         raise UserError(
             f"{path}: {frames.length} frames, {count} at a constant rate; encode it again at a constant frame rate"
         )
-    return Content(frames, *first.shape[:2], digest.hexdigest())
+    height, width = first.shape[:2]
+    return Content(frames, height, width, digest.hexdigest())
 
 
-def size_of(frame):
+def size_of(frame: np.ndarray) -> str:
     """Of a frame [H,W,3], for people: WxH."""
     return f"{frame.shape[1]}x{frame.shape[0]}"
 
 
-def check_same_size(path, content, other_path, other):
+def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content) -> None:
     """Raise UserError unless two clips' frames have one size, as LPIPS depends on it."""
     ours, theirs = (f"{c.width}x{c.height}" for c in (content, other))
     if ours != theirs:

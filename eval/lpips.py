@@ -4,18 +4,20 @@ The weights are a file of arrays: ``conv.../{W,b}`` of the backbone and ``head{1
 every channel. ``scripts/make_lpips_weights.py`` makes it. They never enter nnabla's global parameters.
 """
 
+import functools
 import math
+import operator
 import os
 import struct
 import tokenize
 import zipfile
 import zlib
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.networks.perceptual import VGG16_COUNTS, alexnet_features, load_frozen, normalise, vgg16_features
 
 LAYERS = 5
@@ -45,13 +47,13 @@ class Backbone(NamedTuple):
     """
 
     name: str
-    features: Callable
+    features: Callable[[nn.Variable, Mapping[str, nn.Variable]], List[nn.Variable]]
     stages: Tuple[Tuple[str, ...], ...]
     kernels: Tuple[int, ...]
     smallest: int
 
     @property
-    def convolutions(self):
+    def convolutions(self) -> List[str]:
         """The names of all convolutions, in their order."""
         return [name for names in self.stages for name in names]
 
@@ -63,7 +65,7 @@ BACKBONES = (
 )
 
 
-def load_lpips(path):
+def load_lpips(path: AnyPath) -> "Lpips":
     """Read a file of LPIPS weights -> Lpips.
 
     Raises:
@@ -79,7 +81,7 @@ def load_lpips(path):
     return Lpips(arrays, path)
 
 
-def _read_npz(path):
+def _read_npz(path: AnyPath) -> Dict[str, np.ndarray]:
     """Name -> array of numpy's zip file. Unlike ``np.load`` it takes no more memory than the file can fill."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > _MAX_EXPANSION * os.path.getsize(path):
@@ -87,7 +89,7 @@ def _read_npz(path):
         return {entry.filename[: -len(".npy")]: _read_array(archive, entry) for entry in archive.infolist()}
 
 
-def _read_array(archive, entry):
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{entry.filename} is of a later format than weights need")
@@ -109,15 +111,15 @@ class Lpips:
             or values aren't finite.
     """
 
-    def __init__(self, arrays, source="LPIPS weights"):
+    def __init__(self, arrays: Mapping[str, np.ndarray], source: AnyPath = "LPIPS weights") -> None:
         self.backbone = _recognise(arrays, source)
         _check_arrays(arrays, self.backbone, source)
-        self._heads = [np.float64(arrays[f"head{i}/w"]) for i in range(1, LAYERS + 1)]
+        self._heads = [np.asarray(arrays[f"head{i}/w"], np.float64) for i in range(1, LAYERS + 1)]
         self._parameters = load_frozen({name: array for name, array in arrays.items() if name.startswith("conv")})
-        self._image = None
-        self._outputs = None
+        self._image: Optional[nn.Variable] = None
+        self._outputs: List[nn.Variable] = []
 
-    def features(self, images):
+    def features(self, images: np.ndarray) -> List[np.ndarray]:
         """The raw ReLU activations that LPIPS compares, before its channel normalisation.
 
         Args:
@@ -135,12 +137,12 @@ class Lpips:
                 f"images of {width}x{height} pixels: LPIPS with {self.backbone.name} needs "
                 f"{self.backbone.smallest} on a side; give larger ones"
             )
-        self._prepare((count, 3, height, width))
-        self._image.d = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255  # [N,3,H,W]
+        image = self._prepare((count, 3, height, width))
+        image.d = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255  # [N,3,H,W]
         nn.forward_all(self._outputs, clear_no_need_grad=True)
         return [output.d.copy() for output in self._outputs]
 
-    def distance(self, features_a, features_b):
+    def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray:
         """LPIPS between features: the squared difference of unit vectors over channels, weighted, averaged over space.
 
         Args:
@@ -149,25 +151,26 @@ class Lpips:
         Returns:
             float64 [N]: the sum over the layers.
         """
-        return sum(map(_layer_distance, self._heads, features_a, features_b))
+        return functools.reduce(operator.add, map(_layer_distance, self._heads, features_a, features_b))
 
-    def __call__(self, images_a, images_b):
+    def __call__(self, images_a: np.ndarray, images_b: np.ndarray) -> np.ndarray:
         """LPIPS of image pairs: two uint8 [N,H,W,3] -> float64 [N]."""
         return self.distance(self.features(images_a), self.features(images_b))
 
-    def _prepare(self, shape):
-        """Build the graph for a shape, unless it is the one that stands."""
+    def _prepare(self, shape: Tuple[int, ...]) -> nn.Variable:
+        """Build the graph for a shape, unless it is the one that stands; returns its input."""
         if self._image is not None and self._image.shape == shape:
-            return
+            return self._image
         self._image = nn.Variable(shape)
         # LPIPS scales [-1,1] by (x - shift) / scale with shift (-.030,-.088,-.188) and scale (.458,.448,.450): on [0,1]
         # these are ImageNet's mean and standard deviation.
         self._outputs = self.backbone.features(normalise(self._image), self._parameters)
         for output in self._outputs:
             output.persistent = True
+        return self._image
 
 
-def _recognise(arrays, source):
+def _recognise(arrays: Mapping[str, np.ndarray], source: AnyPath) -> Backbone:
     """The Backbone whose arrays these are."""
     heads = {f"head{i}/w" for i in range(1, LAYERS + 1)}
     for backbone in BACKBONES:
@@ -180,7 +183,7 @@ def _recognise(arrays, source):
     )
 
 
-def _check_arrays(arrays, backbone, source):
+def _check_arrays(arrays: Mapping[str, np.ndarray], backbone: Backbone, source: AnyPath) -> None:
     """Refuse arrays that can't be the backbone's: every layer takes what the one before it gives."""
     shapes, channels = {}, 3
     kernels = iter(backbone.kernels)
@@ -197,12 +200,12 @@ def _check_arrays(arrays, backbone, source):
             )
 
 
-def _layer_distance(head, a, b):
+def _layer_distance(head: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """One layer's share: head [C], a and b [N,C,h,w] -> [N]."""
     return np.einsum("c,nchw->nhw", head, (_unit(a) - _unit(b)) ** 2).mean(axis=(1, 2))
 
 
-def _unit(x):
+def _unit(x: np.ndarray) -> np.ndarray:
     """Channel vectors of length 1: [N,C,h,w] -> float64 [N,C,h,w]."""
-    x = np.float64(x)
+    x = np.asarray(x, np.float64)
     return x / (np.sqrt((x**2).sum(axis=1, keepdims=True)) + EPSILON)

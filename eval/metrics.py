@@ -13,32 +13,32 @@ _SSIM_SIGMA = 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # for a data range of 1
 
 
-def l1(a, b):
+def l1(a: np.ndarray, b: np.ndarray) -> float:
     """L1D: mean absolute difference of two images."""
     return float(np.abs(_difference(a, b)).mean())
 
 
-def akd(a, b):
+def akd(a: np.ndarray, b: np.ndarray) -> float:
     """AKD of one frame (community): mean absolute difference over all 2n coordinates. It is no distance of points."""
     return float(np.abs(_difference(a, b)).mean())
 
 
-def akd_euclidean(a, b):
+def akd_euclidean(a: np.ndarray, b: np.ndarray) -> float:
     """Mean Euclidean distance of corresponding landmarks."""
     return float(np.sqrt((_difference(a, b) ** 2).sum(axis=-1)).mean())
 
 
-def aed(a, b):
+def aed(a: np.ndarray, b: np.ndarray) -> float:
     """AED of one frame (community): sum of squared differences of two embeddings, without a square root."""
     return float((_difference(a, b) ** 2).sum())
 
 
-def aed_euclidean(a, b):
+def aed_euclidean(a: np.ndarray, b: np.ndarray) -> float:
     """Euclidean distance of two embeddings."""
     return float(np.sqrt((_difference(a, b) ** 2).sum()))
 
 
-def at_akd_size(landmarks, size):
+def at_akd_size(landmarks: np.ndarray, size: int) -> np.ndarray:
     """Landmarks of a square image of ``size`` pixels, in pixels of the same image at 256: [n,2] -> [n,2].
 
     Differences scale with the image; without this a smaller image would have the smaller AKD.
@@ -46,13 +46,13 @@ def at_akd_size(landmarks, size):
     return np.asarray(landmarks, np.float64) * (AKD_SIZE / size)
 
 
-def psnr(a, b):
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images."""
     error = float((_difference(a, b) ** 2).mean())
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 
-def ssim(a, b):
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity (Wang et al., 2004): Gaussian window of 11x11 with sigma 1.5, where it fits in the image.
 
     Data range 1, K1 = 0.01, K2 = 0.03; the mean over pixels and channels (Wang et al. use luminance alone).
@@ -71,14 +71,14 @@ def ssim(a, b):
     return float((likeness / ((mean_a**2 + mean_b**2 + _SSIM_C1) * (variance_a + variance_b + _SSIM_C2))).mean())
 
 
-def _local_mean(image):
+def _local_mean(image: np.ndarray) -> np.ndarray:
     """Gaussian-weighted mean around every pixel whose window fits in: [H,W,C] -> [H-10,W-10,C]."""
     margin = SSIM_WINDOW // 2
     blurred = cv2.GaussianBlur(image, (SSIM_WINDOW, SSIM_WINDOW), _SSIM_SIGMA)
     return blurred[margin:-margin, margin:-margin]
 
 
-def _difference(a, b):
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a - b in float64; never broadcast."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:

@@ -5,12 +5,18 @@ import math
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
 
 import numpy as np
 
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.files import whole_file
+
+
+class _Encoding(TypedDict):
+    encoding: str
+    errors: str
+
 
 _PACKAGES = (  # what a number may depend on
     "mrfomm",
@@ -25,14 +31,17 @@ _PACKAGES = (  # what a number may depend on
     "face-recognition-models",
     "face-alignment",
 )
-ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files needn't be text
+ENCODING: _Encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files needn't be text
 _RESAMPLES_AT_A_TIME = 256  # bounds the memory for long lists of values
+
+Row = Mapping[str, object]  # plain values by name
+Numbers = Union[Sequence[float], np.ndarray]
 
 
 # Rows: one JSON object a line
 
 
-def write_rows(path, rows):
+def write_rows(path: AnyPath, rows: Iterable[Row]) -> None:
     """Write dictionaries as JSON lines, aside and then renamed.
 
     Args:
@@ -46,7 +55,7 @@ def write_rows(path, rows):
         aside.write_text("".join(map(_line, rows)), **ENCODING)
 
 
-def read_rows(path):
+def read_rows(path: AnyPath) -> List[Dict[str, Any]]:
     """Read JSON lines -> list of dictionaries.
 
     Raises:
@@ -60,11 +69,11 @@ def read_rows(path):
     return [_row(path, number, line) for number, line in enumerate(lines, 1)]
 
 
-def _line(row):
+def _line(row: Row) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _row(path, number, line):
+def _row(path: AnyPath, number: int, line: str) -> Dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -74,7 +83,7 @@ def _row(path, number, line):
     return row
 
 
-def provenance():
+def provenance() -> Dict[str, str]:
     """Versions of Python and of the installed packages that a number may depend on: name -> version."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -96,7 +105,9 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(values, weights=None, seed=0, resamples=2000, level=0.95):
+def bootstrap_interval(
+    values: Numbers, weights: Optional[Numbers] = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Interval:
     """Mean of independent values with a percentile bootstrap interval (Efron, 1979).
 
     The values are the units that were drawn independently: clips or pairs, not the frames of a clip, which
@@ -127,7 +138,7 @@ def bootstrap_interval(values, weights=None, seed=0, resamples=2000, level=0.95)
     return Interval(float(np.average(values, weights=weights)), float(low), float(high))
 
 
-def _resampled_means(values, weights, rng, resamples):
+def _resampled_means(values: np.ndarray, weights: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     """Weighted means of ``resamples`` samples with replacement: [n] -> [resamples]."""
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_A_TIME):
@@ -139,7 +150,9 @@ def _resampled_means(values, weights, rng, resamples):
     return np.concatenate(means)
 
 
-def paired_difference(a, b, weights=None, seed=0, resamples=2000, level=0.95):
+def paired_difference(
+    a: Numbers, b: Numbers, weights: Optional[Numbers] = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Interval:
     """Mean of a - b over units measured with both methods, with its bootstrap interval.
 
     What the units share, such as an easy clip, cancels: the interval is narrower than those of a and b suggest.
@@ -159,7 +172,7 @@ def paired_difference(a, b, weights=None, seed=0, resamples=2000, level=0.95):
 # Tables
 
 
-def markdown_table(header, rows):
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table: strings as they are, floats with four decimals, None and NaN as a dash; numbers to the right.
 
     Args:
@@ -185,7 +198,7 @@ def markdown_table(header, rows):
     return "\n".join(lines) + "\n"
 
 
-def _cell(value):
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):

@@ -8,7 +8,7 @@ to the result.
 import dataclasses
 import hashlib
 import itertools
-from typing import NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple, TypeVar, Union
 
 import cv2
 import nnabla as nn
@@ -17,9 +17,10 @@ import numpy as np
 
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.model import (
     References,
+    Synthesis,
     create_parameters,
     encode_references,
     kept,
@@ -33,6 +34,8 @@ from mrfomm.networks.generator import decode
 from mrfomm.networks.geometry import resize
 from mrfomm.networks.keypoints import Keypoints
 
+_Item = TypeVar("_Item")
+
 
 class KeypointArrays(NamedTuple):
     """value float32 [N,n,2], (x, y) in [-1,1]; jacobian float32 [N,n,2,2]."""
@@ -40,11 +43,11 @@ class KeypointArrays(NamedTuple):
     value: np.ndarray
     jacobian: np.ndarray
 
-    def frames(self, start, stop):
+    def frames(self, start: int, stop: int) -> "KeypointArrays":
         """The keypoints of frames start to stop - 1."""
         return KeypointArrays(self.value[start:stop], self.jacobian[start:stop])
 
-    def frame(self, index):
+    def frame(self, index: int) -> "KeypointArrays":
         """The keypoints of one frame, with a leading axis of 1."""
         return self.frames(index, index + 1)
 
@@ -74,7 +77,7 @@ class Breakdown(NamedTuple):
     mask: np.ndarray
 
 
-def load_model(path, fusion=None):
+def load_model(path: AnyPath, fusion: Optional[str] = None) -> Model:
     """Load the generator side of a checkpoint (or of the best checkpoint of a run).
 
     Args:
@@ -106,7 +109,7 @@ def load_model(path, fusion=None):
     return Model(config, tree)
 
 
-def model_digest(model):
+def model_digest(model: Model) -> str:
     """Digest of a Model: its configuration and the content of its parameters."""
     digest = hashlib.sha256(repr(model.config).encode())
     for name, parameter in sorted(model.tree.all().items()):
@@ -115,12 +118,12 @@ def model_digest(model):
     return digest.hexdigest()
 
 
-def images_to_array(images):
+def images_to_array(images: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
     """uint8 images [N,H,W,3] (or a list of them) -> float32 [N,3,H,W] in [0,1]."""
-    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    return np.ascontiguousarray(np.stack(list(images)).transpose(0, 3, 1, 2), dtype=np.float32) / 255
 
 
-def array_to_images(array):
+def array_to_images(array: np.ndarray) -> np.ndarray:
     """float [N,3,H,W] in [0,1] -> uint8 [N,H,W,3], rounded to the nearest grey level.
 
     Raises:
@@ -129,6 +132,23 @@ def array_to_images(array):
     if not np.isfinite(array).all():
         raise UserError("the model's picture is not finite: a singular jacobian or broken weights; try other --weights")
     return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+class AnyAnimator(Protocol):
+    """What ``Animator`` and ``onnx_backend.OnnxAnimator`` have in common."""
+
+    @property
+    def reference_keypoints(self) -> KeypointArrays:
+        """See ``Animator``, as for the methods."""
+
+    def keypoints(self, frames: np.ndarray) -> KeypointArrays: ...
+
+    def render(self, keypoints: KeypointArrays) -> np.ndarray: ...
+
+    def render_breakdown(self, keypoints: KeypointArrays) -> Tuple[np.ndarray, Breakdown]: ...
+
+
+MakeAnimator = Callable[[np.ndarray, int], AnyAnimator]  # (references, batch); see Animator
 
 
 class Animator:
@@ -142,7 +162,9 @@ class Animator:
         breakdown: also compute each reference's contribution.
     """
 
-    def __init__(self, config, tree, references, batch=1, breakdown=False):
+    def __init__(
+        self, config: ModelConfig, tree: ParameterTree, references: np.ndarray, batch: int = 1, breakdown: bool = False
+    ) -> None:
         if len(references) < 1:
             raise ValueError("at least one reference is needed")
         self._batch = batch
@@ -153,11 +175,11 @@ class Animator:
             self._build_frame(breakdown)
 
     @property
-    def reference_keypoints(self):
+    def reference_keypoints(self) -> KeypointArrays:
         """KeypointArrays of the K references."""
         return _to_arrays(self._references.keypoints)
 
-    def keypoints(self, frames):
+    def keypoints(self, frames: np.ndarray) -> KeypointArrays:
         """Keypoints of driving frames float32 [N,3,H,W] in [0,1] -> KeypointArrays of N."""
         parts = []
         for start in range(0, len(frames), self._batch):
@@ -167,21 +189,21 @@ class Animator:
             parts.append([variable.d[: len(chunk)].copy() for variable in self._detected])
         return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
 
-    def render(self, keypoints):
+    def render(self, keypoints: KeypointArrays) -> np.ndarray:
         """Synthesise the pose of KeypointArrays of N -> float32 [N,3,H,W] in [0,1]."""
         return self._run(keypoints, [self._prediction])[0]
 
-    def render_breakdown(self, keypoints):
+    def render_breakdown(self, keypoints: KeypointArrays) -> Tuple[np.ndarray, Breakdown]:
         """Like ``render``, with each reference's share -> (float32 [N,3,H,W], Breakdown)."""
         prediction, warped, mask = self._run(keypoints, [self._prediction, *self._breakdown])
         return prediction, Breakdown(warped, mask)
 
-    def _build_detector(self):
+    def _build_detector(self) -> None:
         size = self._config.image_size
         self._image = nn.Variable((self._batch, 3, size, size))
         self._detected = Keypoints(*map(kept, keypoints_of(self._image, self._config)))
 
-    def _build_frame(self, breakdown):
+    def _build_frame(self, breakdown: bool) -> None:
         count = self._config.num_keypoints
         self._driving = Keypoints(nn.Variable((self._batch, count, 2)), nn.Variable((self._batch, count, 2, 2)))
         references = repeat_references(self._references, self._batch)
@@ -189,7 +211,7 @@ class Animator:
         self._prediction = kept(synthesis.prediction)
         self._breakdown = tuple(map(kept, contributions(synthesis, self._config))) if breakdown else ()
 
-    def _run(self, keypoints, outputs):
+    def _run(self, keypoints: KeypointArrays, outputs: Sequence[nn.Variable]) -> List[np.ndarray]:
         parts = []
         for start in range(0, len(keypoints.value), self._batch):
             chunk = keypoints.frames(start, start + self._batch)
@@ -200,7 +222,9 @@ class Animator:
         return [np.concatenate(part) for part in zip(*parts)]
 
 
-def relative_motion(anchor, driving, initial, scale=1.0):
+def relative_motion(
+    anchor: KeypointArrays, driving: KeypointArrays, initial: KeypointArrays, scale: float = 1.0
+) -> KeypointArrays:
     """Transfer the motion since the initial driving frame to the anchor's keypoints (FOMM, equation 20).
 
     p = p_a + scale (p_d - p_d0), J = J_d J_d0^-1 J_a.
@@ -221,27 +245,27 @@ def relative_motion(anchor, driving, initial, scale=1.0):
     return KeypointArrays(value.astype(np.float32), jacobian.astype(np.float32))
 
 
-def movement_scale(anchor, initial):
+def movement_scale(anchor: KeypointArrays, initial: KeypointArrays) -> float:
     """Ratio of face sizes: sqrt of the ratio of the keypoints' convex hulls' areas (1 where a hull has no area)."""
     ours, theirs = (hull_area(keypoints.value[0]) for keypoints in (anchor, initial))
     return float(np.sqrt(ours / theirs)) if ours > 0 and theirs > 0 else 1.0
 
 
-def hull_area(points):
+def hull_area(points: np.ndarray) -> float:
     """Area of the convex hull of points [n,2]; 0 where they coincide."""
     if np.ptp(points, axis=0).max() == 0:
         return 0.0  # OpenCV's hull of a single point has no type
     return float(cv2.contourArea(cv2.convexHull(np.asarray(points, np.float32))))
 
 
-def normalised_points(value):
+def normalised_points(value: np.ndarray) -> np.ndarray:
     """Points centred and scaled to a hull of area 1, for comparing poses: [N,n,2] -> [N,n,2]."""
     centred = value - value.mean(axis=1, keepdims=True)
     areas = np.array([hull_area(points) for points in centred])
     return centred / np.sqrt(np.maximum(areas, 1e-12))[:, None, None]
 
 
-def find_start(references, driving, frame: Optional[int] = None):
+def find_start(references: KeypointArrays, driving: KeypointArrays, frame: Optional[int] = None) -> Start:
     """The driving frame and reference whose normalised keypoints are closest.
 
     Args:
@@ -259,13 +283,13 @@ def find_start(references, driving, frame: Optional[int] = None):
     return Start(int(frames[int(best)]), int(anchor))
 
 
-def batches(items, size):
+def batches(items: Iterable[_Item], size: int) -> Iterator[List[_Item]]:
     """Lists of up to ``size`` consecutive items of an iterable."""
     iterator = iter(items)
     return iter(lambda: list(itertools.islice(iterator, size)), [])
 
 
-def _encode_once(references, config):
+def _encode_once(references: np.ndarray, config: ModelConfig) -> References:
     """Run the reference graph and keep its outputs as leaves: [K,3,H,W] -> References."""
     outputs = encode_references(nn.Variable.from_numpy_array(references[None]), config)
     flat = [kept(variable) for variable in (outputs.image, *outputs.keypoints, outputs.features)]
@@ -274,7 +298,7 @@ def _encode_once(references, config):
     return References(image, Keypoints(value, jacobian), features)
 
 
-def contributions(synthesis, config):
+def contributions(synthesis: Synthesis, config: ModelConfig) -> Tuple[nn.Variable, nn.Variable]:
     """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
     batch, count, channels, height, width = synthesis.warped.shape
     alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
@@ -286,17 +310,17 @@ def contributions(synthesis, config):
     )
 
 
-def _to_arrays(keypoints):
+def _to_arrays(keypoints: Keypoints) -> KeypointArrays:
     return KeypointArrays(*(variable.d.copy() for variable in keypoints))
 
 
-def _fill(array, count):
+def _fill(array: np.ndarray, count: int) -> np.ndarray:
     """Repeat the last entry until there are ``count``: the graph's batch is fixed."""
     missing = count - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
 
 
-def _inverse(matrices):
+def _inverse(matrices: np.ndarray) -> np.ndarray:
     a, b, c, d = (matrices[..., i, j] for i in (0, 1) for j in (0, 1))
     determinant = a * d - b * c
     if not np.all(np.abs(determinant) > 0):

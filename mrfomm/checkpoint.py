@@ -19,20 +19,36 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 import h5py
 import nnabla as nn
 import numpy as np
+from nnabla.solver import Solver
 
 from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import cant_write, sha256_of, whole_file
 from mrfomm.h5_file import read_h5
 
 PREFIX = "checkpoint-"
 _PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
 _MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
+
+Parameters = Mapping[str, Union[nn.Variable, np.ndarray]]  # by name
 
 
 class Checkpoint(NamedTuple):
@@ -50,24 +66,24 @@ class ParameterTree:
     Graphs built inside ``with tree.scope():`` create and share parameters in this tree.
     """
 
-    def __init__(self):
-        self._root = {}
+    def __init__(self) -> None:
+        self._root: Dict[str, object] = {}
 
-    def scope(self):
+    def scope(self) -> ContextManager[object]:
         """Context manager: ``nn.parameter_scope`` on this tree."""
         return nn.parameter_scope("", self._root)
 
-    def all(self):
+    def all(self) -> Dict[str, nn.Variable]:
         """Every parameter by name, running statistics included."""
         with self.scope():
             return dict(nn.get_parameters(grad_only=False))
 
-    def trainable(self, *prefixes):
+    def trainable(self, *prefixes: str) -> Dict[str, nn.Variable]:
         """The parameters that take gradients and whose name starts with one of the prefixes."""
         with self.scope():
             return {name: value for name, value in nn.get_parameters().items() if name.startswith(prefixes)}
 
-    def assign(self, arrays, source, missing_allowed=()):
+    def assign(self, arrays: Mapping[str, np.ndarray], source: AnyPath, missing_allowed: Iterable[str] = ()) -> None:
         """Fill every parameter from arrays by name.
 
         Args:
@@ -85,7 +101,9 @@ class ParameterTree:
             parameters[name].d = np.asarray(array, np.float32)  # nnabla would take float64 over
 
 
-def check_arrays(arrays, shapes, source):
+def check_arrays(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Tuple[int, ...]], source: AnyPath
+) -> Mapping[str, np.ndarray]:
     """The arrays, if they are finite and exactly those of ``shapes`` (name -> shape).
 
     Raises:
@@ -105,7 +123,13 @@ def check_arrays(arrays, shapes, source):
     return arrays
 
 
-def save_checkpoint(folder, config, parameters, state=None, solvers=None):
+def save_checkpoint(
+    folder: AnyPath,
+    config: Config,
+    parameters: Parameters,
+    state: Optional[Mapping[str, object]] = None,
+    solvers: Optional[Mapping[str, Solver]] = None,
+) -> None:
     """Write a checkpoint folder in one step (an existing one is replaced at the end).
 
     Args:
@@ -139,7 +163,7 @@ def save_checkpoint(folder, config, parameters, state=None, solvers=None):
         raise cant_write(folder, error) from error
 
 
-def save_parameters(path, parameters):
+def save_parameters(path: AnyPath, parameters: Parameters) -> None:
     """Write parameters (name -> Variable or array) as one .h5 file, in one step.
 
     Raises:
@@ -150,7 +174,7 @@ def save_parameters(path, parameters):
         _synchronise(aside)
 
 
-def write_h5(path, parameters):
+def write_h5(path: AnyPath, parameters: Parameters) -> None:
     """Write parameters (name -> Variable or array) in nnabla's format."""
     variables = {
         name: value if isinstance(value, nn.Variable) else nn.Variable.from_numpy_array(value)
@@ -159,10 +183,10 @@ def write_h5(path, parameters):
     _write_h5(path, lambda file: nn.save_parameters(file, variables, extension=".h5"))
 
 
-def write_states(path, solver):
+def write_states(path: AnyPath, solver: Solver) -> None:
     """Write the states of a solver's parameters as nnabla's ``solver.save_states`` does."""
 
-    def write(file):
+    def write(file: BinaryIO) -> None:
         with h5py.File(file, "w") as root:
             for index, (name, state) in enumerate(solver.get_states().items()):
                 group = root.create_group(name)
@@ -175,14 +199,14 @@ def write_states(path, solver):
     _write_h5(path, write)
 
 
-def _write_h5(path, write):
+def _write_h5(path: AnyPath, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` make a file in memory, then write that: on a full disk, the HDF5 library itself may crash."""
     buffer = io.BytesIO()
     write(buffer)
     Path(path).write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read a checkpoint, or the newest whole one of a run folder.
 
     Raises:
@@ -194,7 +218,7 @@ def load_checkpoint(path):
     return Checkpoint(folder, config, read_h5(folder / "parameters.h5"), manifest["state"])
 
 
-def load_resumable(run):
+def load_resumable(run: AnyPath) -> Checkpoint:
     """The newest whole checkpoint of a run; damaged ones are reported on stderr and stepped over.
 
     Raises:
@@ -209,7 +233,7 @@ def load_resumable(run):
     raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); start anew with --output")
 
 
-def find_checkpoint(path):
+def find_checkpoint(path: AnyPath) -> Path:
     """The checkpoint folder that ``path`` means: itself, or a run folder's best or else newest checkpoint."""
     path = Path(path)
     if (path / "state.json").is_file():
@@ -227,12 +251,12 @@ def find_checkpoint(path):
     return candidates[0]
 
 
-def list_checkpoints(run):
+def list_checkpoints(run: AnyPath) -> List[Path]:
     """The checkpoints of a run folder, oldest first."""
     return sorted(path for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
 
 
-def remove_old_checkpoints(run, keep):
+def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints of a run folder.
 
     Raises:
@@ -247,7 +271,7 @@ def remove_old_checkpoints(run, keep):
             raise UserError(f"{folder}: can't delete this old checkpoint ({error}); see to its permissions") from error
 
 
-def tidy(run):
+def tidy(run: AnyPath) -> None:
     """Put right what a killed run left in its folder: half-written files go, a checkpoint half replaced comes back.
 
     Raises:
@@ -265,7 +289,7 @@ def tidy(run):
         raise UserError(f"{run}: can't clear away what a killed run left ({error}); see to its permissions") from error
 
 
-def set_later_aside(run, folder):
+def set_later_aside(run: AnyPath, folder: AnyPath) -> None:
     """Rename the checkpoints after ``folder``, all damaged if that is the newest whole one, to ``damaged-NAME``.
 
     Otherwise they would count as the newest, and the whole ones would be deleted as old.
@@ -280,7 +304,7 @@ def set_later_aside(run, folder):
             raise UserError(f"{later}: can't rename this damaged checkpoint ({error}); move it away") from error
 
 
-def verify_checkpoint(folder):
+def verify_checkpoint(folder: AnyPath) -> Dict[str, Any]:
     """Check every file of a checkpoint against state.json and return its content.
 
     Raises:
@@ -307,11 +331,11 @@ def verify_checkpoint(folder):
     return manifest
 
 
-def _fingerprint(path):
+def _fingerprint(path: Path) -> Dict[str, Union[int, str]]:
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _synchronise(path):
+def _synchronise(path: AnyPath) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -319,11 +343,11 @@ def _synchronise(path):
         os.close(descriptor)
 
 
-def _aside(folder):
+def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{_PARTIAL}")
 
 
-def _replace(aside, folder):
+def _replace(aside: Path, folder: Path) -> None:
     """Rename ``aside`` to ``folder``; an older folder of that name is moved out of the way first."""
     old = folder.with_name(f".{folder.name}{_OLD}")
     shutil.rmtree(old, ignore_errors=True)

@@ -8,14 +8,14 @@ every run and every checkpoint, so that nothing else has to be named later.
 import dataclasses
 import reprlib
 import sys
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Callable, ClassVar, Dict, Iterable, Iterator, Protocol, Tuple, Type, TypeVar, Union
 
 import yaml
 
 from mrfomm.data.augment import AugmentOptions
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 
 FUSION_MODES = ("patch", "element", "mean", "occlusion")
 _SOME, _MANY, _MOST = 1 << 16, 1 << 20, (1 << 31) - 1
@@ -41,6 +41,16 @@ MOST_BYTES = 1 << 16  # of a configuration, which has some thousand; reading tak
 LONGEST_SHOWN = 100  # characters of a wrong value in an error
 LARGEST_COUNT = 1000  # ... and of the others: keypoints, blocks, a kernel, references, workers
 SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a side; pooling leaves nothing of less
+
+
+class _Dataclass(Protocol):
+    """Any dataclass's instance."""
+
+    __dataclass_fields__: ClassVar[Dict[str, Any]]
+
+
+_Section = TypeVar("_Section", bound=_Dataclass)
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,7 @@ class LossConfig:
     perceptual_weights: str = ""  # VGG19 as `python -m mrfomm.convert` writes it; alexnet is bundled
     perceptual: float = 10.0  # per layer and scale
     pixel: float = 0.0  # mean |prediction - driving|, per scale
-    scales: typing.Tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
+    scales: Tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
     equivariance_value: float = 10.0
     equivariance_jacobian: float = 10.0
     separation: float = 0.0  # of the driving keypoints
@@ -152,7 +162,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 32  # over all processes
     learning_rate: float = 2e-4
-    milestones: typing.Tuple[int, ...] = (60, 90)  # epochs at which the learning rate is multiplied by 0.1
+    milestones: Tuple[int, ...] = (60, 90)  # epochs at which the learning rate is multiplied by 0.1
     discriminator: bool = False  # stage 2
     log_every: int = 10  # steps
     picture_every: int = 500
@@ -173,7 +183,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def load_config(path, overrides=()):
+def load_config(path: AnyPath, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file.
 
     Args:
@@ -192,26 +202,26 @@ def load_config(path, overrides=()):
     return config_from_dict(values, str(path))
 
 
-def config_from_dict(values, source):
+def config_from_dict(values: Dict[str, Any], source: AnyPath) -> Config:
     """Build a checked :class:`Config` from nested dictionaries; ``source`` names them in errors."""
     config = _build(Config, values, source, ())
     check_config(config, source)
     return config
 
 
-def config_to_yaml(config):
+def config_to_yaml(config: Config) -> str:
     """The configuration as YAML text that :func:`load_config` reads back to an equal object."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, default_flow_style=None, width=110)
 
 
-def check_config(config, source):
+def check_config(config: Config, source: AnyPath) -> None:
     """Raise UserError for values that can't work, naming the key."""
     for key, accepted, problem in _constraints(config):
         if not accepted:
             raise UserError(f"{source}: {key} {problem}")
 
 
-def check_trainable(config, source):
+def check_trainable(config: Config, source: AnyPath) -> None:
     """Raise UserError, naming the key, for what stands in the way of training though inference works."""
     loss, size = config.loss, config.model.image_size * min(config.loss.scales)
     smallest = SMALLEST_PERCEPTUAL_INPUT[loss.perceptual_network]
@@ -222,7 +232,7 @@ def check_trainable(config, source):
         )
 
 
-def _constraints(config):
+def _constraints(config: Config) -> Iterator[Tuple[str, bool, str]]:
     model, data, loss, train = config.model, config.data, config.loss, config.train
     yield "model.fusion.mode", model.fusion.mode in FUSION_MODES, f"must be one of {', '.join(FUSION_MODES)}"
     yield (
@@ -263,7 +273,7 @@ def _constraints(config):
     )
     yield (
         "loss.scales",
-        loss.scales and all(0 < s <= 1 and _is_whole(1 / s) for s in loss.scales),
+        bool(loss.scales) and all(0 < s <= 1 and _is_whole(1 / s) for s in loss.scales),
         "must be 1, 0.5 ...",
     )
     yield "loss.tps_points", loss.tps_points >= 2, "must be at least 2"
@@ -277,7 +287,7 @@ def _constraints(config):
     yield "train.milestones", list(train.milestones) == sorted(train.milestones), "must ascend"
 
 
-def _integers(node, prefix):
+def _integers(node: Union[_Dataclass, Type[_Dataclass]], prefix: str) -> Iterator[Tuple[str, int]]:
     for item in dataclasses.fields(node):
         value, key = getattr(node, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
@@ -286,11 +296,11 @@ def _integers(node, prefix):
             yield key, value
 
 
-def _is_whole(value):
+def _is_whole(value: float) -> bool:
     return value >= 1 - 1e-9 and abs(value - round(value)) < 1e-6
 
 
-def _read_with_parents(path, seen):
+def _read_with_parents(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
     values = read_yaml(path)
     parent = values.pop("parent", None)
     if parent is None:
@@ -304,7 +314,7 @@ def _read_with_parents(path, seen):
     return merged
 
 
-def read_yaml(path):
+def read_yaml(path: AnyPath) -> Dict[str, Any]:
     """Read a YAML file that holds a mapping; UserError names the file when it can't be."""
     check_is_file(path)
     if Path(path).stat().st_size > MOST_BYTES:
@@ -324,7 +334,7 @@ def read_yaml(path):
     return values
 
 
-def _merge(base, changes):
+def _merge(base: Dict[str, Any], changes: Dict[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value)
@@ -332,7 +342,7 @@ def _merge(base, changes):
             base[key] = value
 
 
-def _apply_override(values, override):
+def _apply_override(values: Dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: write it as key=value, for example train.batch_size=8")
@@ -348,7 +358,7 @@ def _apply_override(values, override):
     values[name] = value
 
 
-def _build(cls, values, source, path):
+def _build(cls: Type[_Section], values: object, source: AnyPath, path: Tuple[str, ...]) -> _Section:
     if not isinstance(values, dict):
         raise UserError(f"{source}: {'.'.join(path) or 'the file'} must be a section with keys, not {_shown(values)}")
     fields = {item.name: item for item in dataclasses.fields(cls)}
@@ -359,8 +369,8 @@ def _build(cls, values, source, path):
     return cls(**{key: _value(fields[key].type, value, source, (*path, key)) for key, value in values.items()})
 
 
-def _value(kind, value, source, path):
-    if dataclasses.is_dataclass(kind):
+def _value(kind: Any, value: object, source: AnyPath, path: Tuple[str, ...]) -> object:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, source, path)
     convert = _CONVERTERS[kind]
     try:
@@ -369,7 +379,7 @@ def _value(kind, value, source, path):
         raise UserError(f"{source}: {'.'.join(path)} must be {error}, not {_shown(value)}") from error
 
 
-def _shown(value):
+def _shown(value: object) -> str:
     """A value as Python writes it, cut short: a few aliases of YAML make a small file endless."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring = 2, LONGEST_SHOWN
@@ -380,19 +390,19 @@ def _shown(value):
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def _boolean(value):
+def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError("true or false")
     return value
 
 
-def _integer(value):
+def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("a whole number")
     return value
 
 
-def _number(value):
+def _number(value: object) -> float:
     if isinstance(value, str):  # YAML 1.1 reads 2e-4 as a string
         try:
             value = float(value)
@@ -403,14 +413,14 @@ def _number(value):
     return float(value)
 
 
-def _string(value):
+def _string(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("a string")
     return value
 
 
-def _list_of(item):
-    def convert(value):
+def _list_of(item: Callable[[object], _Item]) -> Callable[[object], Tuple[_Item, ...]]:
+    def convert(value: object) -> Tuple[_Item, ...]:
         if not isinstance(value, (list, tuple)):
             raise TypeError("a list")
         return tuple(item(entry) for entry in value)
@@ -423,12 +433,12 @@ _CONVERTERS = {
     int: _integer,
     float: _number,
     str: _string,
-    typing.Tuple[int, ...]: _list_of(_integer),
-    typing.Tuple[float, ...]: _list_of(_number),
+    Tuple[int, ...]: _list_of(_integer),
+    Tuple[float, ...]: _list_of(_number),
 }
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -9,12 +9,14 @@ becomes one .h5 file for loss.perceptual_weights.
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import h5py
+import numpy as np
 
 from mrfomm.checkpoint import ParameterTree, save_checkpoint, save_parameters
 from mrfomm.config import Config, ModelConfig, config_from_dict, load_config, read_yaml
-from mrfomm.errors import UserError, check_is_file, run_command
+from mrfomm.errors import AnyPath, UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
 from mrfomm.name_map import (
@@ -37,7 +39,7 @@ from mrfomm.torch_file import read_torch
 DEFAULT_FUSION = "occlusion"  # what K references can use without any trained fusion
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m mrfomm.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -50,7 +52,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     source = read_source(args.source)
@@ -69,7 +71,7 @@ def main(arguments=None):
     return 0
 
 
-def read_source(path):
+def read_source(path: AnyPath) -> Dict[str, Any]:
     """The content of a weight file: torch's nested dictionary, or an HDF5 file's name -> array."""
     check_is_file(path)
     try:
@@ -79,19 +81,19 @@ def read_source(path):
     return read_h5(path) if is_hdf5 else read_torch(path)
 
 
-def is_vgg19(source):
+def is_vgg19(source: Dict[str, Any]) -> bool:
     """Whether the content is VGG19's weights, of either layout."""
     return "features.0.weight" in source or "conv1/conv/W" in source
 
 
-def read_config(path):
+def read_config(path: AnyPath) -> Config:
     """The Config of --config: our own format, or that of FOMM and nnabla-examples (with model_params)."""
     if "model_params" in read_yaml(path):
         return for_foreign_weights(config_from_dict(config_from_upstream(read_yaml(path), path), path).model)
     return load_config(path)
 
 
-def vox_config(source):
+def vox_config(source: Dict[str, Any]) -> Config:
     """The Config of FOMM's published models: vox-256, or vox-adv-256 if the discriminator has no spectral norm."""
     model = ModelConfig()
     discriminator = source.get("discriminator")  # of whatever kind; upstream_arrays refuses what is no state_dict
@@ -102,12 +104,12 @@ def vox_config(source):
     return for_foreign_weights(model)
 
 
-def for_foreign_weights(model):
+def for_foreign_weights(model: ModelConfig) -> Config:
     """A Config with the ModelConfig and the fusion that needs no training."""
     return Config(model=dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, mode=DEFAULT_FUSION)))
 
 
-def from_upstream(checkpoint, model, origin):
+def from_upstream(checkpoint: Dict[str, Any], model: ModelConfig, origin: AnyPath) -> Dict[str, np.ndarray]:
     """Our parameters by name from a checkpoint of FOMM's PyTorch code."""
     arrays = upstream_arrays(checkpoint, origin)
     check_antialias(arrays, model, origin)
@@ -116,14 +118,14 @@ def from_upstream(checkpoint, model, origin):
     return translate(arrays, upstream_names(architecture), shapes, UPSTREAM_IGNORED, origin)
 
 
-def from_nnabla_examples(arrays, model, origin):
+def from_nnabla_examples(arrays: Dict[str, np.ndarray], model: ModelConfig, origin: AnyPath) -> Dict[str, np.ndarray]:
     """Our parameters by name from a checkpoint of nnabla-examples."""
     architecture = architecture_of(model, arrays)
     shapes = parameter_shapes(model, bool(architecture.discriminator_blocks))
     return translate(arrays, nnabla_examples_names(architecture), shapes, NNABLA_EXAMPLES_IGNORED, origin)
 
 
-def parameter_shapes(model, discriminator):
+def parameter_shapes(model: ModelConfig, discriminator: bool) -> Dict[str, Tuple[int, ...]]:
     """Name -> shape of a ModelConfig's parameters, without those of a learned fusion (foreign weights have none)."""
     tree = ParameterTree()
     with tree.scope(), ops.without_values():
@@ -131,7 +133,7 @@ def parameter_shapes(model, discriminator):
     return {name: value.shape for name, value in tree.all().items() if not name.startswith("fusion/")}
 
 
-def convert_vgg19(source, origin, destination):
+def convert_vgg19(source: Dict[str, Any], origin: AnyPath, destination: Path) -> None:
     """Write VGG19's convolutions up to relu5_1 as one .h5 file."""
     if destination.suffix != ".h5":
         raise UserError(f"{destination}: VGG19 becomes one file; give a name that ends in .h5")

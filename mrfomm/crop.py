@@ -9,7 +9,7 @@ from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 
 MARGIN = 0.4  # of the face's size, on each side: hair, chin and small movements fit in
 
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 class FaceFinder:
     """Finds the largest face of a frame. It holds the loaded cascades: make one and keep it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._frontal = _load_cascade("haarcascade_frontalface_alt2.xml")
         self._profile = _load_cascade("haarcascade_profileface.xml")
 
@@ -82,13 +82,13 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
     return frame[box.y : box.y + box.size, box.x : box.x + box.size]
 
 
-def find_image_box(image: np.ndarray, source: str) -> Box:
+def find_image_box(image: np.ndarray, source: AnyPath) -> Box:
     """The square around the head in one image, uint8 [H,W,3]. Errors as :func:`find_clip_box`."""
     return find_clip_box([image], source)
 
 
 def find_clip_box(
-    frames: Iterable[np.ndarray], source: str, find_face: Optional[Callable[[np.ndarray], Optional[Box]]] = None
+    frames: Iterable[np.ndarray], source: AnyPath, find_face: Optional[Callable[[np.ndarray], Optional[Box]]] = None
 ) -> Box:
     """One square for all frames of a clip, from the median of the faces found in it.
 
@@ -109,7 +109,9 @@ def find_clip_box(
     return square_box(median, shape)
 
 
-def _search(frames, find_face, source) -> Tuple[List[Box], Optional[Tuple[int, ...]]]:
+def _search(
+    frames: Iterable[np.ndarray], find_face: Callable[[np.ndarray], Optional[Box]], source: AnyPath
+) -> Tuple[List[Box], Optional[Tuple[int, ...]]]:
     """Faces found in every ``stride``-th frame. The stride doubles as the clip turns out longer."""
     results, stride, shape = [], 1, None
     for index, frame in enumerate(frames):

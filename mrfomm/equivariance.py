@@ -4,13 +4,14 @@ The deformation T is affine plus thin-plate spline: T(z) = A z + b + sum_i c_i r
 L1 distance of z to control point i and the spline moves x and y alike, as in FOMM's code.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from mrfomm.networks.geometry import coordinate_grid, inverse_2x2, matmul_2x2
+from mrfomm.networks.keypoints import Keypoints
 
 EPS = 1e-6
 
@@ -22,14 +23,16 @@ class Deformation(NamedTuple):
     control: np.ndarray
 
 
-def draw_deformation(rng, batch, sigma_affine, sigma, points):
+def draw_deformation(
+    rng: np.random.Generator, batch: int, sigma_affine: float, sigma: float, points: int
+) -> Deformation:
     """Random deformations: theta = identity + N(0, sigma_affine), control = N(0, sigma), as float32 arrays."""
     theta = rng.normal(0, sigma_affine, (batch, 2, 3)) + np.eye(2, 3)
     control = rng.normal(0, sigma, (batch, points**2))
     return Deformation(theta.astype(np.float32), control.astype(np.float32))
 
 
-def deform_grid(deformation, height, width):
+def deform_grid(deformation: Deformation, height: int, width: int) -> np.ndarray:
     """T of every pixel of a frame: float32 array [B,height,width,2]."""
     theta, control = deformation
     grid = coordinate_grid(height, width).reshape(-1, 2)  # [P,2]
@@ -39,13 +42,13 @@ def deform_grid(deformation, height, width):
     return (moved + spline[..., None]).reshape(len(theta), height, width, 2).astype(np.float32)
 
 
-def mirrored(grid):
+def mirrored(grid: np.ndarray) -> np.ndarray:
     """Coordinates beyond [-1,1] as those of the same place in a frame mirrored at its borders: array like ``grid``."""
     turns = np.mod(grid + 1, 4)  # 0 at one border, 2 at the other, and back
     return (np.where(turns > 2, 4 - turns, turns) - 1).astype(np.float32)
 
 
-def deform_points(points, theta, control):
+def deform_points(points: nn.Variable, theta: nn.Variable, control: nn.Variable) -> Tuple[nn.Variable, nn.Variable]:
     """T and its derivative at keypoints, differentiable.
 
     Args:
@@ -79,7 +82,9 @@ def deform_points(points, theta, control):
     return moved + F.broadcast(spline, moved.shape), jacobian
 
 
-def equivariance_losses(keypoints, transformed, theta, control):
+def equivariance_losses(
+    keypoints: Keypoints, transformed: Keypoints, theta: nn.Variable, control: nn.Variable
+) -> Tuple[nn.Variable, nn.Variable]:
     """Mean |p - T(p_T)| and mean |I - J^-1 (dT/dz J_T)| (FOMM, equations 11 and 12).
 
     Args:
@@ -96,6 +101,6 @@ def equivariance_losses(keypoints, transformed, theta, control):
     return value, F.mean(F.abs(identity - product))
 
 
-def _control_points(count):
+def _control_points(count: int) -> np.ndarray:
     side = round(count**0.5)
     return coordinate_grid(side, side).reshape(-1, 2)

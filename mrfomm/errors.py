@@ -4,6 +4,9 @@ import io
 import os
 import stat
 import sys
+from typing import Callable, NoReturn, Union
+
+AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
 
 
 class UserError(Exception):
@@ -13,7 +16,7 @@ class UserError(Exception):
     """
 
 
-def check_is_file(path):
+def check_is_file(path: AnyPath) -> None:
     """Refuse a path that is no regular file, before it is opened: a pipe might never begin, a device never end.
 
     Raises:
@@ -31,7 +34,7 @@ def check_is_file(path):
         raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
 
 
-def run_command(main):
+def run_command(main: Callable[[], int]) -> NoReturn:
     """Run ``main()``; turn a :class:`UserError`, or a lack of memory, into one line on stderr and exit code 2.
 
     Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback. Names of files that are no
@@ -53,6 +56,6 @@ def run_command(main):
         sys.exit(141)
 
 
-def _give_up(message):
+def _give_up(message: str) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

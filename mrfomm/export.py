@@ -23,20 +23,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from mrfomm import video
-from mrfomm.animation import Animator, contributions, images_to_array, load_model, model_digest
-from mrfomm.config import FUSION_MODES
-from mrfomm.errors import UserError, run_command
+from mrfomm.animation import Animator, Model, contributions, images_to_array, load_model, model_digest
+from mrfomm.config import FUSION_MODES, ModelConfig
+from mrfomm.errors import AnyPath, UserError, run_command
 from mrfomm.files import sha256_of, whole_file
-from mrfomm.model import References, encode_references, keypoints_of, repeat_references, synthesise
+from mrfomm.model import References, Synthesis, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
-from mrfomm.onnx_graph import INT8_REWRITES, REWRITES, SIZES, Graph, Signature, trace, write_onnx
+from mrfomm.onnx_graph import INT8_REWRITES, REWRITES, SIZES, Graph, Signature, Sizes, trace, write_onnx
 
 TOLERANCE = 1e-4  # of --check
 CALIBRATION_FRAMES = 32
@@ -46,33 +47,33 @@ CACHED_MODELS = 4  # the cache keeps those that were used last
 # --- The graphs of animation -----------------------------------------------------------------------------------------
 
 
-def reference_graph(config, sizes):
+def reference_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     """What is computed once for K references, see ``model.encode_references``."""
     image = nn.Variable((sizes.references, 3, config.image_size, config.image_size))
     references = encode_references(F.reshape(image, (1, *image.shape)), config)
     return Signature({"image": image}, _reference_names(references))
 
 
-def keypoint_graph(config, sizes):
+def keypoint_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     """The driving frames' keypoints."""
     image = nn.Variable((sizes.batch, 3, config.image_size, config.image_size))
     return Signature({"image": image}, _driving_names(keypoints_of(image, config)))
 
 
-def frame_graph(config, sizes):
+def frame_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     """Driving keypoints and references -> prediction."""
     inputs, synthesis = _synthesis(config, sizes)
     return Signature(inputs, {"prediction": synthesis.prediction})
 
 
-def breakdown_graph(config, sizes):
+def breakdown_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     """Driving keypoints and references -> prediction, and each reference's share (see ``animation.Breakdown``)."""
     inputs, synthesis = _synthesis(config, sizes)
     warped, mask = contributions(synthesis, config)
     return Signature(inputs, {"prediction": synthesis.prediction, "warped": warped, "mask": mask})
 
 
-def _synthesis(config, sizes):
+def _synthesis(config: ModelConfig, sizes: Sizes) -> Tuple[Dict[str, nn.Variable], Synthesis]:
     example = reference_graph(config, sizes).outputs
     references = {name: nn.Variable(variable.shape) for name, variable in example.items()}
     count = config.num_keypoints
@@ -82,20 +83,20 @@ def _synthesis(config, sizes):
     return {**_driving_names(driving), **references}, synthesise(repeated, driving, config)
 
 
-def _reference_names(references):
+def _reference_names(references: References) -> Dict[str, nn.Variable]:
     image, (value, jacobian), features = references
     names = ("reference_value", "reference_jacobian", "reference_image", "reference_features")
     return dict(zip(names, (value, jacobian, image, features)))
 
 
-def _driving_names(keypoints):
+def _driving_names(keypoints: Keypoints) -> Dict[str, nn.Variable]:
     return {"driving_value": keypoints.value, "driving_jacobian": keypoints.jacobian}
 
 
 GRAPHS = {"reference": reference_graph, "keypoints": keypoint_graph, "frame": frame_graph, "breakdown": breakdown_graph}
 
 
-def export_graph(name, model, path, rewrites=REWRITES):
+def export_graph(name: str, model: Model, path: Path, rewrites: Sequence[Callable[..., object]] = REWRITES) -> None:
     """Write one of GRAPHS of an ``animation.Model`` as an ONNX file, in one step.
 
     Args:
@@ -112,7 +113,7 @@ def export_graph(name, model, path, rewrites=REWRITES):
 # --- Graphs for the onnx backend, kept for the next time -------------------------------------------------------------
 
 
-def cached_graphs(model, breakdown=False):
+def cached_graphs(model: Model, breakdown: bool = False) -> OnnxGraphs:
     """The graphs of an ``animation.Model`` for OnnxAnimator, exported if the user's cache doesn't hold them.
 
     Args:
@@ -140,7 +141,7 @@ def cached_graphs(model, breakdown=False):
     return OnnxGraphs(folder)
 
 
-def _is_kept(graph):
+def _is_kept(graph: Path) -> bool:
     """Whether a cached graph is there as it was written: a damaged one might run, and draw something else."""
     try:
         return _checksum_file(graph).read_text() == sha256_of(graph)
@@ -148,11 +149,11 @@ def _is_kept(graph):
         return False  # then it is exported again
 
 
-def _checksum_file(graph):
+def _checksum_file(graph: Path) -> Path:
     return graph.with_suffix(".sha256")
 
 
-def fingerprint(model):
+def fingerprint(model: Model) -> str:
     """A digest of what the graphs depend on: the model (with its fusion mode) and the code behind them."""
     package = Path(__file__).parent
     digest = hashlib.sha256(model_digest(model).encode())
@@ -163,7 +164,7 @@ def fingerprint(model):
     return digest.hexdigest()
 
 
-def cache_root():
+def cache_root() -> Path:
     """The user's cache folder (below XDG_CACHE_HOME or ~/.cache), or one for temporary files where that can't be."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mrfomm")
     try:
@@ -181,7 +182,7 @@ def cache_root():
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m mrfomm.export",
@@ -201,7 +202,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     if bool(args.quantize) != bool(args.calibration):
@@ -219,7 +220,9 @@ def main(arguments=None):
     return 0
 
 
-def largest_errors(model, graphs, breakdown=False, sizes=SIZES[0]):
+def largest_errors(
+    model: Model, graphs: OnnxGraphs, breakdown: bool = False, sizes: Sizes = SIZES[0]
+) -> Dict[str, float]:
     """How far onnxruntime is from nnabla on random images.
 
     Returns:
@@ -230,7 +233,7 @@ def largest_errors(model, graphs, breakdown=False, sizes=SIZES[0]):
     expected = Animator(model.config, model.tree, references, sizes.batch, breakdown)
     actual = OnnxAnimator(graphs, references, sizes.batch, breakdown)
     detected = expected.keypoints(driving)
-    pairs = {
+    pairs: Dict[str, Tuple[Sequence[np.ndarray], Sequence[np.ndarray]]] = {
         "reference keypoints": (expected.reference_keypoints, actual.reference_keypoints),
         "driving keypoints": (detected, actual.keypoints(driving)),
     }
@@ -242,11 +245,11 @@ def largest_errors(model, graphs, breakdown=False, sizes=SIZES[0]):
     return {name: max(map(_error, *arrays)) for name, arrays in pairs.items()}
 
 
-def _error(expected, actual):
+def _error(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(expected - actual).max() / max(1.0, np.abs(expected).max()))
 
 
-def report_errors(errors):
+def report_errors(errors: Dict[str, float]) -> None:
     """Print the largest errors; UserError if one is too large."""
     for name, error in errors.items():
         print(f"{name}: differs from nnabla by at most {error:.1e}")
@@ -254,7 +257,7 @@ def report_errors(errors):
         raise UserError(f"onnxruntime and nnabla differ by more than {TOLERANCE:g}; please report it with the above")
 
 
-def spread_frames(path, size, count):
+def spread_frames(path: AnyPath, size: int, count: int) -> List[np.ndarray]:
     """At least ``count`` (or all) and less than twice as many evenly spaced frames of a clip, uint8 [size,size,3]."""
     frames, step = [], 1
     for i, frame in enumerate(video.open_frames(path)):
@@ -265,7 +268,7 @@ def spread_frames(path, size, count):
     return frames
 
 
-def export_int8(model, folder, clip, rewrites):
+def export_int8(model: Model, folder: Path, clip: AnyPath, rewrites: Sequence[Callable[..., object]]) -> None:
     """Write frame-int8.onnx and print what it loses and gains against frame.onnx.
 
     References are the clip's first, middle and last frame. Of its other frames, every second serves to choose the
@@ -287,7 +290,7 @@ def export_int8(model, folder, clip, rewrites):
     print(f"int8: {psnr:.1f} dB against float over {len(compared)} frames, {seconds / seconds_int8:.2f} times as fast")
 
 
-def _render(graphs, name, inputs):
+def _render(graphs: OnnxGraphs, name: str, inputs: Sequence[Dict[str, np.ndarray]]) -> Tuple[np.ndarray, float]:
     """Predictions [N,3,S,S] of a graph, and the median seconds a frame."""
     graphs.run(name, inputs[0])  # the first run of a session is slower
     images, times = [], []
@@ -295,7 +298,7 @@ def _render(graphs, name, inputs):
         start = time.perf_counter()
         images.append(graphs.run(name, each)["prediction"])
         times.append(time.perf_counter() - start)
-    return np.concatenate(images), np.median(times)
+    return np.concatenate(images), float(np.median(times))
 
 
 if __name__ == "__main__":

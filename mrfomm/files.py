@@ -7,15 +7,16 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Iterator
 
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems
 
 
 @contextlib.contextmanager
-def whole_file(path, shared=False):
+def whole_file(path: AnyPath, shared: bool = False) -> Iterator[Path]:
     """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
 
     The folder is made if need be.
@@ -41,12 +42,12 @@ def whole_file(path, shared=False):
         raise cant_write(path, error) from error
 
 
-def cant_write(path, error):
+def cant_write(path: AnyPath, error: OSError) -> UserError:
     """The UserError for an OSError met while writing ``path``."""
     return UserError(f"{path}: can't write there ({error.strerror or error}); make room or choose another place")
 
 
-def sha256_of(path):
+def sha256_of(path: AnyPath) -> str:
     """SHA-256 of a file in hexadecimal, read block by block; an OSError is the caller's to explain."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -56,7 +57,7 @@ def sha256_of(path):
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder: AnyPath) -> Iterator[None]:
     """Context manager during which no other process can hold the lock of an existing folder.
 
     The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
@@ -76,7 +77,7 @@ def locked(folder):
         os.close(descriptor)
 
 
-def _lock(descriptor, folder):
+def _lock(descriptor: int, folder: AnyPath) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,5 +1,8 @@
 """Losses on images (FOMM, section 3.3): multi-scale perceptual and pixel losses, LSGAN, feature matching."""
 
+from typing import Iterable, List, Mapping, Sequence
+
+import nnabla as nn
 import nnabla.functions as F
 
 from mrfomm.networks.geometry import downsample
@@ -8,12 +11,17 @@ from mrfomm.networks.perceptual import alexnet_features, normalise, vgg19_featur
 _FEATURES = {"vgg19": vgg19_features, "alexnet": alexnet_features}
 
 
-def image_pyramid(image, scales):
+def image_pyramid(image: nn.Variable, scales: Iterable[float]) -> List[nn.Variable]:
     """The image [N,3,H,W] at each scale, anti-aliased."""
     return [downsample(image, scale) for scale in scales]
 
 
-def perceptual_loss(predictions, targets, network, parameters):
+def perceptual_loss(
+    predictions: Sequence[nn.Variable],
+    targets: Sequence[nn.Variable],
+    network: str,
+    parameters: Mapping[str, nn.Variable],
+) -> nn.Variable:
     """Sum over scales and layers of the mean |difference| of a frozen network's features.
 
     Args:
@@ -35,19 +43,19 @@ def perceptual_loss(predictions, targets, network, parameters):
     return total
 
 
-def pixel_loss(predictions, targets):
+def pixel_loss(predictions: Sequence[nn.Variable], targets: Sequence[nn.Variable]) -> nn.Variable:
     """Sum over scales of the mean |difference|."""
     return sum(mean_absolute(prediction, target) for prediction, target in zip(predictions, targets))
 
 
-def feature_matching_loss(generated, real):
+def feature_matching_loss(generated: Sequence[nn.Variable], real: Sequence[nn.Variable]) -> nn.Variable:
     """Sum over the discriminator's layers of the mean |difference|; no gradient flows to the real side."""
     return sum(
         mean_absolute(ours, theirs.get_unlinked_variable(need_grad=False)) for ours, theirs in zip(generated, real)
     )
 
 
-def separation_loss(points, distance):
+def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:
     """Keeps keypoints apart (the keypoint prior of face-vid2vid, Wang et al. 2021, without its term for depth).
 
     Args:
@@ -64,16 +72,16 @@ def separation_loss(points, distance):
     return F.sum(shortfall) / batch - count * distance
 
 
-def generator_adversarial_loss(score):
+def generator_adversarial_loss(score: nn.Variable) -> nn.Variable:
     """LSGAN: mean (1 - D(generated))^2."""
     return F.mean((1 - score) ** 2)
 
 
-def discriminator_loss(real, generated):
+def discriminator_loss(real: nn.Variable, generated: nn.Variable) -> nn.Variable:
     """LSGAN: mean (1 - D(real))^2 + D(generated)^2."""
     return F.mean((1 - real) ** 2 + generated**2)
 
 
-def mean_absolute(a, b):
+def mean_absolute(a: nn.Variable, b: nn.Variable) -> nn.Variable:
     """mean |a - b|, a scalar."""
     return F.mean(F.absolute_error(a, b))

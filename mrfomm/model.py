@@ -8,7 +8,8 @@ from typing import NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 
-from mrfomm.networks.discriminator import discriminate
+from mrfomm.config import ModelConfig
+from mrfomm.networks.discriminator import Judgement, discriminate
 from mrfomm.networks.fusion import fuse
 from mrfomm.networks.generator import decode, encode, warp_features
 from mrfomm.networks.geometry import downsample
@@ -43,12 +44,12 @@ class Synthesis(NamedTuple):
     mask: nn.Variable
 
 
-def keypoints_of(image, config, training=False):
+def keypoints_of(image: nn.Variable, config: ModelConfig, training: bool = False) -> Keypoints:
     """Keypoints of images [N,3,H,W] in [0,1]; ``config`` is a ModelConfig."""
     return detect_keypoints(image, config.num_keypoints, training=training, **vars(config.keypoints))
 
 
-def encode_references(references, config, training=False):
+def encode_references(references: nn.Variable, config: ModelConfig, training: bool = False) -> References:
     """References [B,K,3,H,W] in [0,1] -> References: one keypoint call and one encoder call for all of them."""
     batch, count = references.shape[:2]
     folded = F.reshape(references, (batch * count, *references.shape[2:]))  # [B*K,3,H,W]
@@ -60,7 +61,7 @@ def encode_references(references, config, training=False):
     )
 
 
-def synthesise(references, driving, config, training=False):
+def synthesise(references: References, driving: Keypoints, config: ModelConfig, training: bool = False) -> Synthesis:
     """Synthesise the driving pose from the references.
 
     Args:
@@ -91,7 +92,7 @@ def synthesise(references, driving, config, training=False):
     return Synthesis(prediction, motion, occlusion, warped, fused, mask)
 
 
-def repeat_references(references, batch):
+def repeat_references(references: References, batch: int) -> References:
     """The same K references for every one of ``batch`` driving frames: leading axis K -> batch*K."""
     image, keypoints, features = references
     return References(
@@ -101,7 +102,7 @@ def repeat_references(references, batch):
     )
 
 
-def kept(variable):
+def kept(variable: nn.Variable) -> nn.Variable:
     """A copy of a Variable whose value can be read, or used by another graph, after nnabla has cleared its buffers.
 
     ``persistent`` alone is not enough: a reshaped Variable shares its memory with its input, which is cleared.
@@ -111,7 +112,7 @@ def kept(variable):
     return copy
 
 
-def repeat_each(x, times):
+def repeat_each(x: nn.Variable, times: int) -> nn.Variable:
     """[B,...] -> [B*times,...], every entry ``times`` times in a row."""
     if times == 1:
         return x
@@ -120,7 +121,7 @@ def repeat_each(x, times):
     return F.reshape(repeated, (shape[0] * times, *shape[1:]))
 
 
-def repeat_all(x, times):
+def repeat_all(x: nn.Variable, times: int) -> nn.Variable:
     """[K,...] -> [times*K,...], the whole sequence ``times`` times in a row."""
     if times == 1:
         return x
@@ -129,7 +130,7 @@ def repeat_all(x, times):
     return F.reshape(repeated, (times * shape[0], *shape[1:]))
 
 
-def judge(image, points, config, fixed=False):
+def judge(image: nn.Variable, points: nn.Variable, config: ModelConfig, fixed: bool = False) -> Judgement:
     """The discriminator's Judgement of images.
 
     Args:
@@ -151,7 +152,7 @@ def judge(image, points, config, fixed=False):
     )
 
 
-def create_parameters(config, discriminator=False):
+def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
     """Create the parameters of a ModelConfig in the current parameter scope, without computing anything.
 
     The discriminator's are created too if asked for; inference does without.

@@ -19,16 +19,17 @@ import argparse
 import hashlib
 import json
 import os
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 from mrfomm import __version__, video
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import AnyPath, UserError, run_command
 from mrfomm.files import sha256_of
 
 TOOL = "mrfomm"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
-def describe(references, driving, weights):
+def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> str:
     """The comment for ``video.open_sink``.
 
     Args:
@@ -53,7 +54,7 @@ def describe(references, driving, weights):
     return json.dumps(record)
 
 
-def read(path):
+def read(path: AnyPath) -> Dict[str, Any]:
     """The dictionary that ``describe`` put into a video, a gif, a PNG or a folder of PNGs.
 
     Raises:
@@ -69,21 +70,21 @@ def read(path):
     return record
 
 
-def _file_digest(path):
+def _file_digest(path: AnyPath) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _clip_digest(path):
+def _clip_digest(path: AnyPath) -> str:
     if not os.path.isdir(path):
         return _file_digest(path)
     lines = [f"{_file_digest(image)}  {image.name}\n" for image in video.list_images(path)]
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m mrfomm.provenance",
@@ -94,7 +95,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit code."""
     print(json.dumps(read(parse_arguments(arguments).file), indent=1))
     return 0

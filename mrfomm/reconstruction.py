@@ -15,19 +15,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 from mrfomm import video
-from mrfomm.animation import array_to_images, batches, images_to_array
-from mrfomm.data.clips import open_clip
+from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, batches, images_to_array
+from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import reference_indices
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import whole_file
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
+
+_Built = TypeVar("_Built")
 
 
 class Settings(NamedTuple):
@@ -91,12 +93,12 @@ class Rebuilder:
             As this looks at the truth, it is a baseline and not a method.
     """
 
-    def __init__(self, make_animator, references, batch, pseudo):
+    def __init__(self, make_animator: MakeAnimator, references: np.ndarray, batch: int, pseudo: bool) -> None:
         references = images_to_array(references)
         groups = [references[k : k + 1] for k in range(len(references))] if pseudo else [references]
         self._animators = [make_animator(group, batch) for group in groups]
 
-    def __call__(self, truth):
+    def __call__(self, truth: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 frames [N,S,S,3] -> (pictures uint8 [N,S,S,3], L1D float64 [N], index of the animator taken [N])."""
         driving = images_to_array(truth)
         candidates = np.stack([array_to_images(_absolute(animator, driving)) for animator in self._animators])
@@ -106,17 +108,17 @@ class Rebuilder:
         return candidates[best, frames], distances[best, frames], best
 
 
-def _absolute(animator, driving):
+def _absolute(animator: AnyAnimator, driving: np.ndarray) -> np.ndarray:
     return animator.render(animator.keypoints(driving))
 
 
-def l1_distances(pictures, truth):
+def l1_distances(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each of N pictures, pixels in [0,1]: uint8 [N,H,W,3] twice -> float64 [N]."""
     difference = np.abs(pictures.astype(np.int16) - truth)
     return difference.mean(axis=(1, 2, 3), dtype=np.float64) / 255
 
 
-def rebuild_clip(clip, make_animator, batch, run):
+def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) -> ClipRow:
     """Rebuild every frame of a clip into the run's folder, in the place of what an interrupted run left of it.
 
     Args:
@@ -152,7 +154,7 @@ def rebuild_clip(clip, make_animator, batch, run):
 # The run folder
 
 
-def open_run(folder, settings, clips):
+def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
     """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
 
     Args:
@@ -182,7 +184,7 @@ def open_run(folder, settings, clips):
     return Run(folder, settings, len(clips), tuple(rows))
 
 
-def append_clip(run, row):
+def append_clip(run: Run, row: ClipRow) -> None:
     """Enter a clip into a run's manifest; the line is on the disk when this returns."""
     with open(run.folder / MANIFEST, "a", encoding="utf-8") as file:
         file.write(_line(row))
@@ -190,7 +192,7 @@ def append_clip(run, row):
         os.fsync(file.fileno())
 
 
-def read_run(folder, torn_line=False):
+def read_run(folder: AnyPath, torn_line: bool = False) -> Run:
     """Read what ``open_run`` and ``append_clip`` wrote.
 
     Args:
@@ -218,7 +220,7 @@ def read_run(folder, torn_line=False):
     return Run(folder, settings, clips, tuple(rows))
 
 
-def is_whole(folder, row):
+def is_whole(folder: AnyPath, row: ClipRow) -> bool:
     """Whether every picture of a ClipRow is there, as it was written."""
     try:
         return files_digest(folder, row.frames) == row.digest
@@ -226,7 +228,7 @@ def is_whole(folder, row):
         return False
 
 
-def files_digest(folder, frames):
+def files_digest(folder: AnyPath, frames: Iterable[FrameRow]) -> str:
     """SHA-256 of the files of FrameRows, one after the other."""
     digest = hashlib.sha256()
     for frame in frames:
@@ -234,7 +236,7 @@ def files_digest(folder, frames):
     return digest.hexdigest()
 
 
-def _check_same(folder, earlier, settings):
+def _check_same(folder: AnyPath, earlier: Settings, settings: Settings) -> None:
     changed = [
         f"{name} was {old}, is {new}" for name, old, new in zip(Settings._fields, earlier, settings) if old != new
     ]
@@ -242,12 +244,12 @@ def _check_same(folder, earlier, settings):
         raise UserError(f"{folder}: made with other settings ({'; '.join(changed)}); choose another --output")
 
 
-def _line(row):
+def _line(row: ClipRow) -> str:
     frames = [frame._asdict() for frame in row.frames]
     return json.dumps({**row._asdict(), "frames": frames}) + "\n"
 
 
-def _parsed(path, number, text, build):
+def _parsed(path: Path, number: int, text: str, build: Callable[[Dict[str, Any]], _Built]) -> _Built:
     try:
         return build(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -256,7 +258,7 @@ def _parsed(path, number, text, build):
         ) from error
 
 
-def _settings(record):
+def _settings(record: Dict[str, Any]) -> Tuple[Settings, int]:
     settings = Settings(**record["settings"])
     types = dict(zip(Settings._fields, (str, str, int, int, str, bool)))
     if any(type(value) is not types[name] for name, value in settings._asdict().items()) or settings.image_size < 1:
@@ -264,7 +266,7 @@ def _settings(record):
     return settings, _natural(record["clips"])
 
 
-def _clip_row(record):
+def _clip_row(record: Dict[str, Any]) -> ClipRow:
     clip, frames = _name(record["clip"]), tuple(_frame_row(frame) for frame in record["frames"])
     if not frames:
         raise ValueError("a clip without frames")
@@ -272,7 +274,7 @@ def _clip_row(record):
     return ClipRow(clip, str(record["source"]), references, _distance(record["l1"]), frames, digest)
 
 
-def _frame_row(record):
+def _frame_row(record: Dict[str, Any]) -> FrameRow:
     references = tuple(map(_natural, record["references"]))
     file = str(record["file"])
     if Path(file).parts[:1] != ("frames",) or ".." in Path(file).parts:
@@ -280,20 +282,20 @@ def _frame_row(record):
     return FrameRow(_natural(record["frame"]), file, references, _distance(record["l1"]))
 
 
-def _name(value):
+def _name(value: object) -> str:
     """A clip's name, which becomes a folder's and a file's here and in what reads the manifest."""
     if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\0" in value:
         raise ValueError("not a clip's name")
     return value
 
 
-def _natural(value):
+def _natural(value: object) -> int:
     if type(value) is not int or value < 0:
         raise TypeError("not a natural number")
     return value
 
 
-def _distance(value):
+def _distance(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError("not an L1D")
     return float(value)

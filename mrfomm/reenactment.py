@@ -5,13 +5,15 @@ motion starts). ``progress`` is a function of (items, total or None, what) that 
 are.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 from mrfomm import video
 from mrfomm.animation import (
+    AnyAnimator,
     KeypointArrays,
     array_to_images,
     batches,
@@ -20,19 +22,23 @@ from mrfomm.animation import (
     movement_scale,
     relative_motion,
 )
-from mrfomm.crop import crop, find_clip_box, find_image_box
-from mrfomm.errors import UserError
+from mrfomm.crop import Box, crop, find_clip_box, find_image_box
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.overlap import read_ahead
 from mrfomm.visualize import breakdown_picture
 
+Tell = Callable[[str], object]
+Progress = Callable[[Iterable[np.ndarray], Optional[int], str], Iterable[np.ndarray]]
 
-class Driving(NamedTuple):
+
+@dataclass(frozen=True)
+class Driving:
     """A driving clip as the network takes it. source: FrameSource; prepare: frame of any size -> [S,S,3]."""
 
     source: video.FrameSource
-    prepare: Callable
+    prepare: Callable[[np.ndarray], np.ndarray]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         """uint8 frames [S,S,3]; every iteration is a new pass."""
         return map(self.prepare, self.source)
 
@@ -56,12 +62,12 @@ class Origin(NamedTuple):
     initial: KeypointArrays
     scale: float
 
-    def move(self, driving):
+    def move(self, driving: KeypointArrays) -> KeypointArrays:
         """The anchor moved as the driving clip has moved since its initial frame: KeypointArrays of N -> of N."""
         return relative_motion(self.anchor, driving, self.initial, self.scale)
 
 
-def read_reference(path, size, cropped, tell):
+def read_reference(path: AnyPath, size: int, cropped: bool, tell: Tell) -> np.ndarray:
     """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
     image = video.read_image(path)
     if cropped:
@@ -71,7 +77,7 @@ def read_reference(path, size, cropped, tell):
     return video.fit(image, size)
 
 
-def prepare_driving(source, size, cropped, tell):
+def prepare_driving(source: video.FrameSource, size: int, cropped: bool, tell: Tell) -> Driving:
     """A FrameSource as a Driving clip, cropped to one box for all frames if asked for."""
     if not cropped:
         return Driving(source, partial(video.fit, size=size))
@@ -80,12 +86,12 @@ def prepare_driving(source, size, cropped, tell):
     return Driving(source, lambda frame: video.fit(crop(frame, box), size))
 
 
-def crop_text(path, box):
+def crop_text(path: AnyPath, box: Box) -> str:
     """What to tell of a box in which a face was found."""
     return f"{path}: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})"
 
 
-def detect(animator, driving, batch, progress):
+def detect(animator: AnyAnimator, driving: Driving, batch: int, progress: Progress) -> KeypointArrays:
     """KeypointArrays of every driving frame (a few hundred bytes a frame)."""
     parts = [
         animator.keypoints(images_to_array(frames))
@@ -94,7 +100,9 @@ def detect(animator, driving, batch, progress):
     return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
 
 
-def target_keypoints(transfer, references, driving, tell):
+def target_keypoints(
+    transfer: Transfer, references: KeypointArrays, driving: KeypointArrays, tell: Tell
+) -> KeypointArrays:
     """The keypoints to synthesise: the driving ones, or their motion transferred to the anchor reference.
 
     Args:
@@ -112,7 +120,7 @@ def target_keypoints(transfer, references, driving, tell):
     return find_origin(transfer, references, driving, tell).move(driving)
 
 
-def find_origin(transfer, references, driving, tell):
+def find_origin(transfer: Transfer, references: KeypointArrays, driving: KeypointArrays, tell: Tell) -> Origin:
     """The Origin of relative motion. Arguments and errors as of ``target_keypoints``."""
     count = len(driving.value)
     if transfer.start is not None and transfer.start >= count:
@@ -130,17 +138,17 @@ class Follower:
         transfer: Transfer; its start is of no effect. references: KeypointArrays of K. tell: see above.
     """
 
-    def __init__(self, transfer, references, tell):
+    def __init__(self, transfer: Transfer, references: KeypointArrays, tell: Tell) -> None:
         self._transfer = transfer._replace(start=0)
         self._references = references
         self._tell = tell
-        self._origin = None
+        self._origin: Optional[Origin] = None
 
-    def restart(self):
+    def restart(self) -> None:
         """Let relative motion start from the next frame."""
         self._origin = None
 
-    def __call__(self, pose):
+    def __call__(self, pose: KeypointArrays) -> KeypointArrays:
         """The keypoints to synthesise for the next frame: KeypointArrays of one -> of one."""
         if self._transfer.motion == "absolute":
             return pose
@@ -149,13 +157,19 @@ class Follower:
         return self._origin.move(pose)
 
 
-def synthesise(animator, keypoints, batch):
+def synthesise(animator: AnyAnimator, keypoints: KeypointArrays, batch: int) -> Iterator[np.ndarray]:
     """Yield the frames of the result, uint8 [S,S,3]."""
     for start in range(0, len(keypoints.value), batch):
         yield from array_to_images(animator.render(keypoints.frames(start, start + batch)))
 
 
-def synthesise_with_masks(animator, keypoints, batch, references, write_masks):
+def synthesise_with_masks(
+    animator: AnyAnimator,
+    keypoints: KeypointArrays,
+    batch: int,
+    references: Union[np.ndarray, Sequence[np.ndarray]],
+    write_masks: Callable[[np.ndarray], object],
+) -> Iterator[np.ndarray]:
     """Like ``synthesise``; each frame's breakdown into uint8 ``references`` [K,S,S,3] is a picture for write_masks."""
     inputs = images_to_array(references)
     for start in range(0, len(keypoints.value), batch):

@@ -36,6 +36,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, Callable, ContextManager, Iterator, Mapping, NoReturn, Set, Tuple, TypeVar, Union
 
 import nnabla as nn
 import nnabla.functions as F
@@ -46,6 +47,9 @@ from mrfomm.errors import UserError
 from mrfomm.networks import ops
 from mrfomm.networks.ops import BATCH_NORM_DECAY, BATCH_NORM_EPS
 from mrfomm.sync_batch_norm import NumpyKernels, compiled_kernels, sync_batch_normalization
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 CONTEXTS = ("auto", "cpu", "cudnn")
 
@@ -63,6 +67,11 @@ _CUDA_LIBRARIES = (  # what nnabla's CUDA extension and its communicator load, o
     "nccl/lib/libnccl.so.2",
 )
 
+_Shared = TypeVar("_Shared")
+_BatchNormalization = Callable[  # (x, beta, gamma, mean, var, relu)
+    [nn.Variable, nn.Variable, nn.Variable, nn.Variable, nn.Variable, bool], nn.Variable
+]
+
 
 class SingleProcess:
     """The communicator of a run with one process: nothing to exchange."""
@@ -71,33 +80,33 @@ class SingleProcess:
     size = 1
     local_rank = 0
 
-    def synchronised(self, operators):
+    def synchronised(self, operators: ops.Operators) -> ops.Operators:
         """The ``ops.Operators`` as they are."""
         return operators
 
-    def average_gradients(self, parameters):
+    def average_gradients(self, parameters: Mapping[str, nn.Variable]) -> None:
         """Leave the gradients as they are."""
 
-    def broadcast(self, parameters):
+    def broadcast(self, parameters: Mapping[str, nn.Variable]) -> None:
         """Leave the parameters as they are."""
 
-    def share(self, value):
+    def share(self, value: _Shared) -> _Shared:
         """The value itself."""
         return value
 
-    def mean(self, values):
+    def mean(self, values: np.ndarray) -> np.ndarray:
         """The array itself."""
         return values
 
-    def union(self, names):
+    def union(self, names: Set[str]) -> Set[str]:
         """The set itself."""
         return names
 
-    def any(self, flag):
+    def any(self, flag: bool) -> bool:
         """The flag itself."""
         return flag
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Nothing to wait for."""
 
 
@@ -111,29 +120,37 @@ class MpiProcesses:
         local: mpi4py communicator of the processes on this machine.
     """
 
-    def __init__(self, world, local):
+    def __init__(self, world: "MPI.Intracomm", local: "MPI.Comm") -> None:
         from mpi4py import MPI
 
         self._mpi, self._world = MPI, world
         self.rank, self.size, self.local_rank = world.rank, world.size, local.rank
 
-    def synchronised(self, operators):
+    def synchronised(self, operators: ops.Operators) -> ops.Operators:
         """The ``ops.Operators`` with batch norm over the global batch wherever it uses the batch's statistics."""
         local, synchronised = operators.batch_normalization, self._sync_batch_normalization(operators)
 
-        def batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
+        def batch_normalization(
+            x: nn.Variable,
+            beta: nn.Variable,
+            gamma: nn.Variable,
+            mean: nn.Variable,
+            var: nn.Variable,
+            batch_stat: bool,
+            relu: bool,
+        ) -> nn.Variable:
             if not batch_stat:
                 return local(x, beta, gamma, mean, var, False, relu)
             return synchronised(x, beta, gamma, mean, var, relu)
 
         return operators._replace(batch_normalization=batch_normalization)
 
-    def _sync_batch_normalization(self, operators):
+    def _sync_batch_normalization(self, operators: ops.Operators) -> _BatchNormalization:
         """The function (x, beta, gamma, mean, var, relu) that goes with the other operators."""
         kernels = NumpyKernels if operators is ops.NNABLA else compiled_kernels()
         return functools.partial(sync_batch_normalization, add_up=self._add_up, processes=self.size, kernels=kernels)
 
-    def average_gradients(self, parameters):
+    def average_gradients(self, parameters: Mapping[str, nn.Variable]) -> None:
         """Replace the gradients of the parameters (name -> Variable) by their means over the processes."""
         gradients = [parameters[name].g for name in sorted(parameters)]
         fused = np.concatenate([gradient.ravel() for gradient in gradients])  # one message instead of hundreds
@@ -144,34 +161,34 @@ class MpiProcesses:
             gradient[...] = fused[start : start + gradient.size].reshape(gradient.shape)
             start += gradient.size
 
-    def broadcast(self, parameters):
+    def broadcast(self, parameters: Mapping[str, nn.Variable]) -> None:
         """Give the parameters (name -> Variable) of every process the values they have on rank 0."""
         for name in sorted(parameters):
             self._world.Bcast(parameters[name].d, root=0)
 
-    def share(self, value):
+    def share(self, value: _Shared) -> _Shared:
         """Rank 0's value (any object that can be pickled), on every process."""
         return self._world.bcast(value, root=0)
 
-    def mean(self, values):
+    def mean(self, values: np.ndarray) -> np.ndarray:
         """The mean over the processes of a float64 array."""
         total = np.array(values, dtype=np.float64)
         self._add_up(total)
         return total / self.size
 
-    def union(self, names):
+    def union(self, names: Set[str]) -> Set[str]:
         """The union of all processes' sets."""
         return set().union(*self._world.allgather(names))
 
-    def any(self, flag):
+    def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""
         return self._world.allreduce(bool(flag), op=self._mpi.LOR)
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Wait until every process is here."""
         self._world.Barrier()
 
-    def _add_up(self, array):
+    def _add_up(self, array: np.ndarray) -> None:
         """Replace an array by its sum over the processes."""
         self._world.Allreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM)
 
@@ -186,23 +203,25 @@ class NcclProcesses(MpiProcesses):
         context: the cuDNN context of this process, with its local rank as the device.
     """
 
-    def __init__(self, world, local, context):
+    def __init__(self, world: "MPI.Intracomm", local: "MPI.Comm", context: nn.Context) -> None:
         super().__init__(world, local)
         from nnabla.communicators import MultiProcessDataParallelCommunicator
 
         self._nccl = MultiProcessDataParallelCommunicator(context)
         self._nccl.init()
 
-    def _sync_batch_normalization(self, operators):
+    def _sync_batch_normalization(self, operators: ops.Operators) -> _BatchNormalization:
         options = {"axes": [1], "decay_rate": BATCH_NORM_DECAY, "eps": BATCH_NORM_EPS, "batch_stat": True}
 
-        def synchronised(x, beta, gamma, mean, var, relu):
+        def synchronised(
+            x: nn.Variable, beta: nn.Variable, gamma: nn.Variable, mean: nn.Variable, var: nn.Variable, relu: bool
+        ) -> nn.Variable:
             y = F.sync_batch_normalization(x, beta, gamma, mean, var, self._nccl, group="world", **options)
             return F.relu(y) if relu else y
 
         return synchronised
 
-    def average_gradients(self, parameters):
+    def average_gradients(self, parameters: Mapping[str, nn.Variable]) -> None:
         """Replace the gradients of the parameters (name -> Variable) by their means over the processes."""
         # After backward, not in a callback during it: a callback sends a shared parameter's gradient half done.
         gradients = [parameters[name].grad for name in sorted(parameters)]
@@ -210,8 +229,11 @@ class NcclProcesses(MpiProcesses):
         self._nccl.all_reduce(gradients, division=True, inplace=False)
 
 
+Communicator = Union[SingleProcess, MpiProcesses]
+
+
 @contextlib.contextmanager
-def first_process_speaks():
+def first_process_speaks() -> Iterator[None]:
     """Context manager for what comes before ``start_processes``, such as reading the command line: prints once."""
     rank = next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)
     try:
@@ -224,7 +246,7 @@ def first_process_speaks():
 
 
 @contextlib.contextmanager
-def start_processes(context_name):
+def start_processes(context_name: str) -> Iterator[Communicator]:
     """Context manager around a run: yields this process' communicator; graphs built inside use the context.
 
     Under ``mpirun`` this joins the processes, gives each its share of the machine's cores and lets only rank 0 print.
@@ -254,13 +276,13 @@ def start_processes(context_name):
         _end_all(world.rank, error)
 
 
-def _communicator(world, local):
+def _communicator(world: "MPI.Intracomm", local: "MPI.Comm") -> MpiProcesses:
     context = nn.get_current_context()
     on_gpu = context.backend[0].startswith("cudnn")
     return NcclProcesses(world, local, context) if on_gpu else MpiProcesses(world, local)
 
 
-def _join(announced):
+def _join(announced: int) -> Tuple["MPI.Intracomm", "MPI.Comm"]:
     """mpi4py's communicators of all processes and of those on this machine.
 
     Raises:
@@ -279,14 +301,14 @@ def _join(announced):
     return world, world.Split_type(MPI.COMM_TYPE_SHARED)
 
 
-def _share_cores(local):
+def _share_cores(local: "MPI.Comm") -> None:
     """Give this process its share of the machine's cores, before the libraries with threads of their own are loaded."""
     cores = set().union(*local.allgather(os.sched_getaffinity(0)))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(cores) // local.size)))
 
 
 @contextlib.contextmanager
-def _silence(wanted):
+def _silence(wanted: bool) -> Iterator[None]:
     """Context manager in which nothing is printed, if wanted. What is logged still shows: it is this process' own."""
     with contextlib.ExitStack() as stack:
         if wanted:
@@ -296,7 +318,7 @@ def _silence(wanted):
         yield
 
 
-def _agreed_context(name, world, device):
+def _agreed_context(name: str, world: "MPI.Intracomm", device: int) -> ContextManager[object]:
     """``use_context``, on which all processes agree.
 
     Raises:
@@ -311,7 +333,7 @@ def _agreed_context(name, world, device):
     return nn.context_scope(context)
 
 
-def _end_all(rank, error):
+def _end_all(rank: int, error: BaseException) -> NoReturn:
     """Report an error of this process and end all processes. Never returns."""
     if rank:
         time.sleep(_PATIENCE + 0.1 * rank)
@@ -327,7 +349,7 @@ def _end_all(rank, error):
     os._exit(2 if isinstance(error, UserError) else 1)
 
 
-def choose_context(name, device=0):
+def choose_context(name: str, device: int = 0) -> nn.Context:
     """The nnabla context for ``auto``, ``cpu`` or ``cudnn``.
 
     ``auto`` takes cuDNN where a small computation on it works, else the CPU, with a warning if nnabla's extension is
@@ -354,7 +376,7 @@ def choose_context(name, device=0):
         return get_extension_context("cpu")
 
 
-def _working_cudnn(device):
+def _working_cudnn(device: int) -> nn.Context:
     """The cuDNN context, after a small computation on it: some failures show only then."""
     _load_cuda_wheels()
     with contextlib.redirect_stdout(io.StringIO()):  # without a GPU the extension prints, then raises
@@ -365,17 +387,17 @@ def _working_cudnn(device):
     return context
 
 
-def _load_cuda_wheels():
+def _load_cuda_wheels() -> None:
     """Load the CUDA libraries that pip has installed: the extension finds them in memory, but not in pip's folders."""
     spec = importlib.util.find_spec("nvidia")
-    folders = spec.submodule_search_locations if spec else ()
+    folders = (spec.submodule_search_locations if spec else None) or ()
     for path in (Path(folder, name) for name in _CUDA_LIBRARIES for folder in folders):
         if path.is_file():
             ctypes.CDLL(str(path))
 
 
 @contextlib.contextmanager
-def _mpi_for_nnabla():
+def _mpi_for_nnabla() -> Iterator[None]:
     """Context manager in which nnabla's CUDA extension finds the Open MPI that pip has installed.
 
     It opens ``$OMPI_HOME/lib/libmpi.so``. The wheel's file of that name is a script for linkers.
@@ -396,13 +418,13 @@ def _mpi_for_nnabla():
 
 
 @contextlib.contextmanager
-def use_context(name, device=0):
+def use_context(name: str, device: int = 0) -> Iterator[None]:
     """Context manager: graphs built inside use ``choose_context(name, device)`` and its fastest operators."""
     context = choose_context(name, device)
     with nn.context_scope(context), ops.implementation(ops.fastest(context)):
         yield
 
 
-def seed_initialisers(seed):
+def seed_initialisers(seed: int) -> None:
     """Make the parameter initialisers draw from ``seed``."""
     nn.random.prng = np.random.RandomState(seed)

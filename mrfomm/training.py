@@ -6,17 +6,43 @@ discriminator then learns from the same prediction, detached, so that the genera
 
 import contextlib
 import signal
-from typing import NamedTuple
+from pathlib import Path
+from types import FrameType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
+from nnabla.solver import Solver
 from tqdm import tqdm
 
 from mrfomm.animation import Animator, images_to_array
-from mrfomm.checkpoint import PREFIX, check_arrays, remove_old_checkpoints, save_checkpoint, set_later_aside
-from mrfomm.config import config_to_yaml
-from mrfomm.equivariance import deform_grid, draw_deformation, equivariance_losses, mirrored
+from mrfomm.checkpoint import (
+    PREFIX,
+    Checkpoint,
+    ParameterTree,
+    check_arrays,
+    remove_old_checkpoints,
+    save_checkpoint,
+    set_later_aside,
+)
+from mrfomm.config import Config, TrainConfig, config_to_yaml
+from mrfomm.data.loader import Batch
+from mrfomm.equivariance import Deformation, deform_grid, draw_deformation, equivariance_losses, mirrored
 from mrfomm.errors import UserError
 from mrfomm.files import whole_file
 from mrfomm.h5_file import read_h5
@@ -34,9 +60,24 @@ from mrfomm.networks.geometry import warp
 from mrfomm.visualize import tile, training_row
 from mrfomm.watch import RunLog
 
+if TYPE_CHECKING:
+    from mrfomm.runtime import Communicator
+
 GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
 DISCRIMINATOR_SIDE = ("discriminator/",)
 ADAM_BETAS = (0.5, 0.999)  # FOMM
+
+HeldOut = Tuple[np.ndarray, np.ndarray]  # references uint8 [K,S,S,3], driving uint8 [N,S,S,3] of a clip
+
+
+class Batches(Protocol):
+    """What a Trainer takes its data from, such as ``data.loader.Loader``. ``broken``: names of the clips left out."""
+
+    steps_per_epoch: int
+    broken: Set[str]
+
+    def epoch(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        """The batches of an epoch, from a step on."""
 
 
 class Progress(NamedTuple):
@@ -47,7 +88,7 @@ class Progress(NamedTuple):
     step: int = 0
 
 
-def learning_rate(train, epoch):
+def learning_rate(train: TrainConfig, epoch: int) -> float:
     """The learning rate of an epoch: x 0.1 at every milestone passed (paper, section 4)."""
     return train.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in train.milestones)
 
@@ -61,7 +102,7 @@ class GeneratorStep:
         perceptual: parameters of the frozen perceptual network, or None.
     """
 
-    def __init__(self, config, batch, perceptual):
+    def __init__(self, config: Config, batch: int, perceptual: Optional[Mapping[str, nn.Variable]]) -> None:
         size, count = config.model.image_size, config.data.num_references
         self.references = nn.Variable((batch, count, 3, size, size))
         self.driving = nn.Variable((batch, 3, size, size))
@@ -81,7 +122,9 @@ class GeneratorStep:
         others = (self.synthesis.occlusion, self.synthesis.mask, encoded.keypoints.value)
         self._shown = (self.prediction, self.driving_points, *(kept(variable) for variable in others))
 
-    def _losses(self, config, perceptual):
+    def _losses(
+        self, config: Config, perceptual: Optional[Mapping[str, nn.Variable]]
+    ) -> Iterator[Tuple[str, nn.Variable]]:
         loss, prediction = config.loss, self.synthesis.prediction
         predictions = image_pyramid(prediction, loss.scales)
         targets = image_pyramid(self.driving, loss.scales)
@@ -107,7 +150,7 @@ class GeneratorStep:
             yield "adversarial", loss.adversarial * generator_adversarial_loss(generated.score)
             yield "feature_matching", loss.feature_matching * feature_matching_loss(generated.features, real.features)
 
-    def run(self, batch, deformation):
+    def run(self, batch: Batch, deformation: Deformation) -> Dict[str, float]:
         """Forward and backward for a Batch and a Deformation: fills the gradients, returns the losses as floats."""
         self.references.d, self.driving.d = batch.references, batch.driving
         self.theta.d, self.control.d = deformation
@@ -116,7 +159,7 @@ class GeneratorStep:
         self.total.backward(clear_buffer=True)
         return {name: float(variable.d) for name, variable in self.losses.items()}
 
-    def picture(self, samples=4):
+    def picture(self, samples: int = 4) -> np.ndarray:
         """A picture of the last batch: one row a sample (see ``visualize.training_row``)."""
         prediction, driving_points, occlusion, mask, reference_points = (variable.d for variable in self._shown)
         batch, count = self.references.shape[:2]
@@ -139,7 +182,7 @@ class GeneratorStep:
 class DiscriminatorStep:
     """The discriminator's graph on the prediction and keypoints of a GeneratorStep, both detached."""
 
-    def __init__(self, config, generator):
+    def __init__(self, config: Config, generator: GeneratorStep) -> None:
         prediction = generator.prediction.get_unlinked_variable(need_grad=False)
         points = generator.driving_points.get_unlinked_variable(need_grad=False)
         real = judge(generator.driving, points, config.model)
@@ -147,7 +190,7 @@ class DiscriminatorStep:
         self.loss = config.loss.adversarial * discriminator_loss(real.score, generated.score)
         self.loss.persistent = True
 
-    def run(self):
+    def run(self) -> Dict[str, float]:
         """Forward and backward after the generator's step: fills the gradients, returns the loss."""
         self.loss.forward(clear_no_need_grad=True)
         self.loss.backward(clear_buffer=True)
@@ -167,7 +210,16 @@ class Trainer:
         validation: list of (references uint8 [K,S,S,3], driving uint8 [N,S,S,3]) of held-out clips.
     """
 
-    def __init__(self, config, tree, loader, folder, communicator, perceptual=None, validation=()):
+    def __init__(
+        self,
+        config: Config,
+        tree: ParameterTree,
+        loader: Batches,
+        folder: Path,
+        communicator: "Communicator",
+        perceptual: Optional[Mapping[str, nn.Variable]] = None,
+        validation: Sequence[HeldOut] = (),
+    ) -> None:
         self.config = config
         self.progress = Progress()
         self.best = float("inf")
@@ -186,12 +238,12 @@ class Trainer:
         if self.discriminator:
             self._solvers["discriminator"] = self._solver(DISCRIMINATOR_SIDE)
 
-    def _solver(self, prefixes):
+    def _solver(self, prefixes: Tuple[str, ...]) -> Solver:
         solver = S.Adam(self.config.train.learning_rate, *ADAM_BETAS)
         solver.set_parameters(self._tree.trainable(*prefixes))
         return solver
 
-    def restore(self, checkpoint):
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data.
 
         What the run's folder holds of later steps is put out of the way.
@@ -210,7 +262,7 @@ class Trainer:
             set_later_aside(self._folder, checkpoint.folder)
             self._run_log.rewind(self.progress.step)
 
-    def run(self):
+    def run(self) -> bool:
         """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C, then save. Returns whether it is done.
 
         A checkpoint of step 0 shows at once whether there is room for one, and lets any later moment be resumed.
@@ -225,13 +277,13 @@ class Trainer:
             self.save()
         return True
 
-    def _begin(self):
+    def _begin(self) -> None:
         self.save()
         if self._communicator.rank == 0:
             with whole_file(self._folder / "config.yaml") as path:
                 path.write_text(config_to_yaml(self.config), encoding="utf-8")
 
-    def _run_epoch(self, epoch, stop):
+    def _run_epoch(self, epoch: int, stop: "_StopRequest") -> bool:
         train = self.config.train
         for solver in self._solvers.values():
             solver.set_learning_rate(learning_rate(train, epoch))
@@ -255,11 +307,11 @@ class Trainer:
         self.progress = Progress(epoch + 1, 0, self.progress.step)
         return True
 
-    def _rate(self, bar):
+    def _rate(self, bar: tqdm) -> float:
         elapsed = bar.format_dict["elapsed"]
         return self.config.train.batch_size * (bar.n - bar.initial) / elapsed if elapsed else 0.0
 
-    def step(self, batch):
+    def step(self, batch: Batch) -> Dict[str, float]:
         """One update of both sides; returns the losses by name, averaged over the processes."""
         deformation = self._deformation()
         solver = self._solvers["generator"]
@@ -275,7 +327,7 @@ class Trainer:
         mean = self._communicator.mean(np.array(list(losses.values())))
         return dict(zip(losses, (float(value) for value in mean)))
 
-    def _deformation(self):
+    def _deformation(self) -> Deformation:
         """This process' share of the global batch's deformations, drawn anew from the seed and the step."""
         train, loss = self.config.train, self.config.loss
         rng = np.random.default_rng([train.seed, self.progress.step])
@@ -284,13 +336,13 @@ class Trainer:
         start = self._communicator.rank * share
         return type(whole)(*(array[start : start + share] for array in whole))
 
-    def _update(self, solver, losses, batch):
+    def _update(self, solver: Solver, losses: Dict[str, float], batch: Batch) -> None:
         self._communicator.average_gradients(solver.get_parameters())
         if solver.check_inf_or_nan_grad() or not all(np.isfinite(value) for value in losses.values()):
             raise UserError(self._report_non_finite(solver, losses, batch))
         solver.update()
 
-    def _report_non_finite(self, solver, losses, batch):
+    def _report_non_finite(self, solver: Solver, losses: Dict[str, float], batch: Batch) -> str:
         path = self._folder / f"non-finite-step{self.progress.step:08d}-rank{self._communicator.rank}.npz"
         with whole_file(path) as aside:
             np.savez_compressed(aside, references=batch.references, driving=batch.driving)
@@ -302,7 +354,7 @@ class Trainer:
             "resume from the last checkpoint with a lower train.learning_rate"
         )
 
-    def _after_step(self, losses):
+    def _after_step(self, losses: Dict[str, float]) -> None:
         train, step = self.config.train, self.progress.step
         if step % train.log_every == 0:
             norm = gradient_norm(self._solvers["generator"].get_parameters())
@@ -315,13 +367,13 @@ class Trainer:
         if step % train.checkpoint_every == 0:
             self.save()
 
-    def _log(self, values):
+    def _log(self, values: Mapping[str, float]) -> None:
         """Write the values to the log (rank 0)."""
         if self._communicator.rank == 0:
             rate = self._solvers["generator"].learning_rate()
             self._run_log.write(self.progress.step, self.progress.epoch, {"learning_rate": rate, **values})
 
-    def _validate(self):
+    def _validate(self) -> None:
         """Mean L1 of held-out clips, driven by their own frames; keeps the best model."""
         error = self._communicator.mean(np.array([reconstruction_error(self.config, self._tree, self._validation)]))[0]
         self._log({"validation_l1": float(error)})
@@ -329,7 +381,7 @@ class Trainer:
             self.best = float(error)
             self.save("best")
 
-    def save(self, name=None):
+    def save(self, name: Optional[str] = None) -> None:
         """Write a checkpoint (rank 0) and delete the oldest beyond ``train.keep_checkpoints``."""
         if self._communicator.rank == 0:
             state = {**self.progress._asdict(), "best": self.best}
@@ -339,7 +391,7 @@ class Trainer:
         self._communicator.barrier()
 
 
-def _load_states(solver, path):
+def _load_states(solver: Solver, path: Path) -> None:
     """Load a solver's states, after a look at what the file holds: nnabla would follow links out of it.
 
     Raises:
@@ -353,16 +405,17 @@ def _load_states(solver, path):
     solver.load_states(str(path))
 
 
-def _states(solver):
+def _states(solver: Solver) -> Iterator[Tuple[str, np.ndarray]]:
     """Name in the file and value of each of a solver's states."""
     for name, state in solver.get_states().items():
         yield f"{name}/t", np.array(state.t)
         yield from ((f"{name}/{key}", value) for key, value in state.pstate.items())
 
 
-def _position(checkpoint):
+def _position(checkpoint: Checkpoint) -> Tuple[Progress, float]:
     """The Progress and the best validation error of a Checkpoint."""
-    values, best = [checkpoint.state.get(field) for field in Progress._fields], checkpoint.state.get("best")
+    values: List[Any] = [checkpoint.state.get(field) for field in Progress._fields]
+    best: Any = checkpoint.state.get("best")
     if not all(type(value) is int and value >= 0 for value in values) or type(best) not in (int, float):
         raise UserError(
             f"{checkpoint.folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init"
@@ -370,7 +423,7 @@ def _position(checkpoint):
     return Progress(*values), best
 
 
-def reconstruction_error(config, tree, clips):
+def reconstruction_error(config: Config, tree: ParameterTree, clips: Iterable[HeldOut]) -> float:
     """Mean |prediction - driving| over clips, each a (references uint8 [K,S,S,3], driving uint8 [N,S,S,3])."""
     errors = []
     for references, driving in clips:
@@ -380,7 +433,7 @@ def reconstruction_error(config, tree, clips):
     return float(np.mean(errors))
 
 
-def gradient_norm(parameters):
+def gradient_norm(parameters: Mapping[str, nn.Variable]) -> float:
     """Euclidean norm of all gradients together."""
     return float(np.sqrt(sum(float(np.vdot(value.g, value.g)) for value in parameters.values())))
 
@@ -390,18 +443,18 @@ class _StopRequest:
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # mpirun forwards SIGUSR1 and leaves time to save
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
 
-    def __enter__(self):
+    def __enter__(self) -> "_StopRequest":
         self._old = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import io
 import os
 import re
 import shutil
@@ -19,14 +20,14 @@ import warnings
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Callable, Generator, Iterator, List, NamedTuple, Optional, Tuple
+from typing import BinaryIO, Callable, Generator, Iterable, Iterator, List, NamedTuple, Optional, Tuple, cast
 
 import cv2
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 
 FOLDER_FPS = 25.0  # VoxCeleb's rate: a folder of images says nothing of time
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -43,7 +44,7 @@ _LIVE_SEGMENT = b"\x18\x53\x80\x67\x01" + b"\xff" * 7
 # Images
 
 
-def read_image(path) -> np.ndarray:
+def read_image(path: AnyPath) -> np.ndarray:
     """Read an image file as uint8 [H,W,3] RGB, turned upright by its EXIF orientation.
 
     Alpha is dropped, as FOMM does; of 16 bits the high byte is kept, as libpng and OpenCV do; grey and
@@ -61,7 +62,7 @@ def read_image(path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _readable(path) -> Iterator[None]:
+def _readable(path: AnyPath) -> Iterator[None]:
     """Name the file in what Pillow raises."""
     try:
         with warnings.catch_warnings():
@@ -75,7 +76,7 @@ def _readable(path) -> Iterator[None]:
         raise UserError(f"{path}: not a readable image ({error}); give a whole PNG or JPEG file") from error
 
 
-def _to_rgb(path, image: Image.Image) -> np.ndarray:
+def _to_rgb(path: AnyPath, image: Image.Image) -> np.ndarray:
     if not image.mode.startswith(("I", "F")):
         return np.array(image.convert("RGB"))
     grey = np.asarray(image)  # convert() would clip these modes at 255
@@ -110,15 +111,18 @@ _OUTPUT_PIPE = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
 class _Ffmpeg:
     """A running ffmpeg. Its messages go to a file, as a pipe that nobody reads would block it in the end."""
 
-    def __init__(self, arguments, **pipes):
+    def __init__(self, arguments: Iterable[str], stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *arguments]
-        self.process = subprocess.Popen(command, stderr=self._log, **pipes)
+        self.process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=self._log)
+        # what is a pipe can be used; Popen's own types don't know
+        self.stdin = cast(BinaryIO, self.process.stdin)
+        self.stdout = cast(io.BufferedReader, self.process.stdout)
 
-    def __enter__(self):
+    def __enter__(self) -> "_Ffmpeg":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,19 +138,19 @@ class _Ffmpeg:
         return code, self._log.read().decode(errors="replace")
 
 
-def _ffmpeg(*arguments) -> Tuple[int, str, bytes]:
+def _ffmpeg(*arguments: str) -> Tuple[int, str, bytes]:
     """Run ffmpeg to its end; return exit code, messages and standard output."""
     with _Ffmpeg(arguments, **_OUTPUT_PIPE) as ffmpeg:
-        output = ffmpeg.process.stdout.read()
+        output = ffmpeg.stdout.read()
         return (*ffmpeg.finish(), output)
 
 
-def _input(path) -> Tuple[str, ...]:
+def _input(path: AnyPath) -> Tuple[str, ...]:
     limit = ("-max_pixels", str(Image.MAX_IMAGE_PIXELS))  # of a frame, as for images
     return ("-protocol_whitelist", "file", *limit, "-i", _url(path))  # the whitelist: no playlist of the network
 
 
-def _url(path) -> str:
+def _url(path: AnyPath) -> str:
     return f"file:{path}"  # keeps names such as "-x.mp4" and "a:b.mp4" whole
 
 
@@ -159,7 +163,7 @@ def _complaint(log: str) -> Optional[str]:
     return found.group(1).strip() if found else None
 
 
-def _inspect(path, *output) -> Tuple[int, str, bytes]:
+def _inspect(path: AnyPath, *output: str) -> Tuple[int, str, bytes]:
     """Run ffmpeg over a clip at the level where it describes the streams."""
     check_is_file(path)
     return _ffmpeg("-v", "level+info", *_input(path), *output)
@@ -168,7 +172,7 @@ def _inspect(path, *output) -> Tuple[int, str, bytes]:
 # Reading
 
 
-def read_comment(path) -> Optional[str]:
+def read_comment(path: AnyPath) -> Optional[str]:
     """The comment in the metadata of a video, a gif, an image or the first image of a folder; None without one.
 
     Raises:
@@ -216,7 +220,7 @@ class _Video(NamedTuple):
     has_audio: bool
 
 
-def open_frames(path) -> FrameSource:
+def open_frames(path: AnyPath) -> FrameSource:
     """Open a video (mp4, mov, avi, mkv, webm...), a gif, or a folder of images as uint8 [H,W,3] RGB frames.
 
     Videos are turned upright and given square pixels. A variable frame rate becomes the constant one that
@@ -233,12 +237,12 @@ def open_frames(path) -> FrameSource:
     return _open_folder(path) if os.path.isdir(path) else _open_video(path)
 
 
-def _open_folder(path) -> FrameSource:
+def _open_folder(path: AnyPath) -> FrameSource:
     files = list_images(path)
     return FrameSource(str(path), FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
 
 
-def list_images(folder) -> List[Path]:
+def list_images(folder: AnyPath) -> List[Path]:
     """The images of a folder in natural order (2 before 10); hidden files don't count.
 
     Raises:
@@ -251,7 +255,7 @@ def list_images(folder) -> List[Path]:
     return files
 
 
-def _entries(folder) -> List[Path]:
+def _entries(folder: AnyPath) -> List[Path]:
     try:
         return list(Path(folder).iterdir())
     except OSError as error:
@@ -262,13 +266,13 @@ def _natural(entry: Path) -> Tuple[list, str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
 
 
-def _open_video(path) -> FrameSource:
+def _open_video(path: AnyPath) -> FrameSource:
     video = _probe(path)
     frames = functools.partial(_video_frames, str(path), video)
     return FrameSource(str(path), float(video.rate), video.count_hint, video.has_audio, frames)
 
 
-def _probe(path) -> _Video:
+def _probe(path: AnyPath) -> _Video:
     """Decode one frame into ffmpeg's ``framecrc`` text: exact rate, and size after rotation."""
     code, log, text = _inspect(path, "-map", "0:V:0", "-frames:v", "1", "-f", "framecrc", "-")
     time_base = re.search(rb"#tb 0: (\d+)/(\d+)", text)
@@ -290,7 +294,7 @@ def _probe(path) -> _Video:
     )
 
 
-def _check_moving_and_whole(path, log: str) -> None:
+def _check_moving_and_whole(path: AnyPath, log: str) -> None:
     """Refuse what ffmpeg reads without a word: stills, text, and some files that were cut short."""
     described = re.search(r"Input #0, (\S+), from", log)
     container = described.group(1) if described else ""
@@ -305,18 +309,18 @@ def _check_moving_and_whole(path, log: str) -> None:
             raise UserError(f"{path}: the file is cut short; copy or export it again")
 
 
-def _riff_length(file) -> int:
+def _riff_length(file: BinaryIO) -> int:
     return 8 + int.from_bytes(file.read(8)[4:], "little")
 
 
-def _gif_length(file) -> int:
+def _gif_length(file: BinaryIO) -> int:
     """One more than there is if the trailer, a semicolon, is missing."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 4096))
     return size if file.read().rstrip(b"\0").endswith(b";") else size + 1
 
 
-def _mp4_length(file) -> int:
+def _mp4_length(file: BinaryIO) -> int:
     """Where the last box ends. A box starts with its length (4 bytes; or 1: after the name), a name (4)."""
     size = file.seek(0, os.SEEK_END)
     position, length = 0, 8
@@ -328,7 +332,7 @@ def _mp4_length(file) -> int:
     return position
 
 
-def _constant_rate(path, guess: Fraction, log: str) -> Fraction:
+def _constant_rate(path: AnyPath, guess: Fraction, log: str) -> Fraction:
     """ffmpeg's guess, the coarsest grid that all time stamps lie on, unless it would mostly repeat frames.
 
     The grid of an irregular gif can be as fine as 1/100 s, that of a browser's recording is 1/1000 s: their average
@@ -341,7 +345,7 @@ def _constant_rate(path, guess: Fraction, log: str) -> Fraction:
     return average if 0 < 1.5 * average < guess else guess
 
 
-def _average_rate(path) -> Fraction:
+def _average_rate(path: AnyPath) -> Fraction:
     """By the time stamps of all frames, without decoding them; 0 for a single frame."""
     _, _, text = _inspect(path, "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
     unit = re.search(rb"#tb 0: (\d+)/(\d+)", text)
@@ -377,7 +381,7 @@ def _video_frames(path: str, video: _Video) -> Iterator[np.ndarray]:
     arguments = ["-v", "level+error", "-xerror", *_input(path), "-map", "0:V:0", "-vf", constant]
     arguments += ["-s", f"{video.width}x{video.height}", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     with _Ffmpeg([*arguments, *_EXACT_COLOURS, "-"], **_OUTPUT_PIPE) as ffmpeg:
-        filled = yield from _raw_frames(ffmpeg.process.stdout, (video.height, video.width, 3))
+        filled = yield from _raw_frames(ffmpeg.stdout, (video.height, video.width, 3))
         code, log = ffmpeg.finish()
     if _is_live(path):  # ffmpeg misses a length at its end, however whole it is
         log = re.sub(r"\[error\] File ended prematurely", "", log)
@@ -394,7 +398,7 @@ def _is_live(path: str) -> bool:
         return _LIVE_SEGMENT in file.read(4096)
 
 
-def _raw_frames(pipe, shape) -> Generator[np.ndarray, None, int]:
+def _raw_frames(pipe: io.BufferedReader, shape: Tuple[int, int, int]) -> Generator[np.ndarray, None, int]:
     """Yield whole frames; return the number of bytes of a last, incomplete one."""
     while True:
         frame = np.empty(shape, np.uint8)
@@ -437,7 +441,7 @@ _CONTAINERS = {
 class FrameSink:
     """Takes frames one by one; made by :func:`open_sink`. ``count`` is the number of frames taken so far."""
 
-    def __init__(self, target: Path):
+    def __init__(self, target: Path) -> None:
         self.count = 0
         self._target = target
 
@@ -465,7 +469,7 @@ class FrameSink:
 
 
 class _FolderSink(FrameSink):
-    def __init__(self, target: Path, staging: Path, comment):
+    def __init__(self, target: Path, staging: Path, comment: Optional[str]) -> None:
         super().__init__(target)
         self._folder = staging / "frames"
         self._folder.mkdir()
@@ -473,28 +477,30 @@ class _FolderSink(FrameSink):
         if comment is not None:
             self._text.add_text("Comment", comment)
 
-    def _put(self, frame):
+    def _put(self, frame: np.ndarray) -> None:
         with _named_errors(self._target):
             # level 1 is three times as fast as the default and a tenth larger
             path = self._folder / f"{self.count:06d}.png"
             Image.fromarray(frame).save(path, compress_level=1, pnginfo=self._text)
 
-    def _finish(self):
+    def _finish(self) -> Path:
         return self._folder
 
 
 class _VideoSink(FrameSink):
-    def __init__(self, target: Path, staging: Path, fps: float, audio, comment):
+    def __init__(
+        self, target: Path, staging: Path, fps: float, audio: Optional[_Audio], comment: Optional[str]
+    ) -> None:
         super().__init__(target)
         self._staging = staging
         self._rate = Fraction(float(fps)).limit_denominator(1001)  # 23.976... becomes 24000/1001 again
         self._container = _CONTAINERS[target.suffix.lower()]
         self._audio = audio
         self._comment = comment
-        self._shape = None
-        self._ffmpeg = None
+        self._shape: Tuple[int, ...] = ()
+        self._ffmpeg: Optional[_Ffmpeg] = None
 
-    def _put(self, frame):
+    def _put(self, frame: np.ndarray) -> None:
         padding = [(0, -length % self._container.multiple) for length in frame.shape[:2]]
         padded = np.pad(frame, [*padding, (0, 0)], mode="edge")
         if self._ffmpeg is None:
@@ -503,7 +509,7 @@ class _VideoSink(FrameSink):
         if frame.shape != self._shape:
             raise ValueError(f"frame {self.count} is {list(frame.shape)}, the first is {list(self._shape)}")
         try:
-            self._ffmpeg.process.stdin.write(memoryview(padded).cast("B"))
+            self._ffmpeg.stdin.write(padded.data.cast("B"))
         except BrokenPipeError:  # ffmpeg has died: its message tells why
             self._check(*self._ffmpeg.finish())
             raise
@@ -519,22 +525,25 @@ class _VideoSink(FrameSink):
     def _staged(self, stem: str) -> Path:
         return self._staging / (stem + self._target.suffix.lower())
 
-    def _finish(self):
+    def _finish(self) -> Path:
+        ffmpeg = self._ffmpeg
+        if ffmpeg is None:
+            raise ValueError("no frame was written")
         with contextlib.suppress(BrokenPipeError):
-            self._ffmpeg.process.stdin.close()
-        self._check(*self._ffmpeg.finish())
+            ffmpeg.stdin.close()
+        self._check(*ffmpeg.finish())
         if self._target.suffix.lower() == ".gif" and self._comment is not None:
             with _named_errors(self._target):
                 return _with_gif_comment(self._staged("silent"), self._staged("comment"), self._comment)
-        return self._staged("silent") if self._audio is None else self._mux()
+        return self._staged("silent") if self._audio is None else self._mux(self._audio)
 
-    def _mux(self) -> Path:
+    def _mux(self, audio: _Audio) -> Path:
         """Join pictures and sound in a second, quick pass: only now is it known where to cut the sound."""
         container = self._container
-        codec = "copy" if self._audio.codec in container.copied_audio else container.other_audio
+        codec = "copy" if audio.codec in container.copied_audio else container.other_audio
         seconds = float(self.count / self._rate)
         arguments = ["-v", "level+error", *_input(self._staged("silent"))]
-        arguments += ["-t", f"{seconds:.6f}", *_input(self._audio.path), "-map", "0:v", "-map", "1:a:0"]
+        arguments += ["-t", f"{seconds:.6f}", *_input(audio.path), "-map", "0:v", "-map", "1:a:0"]
         arguments += ["-c:v", "copy", "-c:a", codec, *container.muxing, _url(self._staged("sound"))]
         self._check(*_ffmpeg(*arguments)[:2])
         return self._staged("sound")
@@ -544,7 +553,7 @@ class _VideoSink(FrameSink):
             reason = _complaint(log) or f"ffmpeg's exit code is {code}"
             raise UserError(f"{self._target}: cannot be written ({reason}); make room or use another place")
 
-    def _release(self):
+    def _release(self) -> None:
         if self._ffmpeg is not None:
             self._ffmpeg.close()
 
@@ -563,7 +572,9 @@ def _with_gif_comment(source: Path, target: Path, comment: str) -> Path:
 
 
 @contextlib.contextmanager
-def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) -> Iterator[FrameSink]:
+def open_sink(
+    path: AnyPath, fps: float, audio_from: Optional[AnyPath] = None, comment: Optional[str] = None
+) -> Iterator[FrameSink]:
     """Write a video, gif or folder of frames: ``with open_sink("out.mp4", 25) as sink: sink.write(frame)``.
 
     ``.mp4 .mov .mkv .avi`` become H.264, yuv420p, crf 18; an odd height or width repeats its last row or
@@ -603,7 +614,7 @@ def open_sink(path, fps: float, audio_from=None, comment: Optional[str] = None) 
             _publish(finished, target)
 
 
-def _make_sink(target: Path, staging: Path, fps: float, audio, comment) -> FrameSink:
+def _make_sink(target: Path, staging: Path, fps: float, audio: Optional[_Audio], comment: Optional[str]) -> FrameSink:
     if _is_folder(target):
         return _FolderSink(target, staging, comment)
     if not _CONTAINERS[target.suffix.lower()].other_audio:
@@ -631,7 +642,7 @@ def _is_ours(name: str) -> bool:
     return _FRAME_NAME.fullmatch(name) is not None or name.startswith((_STAGING, _NEW_STAGING))
 
 
-def _find_audio(path) -> Optional[_Audio]:
+def _find_audio(path: AnyPath) -> Optional[_Audio]:
     if os.path.isdir(path):
         return None
     _, log, _ = _inspect(path)  # without an output ffmpeg describes the streams, then always fails
@@ -683,7 +694,7 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _named_errors(target: Path):
+def _named_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

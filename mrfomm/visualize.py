@@ -1,23 +1,24 @@
 """Pictures of what the networks compute. Arrays in, uint8 RGB pictures out."""
 
 import colorsys
+from typing import List, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 
-def picture(array):
+def picture(array: np.ndarray) -> np.ndarray:
     """float [3,H,W] or [1,H,W] in [0,1] -> uint8 [H,W,3]."""
     array = np.repeat(array, 3, axis=0) if len(array) == 1 else array
     return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
 
-def keypoint_colours(count):
+def keypoint_colours(count: int) -> List[Tuple[int, ...]]:
     """One distinct colour per keypoint: list of (r, g, b), 0..255."""
     return [tuple(int(255 * part) for part in colorsys.hsv_to_rgb(i / count, 1, 1)) for i in range(count)]
 
 
-def draw_keypoints(image, points):
+def draw_keypoints(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Draw keypoints [n,2] ((x, y) in [-1,1]) on a copy of a picture uint8 [H,W,3]."""
     image = image.copy()
     height, width = image.shape[:2]
@@ -28,7 +29,7 @@ def draw_keypoints(image, points):
     return image
 
 
-def tile(rows, gap=2):
+def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
     """Rows of equally large pictures [H,W,3] -> one picture, with white gaps; short rows are filled with white."""
     columns = max(len(row) for row in rows)
     blank = np.full_like(rows[0][0], 255)
@@ -36,14 +37,22 @@ def tile(rows, gap=2):
     return _join(lines, gap, axis=0)
 
 
-def _join(pictures, gap, axis):
+def _join(pictures: Sequence[np.ndarray], gap: int, axis: int) -> np.ndarray:
     shape = list(pictures[0].shape)
     shape[axis] = gap
     white = np.full(shape, 255, np.uint8)
     return np.concatenate([part for image in pictures for part in (image, white)][:-1], axis=axis)
 
 
-def training_row(references, driving, prediction, occlusion, mask, reference_points, driving_points):
+def training_row(
+    references: np.ndarray,
+    driving: np.ndarray,
+    prediction: np.ndarray,
+    occlusion: np.ndarray,
+    mask: np.ndarray,
+    reference_points: np.ndarray,
+    driving_points: np.ndarray,
+) -> List[np.ndarray]:
     """One sample of a training batch as a row of pictures.
 
     Args:
@@ -63,7 +72,9 @@ def training_row(references, driving, prediction, occlusion, mask, reference_poi
     return shown
 
 
-def breakdown_picture(references, warped, mask, prediction):
+def breakdown_picture(
+    references: np.ndarray, warped: np.ndarray, mask: np.ndarray, prediction: np.ndarray
+) -> np.ndarray:
     """The paper's Table 1 for one frame.
 
     Args:

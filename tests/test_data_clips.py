@@ -119,6 +119,15 @@ def test_lossless_video_keeps_channel_order_and_values(tmp_path):
     np.testing.assert_array_equal(open_clip(only_clip(tmp_path)).read(range(3), SIDE), noise)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "PNG"])
+def test_a_still_that_is_called_gif(tmp_path, kind):
+    """Not every format of Pillow's tells how many frames there are."""
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / "a.gif", format=kind)
+    frames = open_clip(Clip(tmp_path / "a.gif", "a", "a"))
+    assert frames.length == 1
+    np.testing.assert_allclose(frames.read([0], 16), np.broadcast_to([255, 0, 0], (1, 16, 16, 3)), atol=2)
+
+
 def test_gif(tmp_path):
     images = [Image.fromarray(numbered_frame(i)) for i in range(7)]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])

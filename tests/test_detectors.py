@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import cv2
@@ -188,10 +189,11 @@ def test_missing_extra_is_named_and_is_in_setup(monkeypatch, load, missing, extr
     assert f'"{extra}": ' in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
-def test_missing_models_of_dlib_are_named(monkeypatch):
+@pytest.mark.parametrize("spec", [None, ModuleSpec("face_recognition_models", None)], ids=["absent", "bare folder"])
+def test_missing_models_of_dlib_are_named(monkeypatch, spec):
     find = detectors.importlib.util.find_spec
     monkeypatch.setattr(
-        detectors.importlib.util, "find_spec", lambda name, *rest: None if "models" in name else find(name, *rest)
+        detectors.importlib.util, "find_spec", lambda name, *rest: spec if "models" in name else find(name, *rest)
     )
     with pytest.raises(UserError, match=re.escape("face_recognition_models is not installed: pip install -e .[dlib]")):
         detectors.landmark_backend("dlib")

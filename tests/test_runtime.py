@@ -52,6 +52,14 @@ def test_cudnn_without_extension():
         runtime.choose_context("cudnn")
 
 
+def test_a_module_called_nvidia_has_no_libraries(tmp_path, monkeypatch):
+    """Pip's wheels make a package of that name; a file nvidia.py has no folders to look in."""
+    (tmp_path / "nvidia.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    runtime._load_cuda_wheels()
+
+
 def test_auto_warns_if_the_extension_does_not_work(broken_extension, caplog, capsys):
     with caplog.at_level(logging.WARNING):
         context = runtime.choose_context("auto", device=3)

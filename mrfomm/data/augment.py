@@ -5,6 +5,7 @@ a whole level. Here everything is float32; the two differ by rounding only.
 """
 
 from dataclasses import dataclass
+from typing import Callable, List, Tuple, Union
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ class AugmentOptions:
     jitter_hue: float = 0.1
 
 
-def augment(frames, options, generator):
+def augment(frames: np.ndarray, options: AugmentOptions, generator: np.random.Generator) -> np.ndarray:
     """Flip and jitter the frames of one sample.
 
     Args:
@@ -40,7 +41,7 @@ def augment(frames, options, generator):
     return jitter(flip(frames, options, generator), options, generator)
 
 
-def flip(frames, options, generator):
+def flip(frames: np.ndarray, options: AugmentOptions, generator: np.random.Generator) -> np.ndarray:
     """Reverse the order of the frames with probability 1/2; else mirror them with probability 1/2 (FOMM)."""
     reverse, mirror = generator.random(2) < 0.5
     if reverse and options.time_flip:
@@ -50,13 +51,14 @@ def flip(frames, options, generator):
     return frames
 
 
-def jitter(frames, options, generator):
+def jitter(frames: np.ndarray, options: AugmentOptions, generator: np.random.Generator) -> np.ndarray:
     """Adjust brightness, contrast, saturation and hue in random order, shared by all frames (FOMM)."""
     factor_jitters = (
         (adjust_brightness, options.jitter_brightness),
         (adjust_contrast, options.jitter_contrast),
         (adjust_saturation, options.jitter_saturation),
     )
+    steps: List[Tuple[Callable[[np.ndarray, float], np.ndarray], float, float]]
     steps = [(adjust, generator.uniform(max(0, 1 - by), 1 + by), by) for adjust, by in factor_jitters]
     steps.append((adjust_hue, generator.uniform(-options.jitter_hue, options.jitter_hue), options.jitter_hue))
     for i in generator.permutation(len(steps)):
@@ -65,23 +67,23 @@ def jitter(frames, options, generator):
     return frames
 
 
-def adjust_brightness(frames, factor):
+def adjust_brightness(frames: np.ndarray, factor: float) -> np.ndarray:
     """Multiply frames by a factor. As all adjustments: float32 [N,H,W,3] in [0,1] to the same, clipped."""
     return _blend(frames, np.float32(0), factor)
 
 
-def adjust_contrast(frames, factor):
+def adjust_contrast(frames: np.ndarray, factor: float) -> np.ndarray:
     """Blend every frame with the mean of its grey version: factor 0 gives that mean, 1 the frame."""
     mean = _grey(frames).mean(axis=(1, 2, 3), keepdims=True, dtype=np.float64)  # [N,1,1,1]
     return _blend(frames, mean.astype(np.float32), factor)
 
 
-def adjust_saturation(frames, factor):
+def adjust_saturation(frames: np.ndarray, factor: float) -> np.ndarray:
     """Blend every pixel with its grey value: factor 0 gives grey, 1 the frame."""
     return _blend(frames, _grey(frames), factor)
 
 
-def adjust_hue(frames, shift):
+def adjust_hue(frames: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by ``shift`` (-0.5..0.5) of the hue circle; value and saturation stay."""
     hsv = _convert(frames, cv2.COLOR_RGB2HSV)
     hsv[..., 0] += np.float32(360 * (shift % 1))  # OpenCV takes angles above 360, but no negative ones
@@ -89,18 +91,18 @@ def adjust_hue(frames, shift):
     return np.clip(rgb, 0, 1, out=rgb)
 
 
-def _grey(frames):
+def _grey(frames: np.ndarray) -> np.ndarray:
     """[N,H,W,1], by the weights of ITU-R 601, as in PIL's mode "L"."""
     return _convert(frames, cv2.COLOR_RGB2GRAY)
 
 
-def _convert(frames, code):
+def _convert(frames: np.ndarray, code: int) -> np.ndarray:
     N, H, W, _ = frames.shape
     pixels = np.ascontiguousarray(frames).reshape(N * H, W, 3)
     return cv2.cvtColor(pixels, code).reshape(N, H, W, -1)  # [N,H,W,C]
 
 
-def _blend(frames, other, factor):
+def _blend(frames: np.ndarray, other: Union[np.ndarray, np.float32], factor: float) -> np.ndarray:
     blended = np.float32(factor) * frames
     blended += np.float32(1 - factor) * other
     return np.clip(blended, 0, 1, out=blended)

@@ -15,13 +15,13 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.video import fit, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".mov")
@@ -46,16 +46,16 @@ class Clip(NamedTuple):
 class BrokenClip(UserError):  # noqa: N818 - named as what it tells
     """A clip that can't be read: ``clip`` is the Clip, ``problem`` says what is wrong with it."""
 
-    def __init__(self, clip, problem):
+    def __init__(self, clip: Clip, problem: str) -> None:
         super().__init__(clip, problem)
         self.clip = clip
         self.problem = problem
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.clip.path}: {self.problem}; replace the clip or move it away"
 
 
-def find_clips(root):
+def find_clips(root: AnyPath) -> List[Clip]:
     """The clips directly in a folder, such as ``data/vox/train``. Hidden files are left out.
 
     Args:
@@ -80,7 +80,7 @@ def find_clips(root):
     return clips
 
 
-def _clip(path):
+def _clip(path: Path) -> Clip:
     is_folder = path.is_dir()
     if not is_folder and path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: not a clip (a folder of frames or {' '.join(SUFFIXES)}); move it away")
@@ -88,7 +88,7 @@ def _clip(path):
     return Clip(path, name, name.split("#")[0])
 
 
-def open_clip(clip):
+def open_clip(clip: Clip) -> "Frames":
     """Look through a clip once, so that its frames can be read by number.
 
     Args:
@@ -116,13 +116,13 @@ def open_clip(clip):
 class Frames:
     """The frames of one clip by number. Subclasses define ``_decode``."""
 
-    def __init__(self, clip, length):
+    def __init__(self, clip: Clip, length: int) -> None:
         if length < 1:
             raise BrokenClip(clip, "no frame can be decoded")
         self.clip = clip
         self.length = length
 
-    def read(self, indices, size):
+    def read(self, indices: Union[Sequence[int], np.ndarray], size: int) -> np.ndarray:
         """Read frames. Only these are converted, and a video is decoded from a key frame near them.
 
         Args:
@@ -141,7 +141,7 @@ class Frames:
         decoded = {index: fit(frame, size) for index, frame in zip(wanted, self._decode(wanted))}
         return np.stack([decoded[int(index)] for index in indices])  # [N,H,W,3]
 
-    def _decode(self, indices):
+    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the RGB uint8 frames of ascending, distinct indices."""
         raise NotImplementedError
 
@@ -149,9 +149,10 @@ class Frames:
 class VideoFrames(Frames):
     """Frames of an mp4 or mov. A damaged video has the frames that can be decoded."""
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip) -> None:
         capture = self._open(clip)
-        times, keyframes = [], []
+        times: List[float] = []
+        keyframes: List[int] = []
         while capture.grab():
             if capture.get(cv2.CAP_PROP_FRAME_TYPE) == ord("I"):
                 keyframes.append(len(times))
@@ -162,7 +163,7 @@ class VideoFrames(Frames):
         self._keyframes = np.array(keyframes if np.all(np.diff(times) > 0) else [], dtype=np.int64)
 
     @staticmethod
-    def _open(clip):
+    def _open(clip: Clip) -> cv2.VideoCapture:
         # FFmpeg prints warnings for healthy videos too (open GOPs); what is broken, we report.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.setLogLevel(_SILENT)
@@ -172,13 +173,15 @@ class VideoFrames(Frames):
             raise BrokenClip(clip, "not a video that can be opened")
         return capture
 
-    def _decode(self, indices):
+    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         capture, position = self._open(self.clip), -1  # position: number of the last frame grabbed
         for index in indices:
             if self._keyframe_before(index) > position + _SEEK_MARGIN:
-                position = self._seek(capture, index)
-                if position is None:
+                found = self._seek(capture, index)
+                if found is None:
                     capture, position = self._open(self.clip), -1
+                else:
+                    position = found
             while position < index:
                 if not capture.grab():
                     raise BrokenClip(self.clip, f"frame {position + 1} of {self.length} can't be decoded")
@@ -188,12 +191,12 @@ class VideoFrames(Frames):
                 raise BrokenClip(self.clip, f"frame {index} of {self.length} can't be decoded")
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
-    def _keyframe_before(self, index):
+    def _keyframe_before(self, index: int) -> int:
         """The key frame from which a seek to ``index`` decodes, or -1."""
         count = np.searchsorted(self._keyframes, index - _SEEK_MARGIN, side="right")
         return self._keyframes[count - 1] if count else -1
 
-    def _seek(self, capture, index):
+    def _seek(self, capture: cv2.VideoCapture, index: int) -> Optional[int]:
         """Seek to ``index`` and grab a frame. Returns its number, or None if that is unknown or beyond."""
         capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         if not capture.grab():
@@ -206,12 +209,12 @@ class VideoFrames(Frames):
 class GifFrames(Frames):
     """Frames of a gif."""
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip) -> None:
         with _broken_if_unreadable(clip), Image.open(clip.path) as image:
-            length = getattr(image, "n_frames", 1)  # not every format that a gif may be in truth has it
+            length = getattr(image, "n_frames", 1)  # what another format calls itself .gif may be a still
         super().__init__(clip, length)
 
-    def _decode(self, indices):
+    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         with _broken_if_unreadable(self.clip), Image.open(self.clip.path) as image:
             for index in indices:
                 image.seek(index)
@@ -221,7 +224,7 @@ class GifFrames(Frames):
 class FolderFrames(Frames):
     """Frames that are the png and jpg files of a folder, in natural order (``2.png`` before ``10.png``)."""
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip) -> None:
         with _broken_if_unreadable(clip):
             paths = [path for path in clip.path.iterdir() if not _is_hidden(path)]
         self._paths = sorted((p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
@@ -229,7 +232,7 @@ class FolderFrames(Frames):
             raise BrokenClip(clip, "a folder without png or jpg frames")
         super().__init__(clip, len(self._paths))
 
-    def _decode(self, indices):
+    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for index in indices:
             yield _read_image(self.clip, self._paths[index])
 
@@ -237,14 +240,14 @@ class FolderFrames(Frames):
 class StackedFrames(Frames):
     """Square frames side by side in one png or jpg."""
 
-    def __init__(self, clip):
+    def __init__(self, clip: Clip) -> None:
         with _broken_if_unreadable(clip), Image.open(clip.path) as image:
             width, height = image.size
         if not height or width % height:
             raise BrokenClip(clip, f"{width} x {height} pixels are not square frames side by side")
         super().__init__(clip, width // height)
 
-    def _decode(self, indices):
+    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         image = _read_image(self.clip, self.clip.path)
         side, width = image.shape[:2]
         for index in indices:
@@ -253,11 +256,11 @@ class StackedFrames(Frames):
             yield image[:, index * side : (index + 1) * side]
 
 
-def _is_hidden(path):
+def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _utf8_name(clip):
+def _utf8_name(clip: Clip) -> str:
     """The path as OpenCV takes it: it crashes on bytes that Python couldn't read as letters, as in an ASCII locale."""
     try:
         return os.fsencode(clip.path).decode("utf-8")
@@ -265,19 +268,19 @@ def _utf8_name(clip):
         raise BrokenClip(clip, "the name is not UTF-8; rename it") from error
 
 
-def _natural_order(path):
+def _natural_order(path: Path) -> List[Union[int, str]]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 @contextlib.contextmanager
-def _broken_if_unreadable(clip):
+def _broken_if_unreadable(clip: Clip) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, _Bomb) as error:  # Pillow's decoders
         raise BrokenClip(clip, f"can't be read ({error})") from error
 
 
-def _read_image(clip, path):
+def _read_image(clip: Clip, path: Path) -> np.ndarray:
     try:
         return read_image(path)
     except UserError as error:

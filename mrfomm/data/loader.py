@@ -1,18 +1,20 @@
 """Batches of training samples, made in this process or by worker processes."""
 
 import logging
-from typing import NamedTuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 
-from mrfomm.data.augment import augment
-from mrfomm.data.clips import BrokenClip, open_clip
+from mrfomm.data.augment import AugmentOptions, augment
+from mrfomm.data.clips import BrokenClip, Clip, Frames, open_clip
 from mrfomm.data.sampling import draw_sample, epoch_order, group_items
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
 
 _ATTEMPTS = 100  # draws for one sample before giving up; only reached when nearly all clips are broken
 _BATCHES_AHEAD = 2
+
+Sample = Tuple[np.ndarray, List[BrokenClip]]
 
 
 class Batch(NamedTuple):
@@ -33,15 +35,17 @@ class SampleMaker:
         seed: of the whole run.
     """
 
-    def __init__(self, items, size, num_references, options, seed):
+    def __init__(
+        self, items: Sequence[Sequence[Clip]], size: int, num_references: int, options: AugmentOptions, seed: int
+    ) -> None:
         self.items = items
         self.size = size
         self.num_references = num_references
         self.options = options
         self.seed = seed
-        self._opened = {}  # Clip -> Frames: opening costs a decoding
+        self._opened: Dict[Clip, Frames] = {}  # opening costs a decoding
 
-    def __call__(self, task):
+    def __call__(self, task: Tuple[int, int]) -> Sample:
         """Make the sample of ``task = (epoch, index)``; a broken clip is replaced by another draw.
 
         Returns:
@@ -50,7 +54,7 @@ class SampleMaker:
         Raises:
             UserError: only broken clips were met.
         """
-        broken = []
+        broken: List[BrokenClip] = []
         for attempt in range(_ATTEMPTS):
             try:
                 return self._make(*task, attempt), broken
@@ -58,19 +62,19 @@ class SampleMaker:
                 broken.append(error)
         raise UserError(f"{_ATTEMPTS} clips in a row can't be read; the last one: {broken[-1]}")
 
-    def _make(self, epoch, index, attempt):
+    def _make(self, epoch: int, index: int, attempt: int) -> np.ndarray:
         plan = draw_sample(self.seed, epoch, index, self.items, self.num_references, self._length, attempt)
         frames = self._open(plan.clip).read([*plan.references, plan.driving], self.size)  # [K+1,H,W,3]
         frames = frames.astype(np.float32) / 255
         frames = augment(frames, self.options, np.random.default_rng(plan.augmentation_seed))
         return np.rint(frames * 255).astype(np.uint8).transpose(0, 3, 1, 2)  # [K+1,3,H,W]
 
-    def _open(self, clip):
+    def _open(self, clip: Clip) -> Frames:
         if clip not in self._opened:
             self._opened[clip] = open_clip(clip)
         return self._opened[clip]
 
-    def _length(self, clip):
+    def _length(self, clip: Clip) -> int:
         return self._open(clip).length
 
 
@@ -98,26 +102,26 @@ class Loader:
 
     def __init__(
         self,
-        clips,
-        options,
+        clips: Sequence[Clip],
+        options: AugmentOptions,
         *,
-        size,
-        num_references,
-        batch_size,
-        seed,
-        num_repeats=1,
-        id_sampling=True,
-        num_workers=0,
-        rank=0,
-        world=1,
-        max_broken=0.1,
-    ):
+        size: int,
+        num_references: int,
+        batch_size: int,
+        seed: int,
+        num_repeats: int = 1,
+        id_sampling: bool = True,
+        num_workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        max_broken: float = 0.1,
+    ) -> None:
         self._items = group_items(clips, id_sampling)
         self._num_clips = len(clips)
         self._seed, self._num_repeats = seed, num_repeats
         self._batch_size, self._rank, self._world = batch_size, rank, world
         self._max_broken = max_broken
-        self.broken = set()
+        self.broken: Set[str] = set()
         self.steps_per_epoch = self._count_steps()
         self._maker = SampleMaker(self._items, size, num_references, options, seed)
         self._sample_shape = (num_references + 1, 3, size, size)
@@ -125,18 +129,18 @@ class Loader:
         if num_workers:
             self._pool = WorkerPool(self._maker, num_workers, self._sample_shape, _BATCHES_AHEAD * batch_size)
 
-    def __enter__(self):
+    def __enter__(self) -> "Loader":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """End the workers. Also happens when the loader is garbage or the program ends."""
         if self._pool:
             self._pool.close()
 
-    def epoch(self, epoch, start_step=0):
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch from a step on. An earlier iterator that wasn't used up ends.
 
         Returns:
@@ -151,11 +155,11 @@ class Loader:
         for _ in range(len(order)):
             yield self._collect(samples)
 
-    def _order(self, epoch):
+    def _order(self, epoch: int) -> np.ndarray:
         shares = self._batch_size, self._rank, self._world
         return epoch_order(self._seed, epoch, len(self._items), self._num_repeats, *shares)
 
-    def _count_steps(self):
+    def _count_steps(self) -> int:
         samples, needed = len(self._items) * self._num_repeats, self._batch_size * self._world
         if samples < needed:
             repeats = -(-needed // len(self._items))
@@ -165,7 +169,7 @@ class Loader:
             )
         return samples // needed
 
-    def _collect(self, samples):
+    def _collect(self, samples: Iterator[Sample]) -> Batch:
         """The next Batch of an iterator of samples, whose arrays are only valid until the next one."""
         frames_per_sample, *image = self._sample_shape
         B, K = self._batch_size, frames_per_sample - 1
@@ -178,7 +182,7 @@ class Loader:
             np.divide(frames[-1], np.float32(255), out=driving[i])
         return Batch(references, driving)
 
-    def _note(self, errors):
+    def _note(self, errors: Iterable[BrokenClip]) -> None:
         for error in errors:
             if error.clip.name in self.broken:
                 continue

@@ -4,7 +4,7 @@ No generator lives from one sample to the next. So a run can be repeated, or res
 numbers alone, and the samples of a step are the same for every number of processes and loader workers.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class SamplePlan(NamedTuple):
     augmentation_seed: int
 
 
-def group_items(clips, id_sampling):
+def group_items(clips: Iterable[Clip], id_sampling: bool) -> Tuple[Tuple[Clip, ...], ...]:
     """What one pass over the data visits.
 
     Args:
@@ -35,13 +35,15 @@ def group_items(clips, id_sampling):
     """
     if not id_sampling:
         return tuple((clip,) for clip in clips)
-    items = {}
+    items: Dict[str, List[Clip]] = {}
     for clip in clips:
         items.setdefault(clip.identity, []).append(clip)
     return tuple(tuple(items[identity]) for identity in sorted(items))
 
 
-def epoch_order(seed, epoch, n_items, num_repeats, batch_size, rank=0, world=1):
+def epoch_order(
+    seed: int, epoch: int, n_items: int, num_repeats: int, batch_size: int, rank: int = 0, world: int = 1
+) -> np.ndarray:
     """The sample numbers of one epoch, shuffled, for one process.
 
     An epoch has ``n_items * num_repeats`` samples; sample i shows item ``i % n_items``. They are cut into
@@ -56,7 +58,15 @@ def epoch_order(seed, epoch, n_items, num_repeats, batch_size, rank=0, world=1):
     return order[: steps * world * batch_size].reshape(steps, world, batch_size)[:, rank]
 
 
-def draw_sample(seed, epoch, index, items, num_references, clip_length, attempt=0):
+def draw_sample(
+    seed: int,
+    epoch: int,
+    index: int,
+    items: Sequence[Sequence[Clip]],
+    num_references: int,
+    clip_length: Callable[[Clip], int],
+    attempt: int = 0,
+) -> SamplePlan:
     """Draw a clip of the sample's item, then ``num_references + 1`` frames of the clip, the driving one last.
 
     The frames are distinct if the clip has enough of them. They come in random order. FOMM sorts its pair,
@@ -81,7 +91,7 @@ def draw_sample(seed, epoch, index, items, num_references, clip_length, attempt=
     return SamplePlan(clip, tuple(references), driving, augmentation_seed)
 
 
-def reference_indices(length, num_references):
+def reference_indices(length: int, num_references: int) -> List[int]:
     """The references of a held-out clip: the first frame, the last, then evenly spaced ones between.
 
     K = 1: the first; K = 3: first, last and middle (paper, section 4). Frames of clips shorter than K repeat.
@@ -90,10 +100,10 @@ def reference_indices(length, num_references):
     return ([0, length - 1] + inner)[:num_references]
 
 
-def driving_indices(length, max_frames):
+def driving_indices(length: int, max_frames: int) -> List[int]:
     """At most ``max_frames`` evenly spaced frames of a held-out clip, the first and the last included."""
     return np.linspace(0, length - 1, min(length, max_frames)).round().astype(int).tolist()
 
 
-def _generator(*key):
+def _generator(*key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([int(part) for part in key]))

@@ -7,13 +7,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
 import mrfomm
-from mrfomm.errors import UserError
+from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.expression import random_performance
@@ -52,7 +52,7 @@ class Job(NamedTuple):
     light: Optional[str] = None
 
 
-def check(settings):
+def check(settings: Settings) -> None:
     """Raise a UserError that names the first setting which is out of range."""
     for option, fine, needed in (
         ("--protocol", settings.protocol in PROTOCOLS, f"one of {' '.join(PROTOCOLS)}"),
@@ -66,7 +66,7 @@ def check(settings):
             raise UserError(f"{option}: give {needed}")
 
 
-def plan(out, settings):
+def plan(out: AnyPath, settings: Settings) -> List[Job]:
     """The clips of a set, as a list of Job."""
     out = Path(out)
     if settings.protocol == "paper":
@@ -74,7 +74,7 @@ def plan(out, settings):
     return list(_plan_clips(out, settings))
 
 
-def _plan_clips(out, settings):
+def _plan_clips(out: Path, settings: Settings) -> Iterator[Job]:
     """FOMM's format, ``train/IDENTITY#NUMBER.mp4``. It allows no other file beside a clip: labels are in labels/."""
     for subject in range(settings.subjects):
         for clip in range(settings.clips):
@@ -83,7 +83,7 @@ def _plan_clips(out, settings):
             yield Job(out / settings.protocol / f"{name}.mp4", labels, subject, clip)
 
 
-def _plan_paper(out, subjects):
+def _plan_paper(out: Path, subjects: int) -> Iterator[Job]:
     """The layout of eval.bins. The last subject has one illumination: 5 subjects make the paper's 9 patterns."""
     for subject in range(subjects):
         lights = list(appearance.paper_lights())
@@ -93,7 +93,7 @@ def _plan_paper(out, subjects):
                 yield Job(folder / f"{axis}.mp4", folder / f"{axis}.csv", subject, clip, axis, light)
 
 
-def make_dataset(out, settings, workers=1):
+def make_dataset(out: AnyPath, settings: Settings, workers: int = 1) -> List[Job]:
     """Render all clips of a set that are not there yet, with progress on stderr.
 
     A clip is done when its video is there, as that is renamed into place after the labels. ``manifest-PROTOCOL.json``
@@ -122,7 +122,7 @@ def make_dataset(out, settings, workers=1):
     return jobs
 
 
-def _render_all(jobs, settings, workers):
+def _render_all(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[int]:
     """Render jobs, those of one subject together; yields the number of clips done since the last time."""
     tasks = [list(group) for _, group in itertools.groupby(jobs, lambda job: job.subject)]
     if workers == 1 or len(tasks) < 2:
@@ -139,25 +139,25 @@ def _render_all(jobs, settings, workers):
         raise UserError("a worker process was killed (out of memory?); use fewer --workers and start again") from error
 
 
-def _render_task(jobs, settings):
+def _render_task(jobs: Sequence[Job], settings: Settings) -> int:
     return sum(Studio(settings).write_clips(jobs))
 
 
 class Studio:
     """Renders the clips of one set; holds what is the same for all of them."""
 
-    def __init__(self, settings):
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._template = load_template()
         self._canvas = make_canvas(self._template, texture_size(settings.size))
 
-    def identity(self, subject):
+    def identity(self, subject: int) -> Identity:
         """The Identity of a subject's number: protocols draw from different streams, so they share none."""
         rng = self._rng(subject, _PERSON)
         shape = sample_shape(self._template, rng)
         return Identity(shape, appearance.sample_look(shape, rng))
 
-    def write_clips(self, jobs):
+    def write_clips(self, jobs: Sequence[Job]) -> Iterator[int]:
         """Render clips of one subject, labels first, then the video; yields 1 after each."""
         person = make_person(self._template, self._canvas, self.identity(jobs[0].subject))
         for job in jobs:
@@ -171,7 +171,7 @@ class Studio:
                     sink.write(render_frame(person, stage, pose, face))
             yield 1
 
-    def _direct(self, job, rng):
+    def _direct(self, job: Job, rng: np.random.Generator) -> Tuple[np.ndarray, appearance.Scene]:
         """The angles [frames,3] and the scene of a clip."""
         if job.axis is None:
             return motion.random_motion(self._settings.frames, rng), appearance.sample_scene(rng)
@@ -179,12 +179,12 @@ class Studio:
         scene = appearance.Scene(appearance.paper_lights()[job.light], backdrop, PAPER_FRAMING)
         return motion.sweep(job.axis, self._settings.frames, rng), scene
 
-    def _rng(self, *key):
+    def _rng(self, *key: int) -> np.random.Generator:
         protocol = PROTOCOLS.index(self._settings.protocol)
         return np.random.default_rng([self._settings.seed, protocol, *key])
 
 
-def write_labels(path, angles):
+def write_labels(path: Path, angles: np.ndarray) -> None:
     """Write angles [frames,3] as rows frame,yaw,pitch,roll in degrees, aside, then rename."""
     with whole_file(path, shared=True) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -192,7 +192,7 @@ def write_labels(path, angles):
         writer.writerows([number, *(f"{angle:.4f}" for angle in row)] for number, row in enumerate(angles))
 
 
-def _write_manifest(path, settings):
+def _write_manifest(path: Path, settings: Settings) -> None:
     """Record the settings; refuse a folder that was begun with others."""
     fixed = {"version": mrfomm.__version__, **settings._asdict()}
     growing = ("subjects", "clips") if settings.protocol != "paper" else ()

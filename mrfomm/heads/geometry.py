@@ -5,11 +5,12 @@ lies between the eyes. Angles are degrees: yaw > 0 turns the face to image right
 of the head to image right. A rotation is R = R_y(yaw) R_x(pitch) R_z(roll), applied to column vectors.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from mrfomm.bundled import ASSETS
+from mrfomm.errors import AnyPath
 
 HEADS = ASSETS / "heads.npz"
 
@@ -33,13 +34,13 @@ class Morphs(NamedTuple):
     indices: np.ndarray
     deltas: np.ndarray
 
-    def add(self, vertices, name, weight):
+    def add(self, vertices: np.ndarray, name: str, weight: float) -> None:
         """Add ``weight`` times the target to vertices [V,3], in place."""
         number = self.names.index(name)
         rows = slice(self.offsets[number], self.offsets[number + 1])
         vertices[self.indices[rows]] += np.float32(weight) * self.deltas[rows]
 
-    def dense(self, count):
+    def dense(self, count: int) -> np.ndarray:
         """All displacements as float32 [targets, count, 3]."""
         full = np.zeros((len(self.names), count, 3), np.float32)
         for number, target in enumerate(full):
@@ -66,9 +67,9 @@ class Template(NamedTuple):
     pivot: np.ndarray
     identity: Morphs
     units: Morphs
-    masks: dict
+    masks: Dict[str, np.ndarray]
 
-    def of(self, *parts):
+    def of(self, *parts: str) -> np.ndarray:
         """bool [T]: the triangles of some parts."""
         return np.isin(self.part, [PARTS.index(part) for part in parts])
 
@@ -97,7 +98,7 @@ class Camera(NamedTuple):
     center: np.ndarray
 
 
-def load_template(path=HEADS):
+def load_template(path: AnyPath = HEADS) -> Template:
     """Read the packed head data as a Template."""
     with np.load(path) as file:
         data = dict(file)
@@ -115,13 +116,13 @@ def load_template(path=HEADS):
     )
 
 
-def _morphs(data, kind):
+def _morphs(data: Dict[str, np.ndarray], kind: str) -> Morphs:
     names = tuple(str(name) for name in data[f"{kind}_names"])
     deltas = data[f"{kind}_deltas"].astype(np.float32) / 1000  # MakeHuman's files have three decimals
     return Morphs(names, data[f"{kind}_offsets"], data[f"{kind}_indices"].astype(np.int32), deltas)
 
 
-def sample_shape(template, rng):
+def sample_shape(template: Template, rng: np.random.Generator) -> Shape:
     """A random Shape, from a numpy Generator."""
     people = rng.dirichlet(np.full(len(PEOPLE), 0.45))
     # most faces are clearly of one gender: an arcsine distribution
@@ -138,7 +139,7 @@ def sample_shape(template, rng):
     )
 
 
-def _sample_local(names, rng):
+def _sample_local(names: Sequence[str], rng: np.random.Generator) -> Iterator[Tuple[str, float]]:
     """Weights of the targets ``local/AXIS|SIDE``, where SIDE is - or + (or only one exists), and ``asym/...``."""
     axes = sorted({name.split("|")[0] for name in names if name.startswith(("local/", "asym/"))})
     present = set(names)
@@ -150,7 +151,7 @@ def _sample_local(names, rng):
             yield target, abs(weight)
 
 
-def shape_vertices(template, shape):
+def shape_vertices(template: Template, shape: Shape) -> np.ndarray:
     """The vertices of an identity with a neutral face, float32 [V,3], from the point between its eyes."""
     vertices = template.vertices.copy()
     for name, weight in (*_macro_targets(shape), (f"outline/{shape.outline[0]}|+", shape.outline[1]), *shape.local):
@@ -160,7 +161,7 @@ def shape_vertices(template, shape):
     return vertices - vertices[eyes].mean(0)  # tall and short people: their eyes are the origin
 
 
-def _macro_targets(shape):
+def _macro_targets(shape: Shape) -> Iterator[Tuple[str, float]]:
     """MakeHuman's interpolation: products of the weights of gender, age and people or build."""
     for gender, of_gender in (("male", shape.male), ("female", 1 - shape.male)):
         for age, of_age in (("young", 1 - shape.age), ("old", shape.age)):
@@ -171,17 +172,17 @@ def _macro_targets(shape):
                 yield f"macro/universal-{gender}-{age}-{build}|+", share * of_build
 
 
-def _builds(weight, muscle):
+def _builds(weight: float, muscle: float) -> Iterator[Tuple[str, float]]:
     for muscles, of_muscles in (("averagemuscle", 1 - abs(muscle)), (_extreme(muscle) + "muscle", abs(muscle))):
         for fat, of_fat in (("averageweight", 1 - abs(weight)), (_extreme(weight) + "weight", abs(weight))):
             yield f"{muscles}-{fat}", of_muscles * of_fat
 
 
-def _extreme(value):
+def _extreme(value: float) -> str:
     return "max" if value > 0 else "min"
 
 
-def rotation(yaw, pitch, roll):
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """The rotation R = R_y(yaw) R_x(pitch) R_z(roll) as float64 [3,3]; degrees, signs as in the module's docstring."""
     (cy, cp, cr), (sy, sp, sr) = (function(np.deg2rad([yaw, pitch, roll])) for function in (np.cos, np.sin))
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -190,15 +191,16 @@ def rotation(yaw, pitch, roll):
     return turn @ nod @ tilt
 
 
-def angles(matrix):
+def angles(matrix: np.ndarray) -> Tuple[float, float, float]:
     """(yaw, pitch, roll) in degrees of a rotation [3,3], with |pitch| < 90: the inverse of :func:`rotation`."""
     yaw = np.arctan2(matrix[0, 2], matrix[2, 2])
     pitch = np.arcsin(np.clip(matrix[1, 2], -1, 1))
     roll = np.arctan2(matrix[1, 0], matrix[1, 1])
-    return tuple(float(angle) for angle in np.rad2deg([yaw, pitch, -roll]))
+    yaw, pitch, roll = np.rad2deg([yaw, pitch, -roll])
+    return float(yaw), float(pitch), float(roll)
 
 
-def turn_head(vertices, follow, matrix, pivot):
+def turn_head(vertices: np.ndarray, follow: np.ndarray, matrix: np.ndarray, pivot: np.ndarray) -> np.ndarray:
     """Rotate vertices [N,3] about ``pivot`` [3], each by its share ``follow`` [N] of the angle of ``matrix`` [3,3].
 
     A vertex with share 1 gets the whole rotation, exactly; the neck twists in between; 0 stays.
@@ -210,7 +212,7 @@ def turn_head(vertices, follow, matrix, pivot):
     return pivot + arms * cos + np.cross(axis, arms) * sin + along * (1 - cos)
 
 
-def _axis_angle(matrix):
+def _axis_angle(matrix: np.ndarray) -> Tuple[np.ndarray, float]:
     """Unit axis [3] and angle in radians, below pi, of a rotation matrix."""
     skew = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
     sine = np.linalg.norm(skew)
@@ -218,7 +220,7 @@ def _axis_angle(matrix):
     return (skew / sine if sine > 1e-12 else np.array([0.0, 1.0, 0.0])), angle
 
 
-def project(points, camera):
+def project(points: np.ndarray, camera: Camera) -> np.ndarray:
     """Pixels and depth of points [N,3]: float64 [N,3], x right and y down (a pixel's centre is at .5), distance."""
     relative = points - camera.position
     depth = -relative[:, 2]

@@ -1,6 +1,6 @@
 """Trajectories of the head's angles: smooth and random, or the sweeps of the paper's protocol."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _OTHERS = Pace(0.35, 0.8, 0.14)
 _JITTER_PACE = Pace(0.4, 0.9, 0.15)
 
 
-def wander(count, low, high, pace, rng):
+def wander(count: int, low: float, high: float, pace: Pace, rng: np.random.Generator) -> np.ndarray:
     """A smooth random curve [count] within low..high, a value per frame.
 
     Its turning points are spread evenly over the range, in random order, so that even a short curve covers it.
@@ -35,7 +35,7 @@ def wander(count, low, high, pace, rng):
     return smooth(np.interp(np.arange(count) / FPS, times, values), pace.smoothing)
 
 
-def smooth(curve, seconds):
+def smooth(curve: np.ndarray, seconds: float) -> np.ndarray:
     """Convolve [N] or [N,C] along the first axis with a Gaussian of this standard deviation; the ends are held."""
     reach = int(np.ceil(3 * seconds * FPS))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (seconds * FPS)) ** 2)
@@ -45,7 +45,7 @@ def smooth(curve, seconds):
     return windows @ kernel
 
 
-def random_motion(count, rng):
+def random_motion(count: int, rng: np.random.Generator) -> np.ndarray:
     """Angles float64 [count,3] (yaw, pitch, roll in degrees) that wander over a part of LIMITS.
 
     People differ in how much they move: the range of each angle is a fifth to the whole of its limits, about a middle
@@ -58,20 +58,20 @@ def random_motion(count, rng):
     return angles
 
 
-def _range(limit, rng):
+def _range(limit: float, rng: np.random.Generator) -> Tuple[float, float]:
     """Lowest and highest value of an angle in a clip."""
     reach = limit * rng.uniform(0.2, 1)
     middle = (limit - reach) * rng.uniform(-0.5, 0.5)
     return middle - reach, middle + reach
 
 
-def _stretch(curve, lowest, highest):
+def _stretch(curve: np.ndarray, lowest: float, highest: float) -> np.ndarray:
     """Scale and shift a curve so that it goes from lowest to highest."""
     low, high = curve.min(), curve.max()
     return lowest + (highest - lowest) * (curve - low) / (high - low)
 
 
-def sweep(axis, count, rng, jitter=1.5):
+def sweep(axis: str, count: int, rng: np.random.Generator, jitter: float = 1.5) -> np.ndarray:
     """Angles [count,3] that go along one axis from -limit to +limit evenly; the others stay within ``jitter`` degrees.
 
     Args:

@@ -1,14 +1,14 @@
 """A person before the camera: everything that the other modules make, put together, so that a frame is one call."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
 from mrfomm.heads import rendering
-from mrfomm.heads.appearance import Look
-from mrfomm.heads.geometry import Camera, Shape, project, rotation, shape_vertices, turn_head
+from mrfomm.heads.appearance import Look, Scene
+from mrfomm.heads.geometry import Camera, Shape, Template, project, rotation, shape_vertices, turn_head
 from mrfomm.heads.meshes import Body, build_body
-from mrfomm.heads.textures import paint_backdrop, paint_materials
+from mrfomm.heads.textures import Canvas, paint_backdrop, paint_materials
 
 _LEAST_ASPECT = 1.5  # height over width of a head, below which it is framed by its width
 
@@ -40,15 +40,15 @@ class Stage(NamedTuple):
     camera: Camera
     light: rendering.Light
     backdrop: np.ndarray
-    focus: tuple
+    focus: Tuple[np.ndarray, float]
 
 
-def texture_size(size):
+def texture_size(size: int) -> int:
     """Side of the textures for frames of a size: finer ones would only alias."""
     return int(np.clip(4 * size, 256, 1024))
 
 
-def make_person(template, canvas, identity):
+def make_person(template: Template, canvas: Canvas, identity: Identity) -> Person:
     """Build the meshes and paint the textures of an Identity.
 
     Args:
@@ -68,7 +68,7 @@ def make_person(template, canvas, identity):
     return Person(body, units, vertices[template.pivot].mean(0).astype(float), bounds, materials)
 
 
-def make_stage(person, scene, size):
+def make_stage(person: Person, scene: Scene, size: int) -> Stage:
     """Place camera, light and backdrop of an appearance.Scene for a person, as a Stage."""
     low, high = person.bounds
     middle = (low + high) / 2
@@ -82,7 +82,7 @@ def make_stage(person, scene, size):
     return Stage(Camera(position, focal, center), scene.light, backdrop, (middle, reach))
 
 
-def pose_body(person, angles, weights):
+def pose_body(person: Person, angles: Union[np.ndarray, Sequence[float]], weights: np.ndarray) -> np.ndarray:
     """The person's vertices float64 [N,3] with (yaw, pitch, roll) in degrees and face unit weights [units]."""
     change = np.tensordot(np.asarray(weights, np.float32), person.units, 1)  # [V,3]
     body = person.body
@@ -90,7 +90,9 @@ def pose_body(person, angles, weights):
     return turn_head(at_rest, body.follow, rotation(*angles), person.pivot)
 
 
-def render_frame(person, stage, angles, weights):
+def render_frame(
+    person: Person, stage: Stage, angles: Union[np.ndarray, Sequence[float]], weights: np.ndarray
+) -> np.ndarray:
     """One frame, uint8 [S,S,3] RGB.
 
     Args:

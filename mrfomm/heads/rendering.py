@@ -4,11 +4,12 @@ Compiled by numba, which only this module needs. All runs in one thread and in a
 bytes. Frames are rendered with several samples a pixel, in linear light, and averaged.
 """
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
 from mrfomm.errors import UserError
+from mrfomm.heads.geometry import Camera
 
 try:
     import numba
@@ -19,6 +20,8 @@ SAMPLES = 2  # per pixel, along each axis
 GAMMA = 2.2
 _SHADOW_BIAS = 0.07  # decimetres: the shadow map's own roughness must cast no shadow
 _CUTOUT = 0.5  # a texture's alpha below this is a hole
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 class Mesh(NamedTuple):
@@ -64,14 +67,22 @@ class Light(NamedTuple):
     above: np.ndarray
 
 
-def _compiled(function):
+def _compiled(function: _Function) -> _Function:
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # there is no folder for compiled code
         return numba.njit(nogil=True)(function)
 
 
-def render(mesh, materials, light, camera, backdrop, pixels, focus):
+def render(
+    mesh: Mesh,
+    materials: Materials,
+    light: Light,
+    camera: Camera,
+    backdrop: np.ndarray,
+    pixels: np.ndarray,
+    focus: Tuple[np.ndarray, float],
+) -> np.ndarray:
     """Draw one frame.
 
     Args:
@@ -96,7 +107,9 @@ def render(mesh, materials, light, camera, backdrop, pixels, focus):
     return tone_map(average(color))
 
 
-def rasterize(pixels, mesh, materials, height, width):
+def rasterize(
+    pixels: np.ndarray, mesh: Mesh, materials: Materials, height: int, width: int
+) -> Tuple[np.ndarray, np.ndarray]:
     """Find what is seen in every pixel.
 
     Args:
@@ -116,7 +129,9 @@ def rasterize(pixels, mesh, materials, height, width):
     return triangle, weights
 
 
-def cast_shadow(mesh, materials, direction, focus, size):
+def cast_shadow(
+    mesh: Mesh, materials: Materials, direction: np.ndarray, focus: Tuple[np.ndarray, float], size: int
+) -> Tuple[np.ndarray, np.ndarray]:
     """Depth seen from a lamp at infinity.
 
     Returns:
@@ -126,7 +141,9 @@ def cast_shadow(mesh, materials, direction, focus, size):
     return depth_map(mesh.vertices, mesh.triangles[materials.casts[mesh.material]], direction, focus, size)
 
 
-def depth_map(vertices, triangles, direction, focus, size):
+def depth_map(
+    vertices: np.ndarray, triangles: np.ndarray, direction: np.ndarray, focus: Tuple[np.ndarray, float], size: int
+) -> Tuple[np.ndarray, np.ndarray]:
     """:func:`cast_shadow` for bare vertices [N,3] and triangles int32 [T,3]."""
     point, radius = focus
     side = np.cross([0.0, 1.0, 0.0], direction)
@@ -140,7 +157,7 @@ def depth_map(vertices, triangles, direction, focus, size):
     return nearest, np.concatenate([axes, offset[:, None]], 1)
 
 
-def bake(uv, corners, values, size):
+def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     """Interpolate values over a texture: what a point of the surface has goes to its texel.
 
     Args:
@@ -166,7 +183,7 @@ def bake(uv, corners, values, size):
     return _grow(image, triangle >= 0)
 
 
-def _grow(image, known, steps=6):
+def _grow(image: np.ndarray, known: np.ndarray, steps: int = 6) -> np.ndarray:
     """Fill unknown texels beside known ones with one of them, ``steps`` times; the rest becomes 0."""
     image, known = np.where(known[..., None], image, 0), known.copy()
     for _ in range(steps):
@@ -178,14 +195,14 @@ def _grow(image, known, steps=6):
     return image
 
 
-def average(samples):
+def average(samples: np.ndarray) -> np.ndarray:
     """Means of SAMPLES x SAMPLES blocks: float [H,W,C] -> [H/SAMPLES,W/SAMPLES,C]."""
     height, width, channels = samples.shape
     blocks = samples.reshape(height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES, channels)  # [H,s,W,s,C]
     return blocks.mean((1, 3))
 
 
-def tone_map(linear):
+def tone_map(linear: np.ndarray) -> np.ndarray:
     """Linear light to uint8: the brightest tones are compressed smoothly, then GAMMA."""
     knee = 0.7
     over = np.maximum(linear - knee, 0)
@@ -193,13 +210,13 @@ def tone_map(linear):
     return (255 * soft ** (1 / GAMMA) + 0.5).astype(np.uint8)
 
 
-def to_linear(color):
+def to_linear(color: Union[np.ndarray, Sequence[float]]) -> np.ndarray:
     """sRGB-like values in [0,1] to linear light."""
     return np.asarray(color, np.float32) ** GAMMA
 
 
 @_compiled
-def vertex_normals(vertices, triangles):
+def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals [N,3] of vertices [N,3]: the area-weighted mean of their triangles' normals."""
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
@@ -219,7 +236,7 @@ def vertex_normals(vertices, triangles):
 
 
 @_compiled
-def _bounds(first, second, third, size):
+def _bounds(first: float, second: float, third: float, size: int) -> Tuple[int, int]:
     """The pixels whose centres can lie between three coordinates: first to last, within 0..size-1."""
     low = max(0, int(np.ceil(min(first, second, third) - 0.5)))
     high = min(size - 1, int(np.floor(max(first, second, third) - 0.5)))
@@ -227,7 +244,9 @@ def _bounds(first, second, third, size):
 
 
 @_compiled
-def _barycentric(x, y, ax, ay, bx, by, cx, cy, area):
+def _barycentric(
+    x: float, y: float, ax: float, ay: float, bx: float, by: float, cx: float, cy: float, area: float
+) -> Tuple[float, float, float]:
     """The weights of a triangle's corners a, b, c at a point; area: twice the triangle's, signed."""
     wa = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
     wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
@@ -235,7 +254,7 @@ def _barycentric(x, y, ax, ay, bx, by, cx, cy, area):
 
 
 @_compiled
-def _sample(texture, material, u, v, channel):
+def _sample(texture: np.ndarray, material: int, u: float, v: float, channel: int) -> float:
     """One channel of a texture at (u, v) in [0,1], bilinear, in 0..1. Texel centres are at halves."""
     size = texture.shape[1]
     x = min(max(u * size - 0.5, 0.0), size - 1.0)
@@ -249,7 +268,17 @@ def _sample(texture, material, u, v, channel):
 
 
 @_compiled
-def _draw(pixels, triangles, uv, material, texture, two_sided, nearest, triangle, weights):
+def _draw(
+    pixels: np.ndarray,
+    triangles: np.ndarray,
+    uv: np.ndarray,
+    material: np.ndarray,
+    texture: np.ndarray,
+    two_sided: np.ndarray,
+    nearest: np.ndarray,
+    triangle: np.ndarray,
+    weights: np.ndarray,
+) -> None:
     height, width = nearest.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
@@ -281,7 +310,7 @@ def _draw(pixels, triangles, uv, material, texture, two_sided, nearest, triangle
 
 
 @_compiled
-def _draw_depth(seen, triangles, nearest):
+def _draw_depth(seen: np.ndarray, triangles: np.ndarray, nearest: np.ndarray) -> None:
     height, width = nearest.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
@@ -302,7 +331,7 @@ def _draw_depth(seen, triangles, nearest):
 
 
 @_compiled
-def _lit_share(shadow, frame, p0, p1, p2):
+def _lit_share(shadow: np.ndarray, frame: np.ndarray, p0: float, p1: float, p2: float) -> float:
     """The share of 3 x 3 texels of the shadow map that the first lamp reaches, around a point."""
     size = len(shadow)
     column = frame[0, 0] * p0 + frame[0, 1] * p1 + frame[0, 2] * p2 + frame[0, 3]
@@ -319,9 +348,29 @@ def _lit_share(shadow, frame, p0, p1, p2):
 
 @_compiled
 def _shade(
-    triangle, weights, vertices, triangles, uv, material, openness, normals, texture, wrap, gloss, hardness, two_sided,
-    casts, direction, lamp, below, above, eye, shadow, frame, color
-):  # fmt: skip
+    triangle: np.ndarray,
+    weights: np.ndarray,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    uv: np.ndarray,
+    material: np.ndarray,
+    openness: np.ndarray,
+    normals: np.ndarray,
+    texture: np.ndarray,
+    wrap: np.ndarray,
+    gloss: np.ndarray,
+    hardness: np.ndarray,
+    two_sided: np.ndarray,
+    casts: np.ndarray,
+    direction: np.ndarray,
+    lamp: np.ndarray,
+    below: np.ndarray,
+    above: np.ndarray,
+    eye: np.ndarray,
+    shadow: np.ndarray,
+    frame: np.ndarray,
+    color: np.ndarray,
+) -> None:
     height, width = triangle.shape
     for y in range(height):
         for x in range(width):

@@ -6,23 +6,23 @@ import nnabla.functions as F
 from mrfomm.networks import ops
 
 
-def same_block(x, channels, kernel, training):
+def same_block(x: nn.Variable, channels: int, kernel: int, training: bool) -> nn.Variable:
     """Convolution (padding keeps the size), batch norm, ReLU: [N,C,H,W] -> [N,channels,H,W]."""
     x = ops.convolution(x, channels, kernel, pad=kernel // 2)
     return ops.batch_normalization(x, training, relu=True)
 
 
-def down_block(x, channels, training):
+def down_block(x: nn.Variable, channels: int, training: bool) -> nn.Variable:
     """3x3 convolution, batch norm, ReLU, average pooling: [N,C,H,W] -> [N,channels,H/2,W/2]."""
     return ops.halve(same_block(x, channels, 3, training))
 
 
-def up_block(x, channels, training):
+def up_block(x: nn.Variable, channels: int, training: bool) -> nn.Variable:
     """Nearest upsampling by 2, 3x3 convolution, batch norm, ReLU: [N,C,H,W] -> [N,channels,2H,2W]."""
     return same_block(ops.double(x), channels, 3, training)
 
 
-def residual_block(x, training):
+def residual_block(x: nn.Variable, training: bool) -> nn.Variable:
     """(batch norm, ReLU, 3x3 convolution) twice, plus the input: [N,C,H,W] -> [N,C,H,W]."""
     out = x
     for name in ("first", "second"):
@@ -32,7 +32,7 @@ def residual_block(x, training):
     return x + out
 
 
-def hourglass(x, expansion, max_features, blocks, training):
+def hourglass(x: nn.Variable, expansion: int, max_features: int, blocks: int, training: bool) -> nn.Variable:
     """Encoder-decoder whose decoder concatenates the encoder's output of each level.
 
     Args:

@@ -1,6 +1,6 @@
 """Patch discriminator of the second training stage (FOMM; pix2pixHD at one scale)."""
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -16,11 +16,20 @@ KERNEL = 4  # of the blocks' convolutions, without padding
 class Judgement(NamedTuple):
     """features: the output of each block, [N,C_i,h_i,w_i]; score [N,1,h,w]: 1 for real, 0 for generated (LSGAN)."""
 
-    features: tuple
+    features: Tuple[nn.Variable, ...]
     score: nn.Variable
 
 
-def discriminate(image, expansion, max_features, blocks, spectral_norm, points=None, variance=0.01, fixed=False):
+def discriminate(
+    image: nn.Variable,
+    expansion: int,
+    max_features: int,
+    blocks: int,
+    spectral_norm: bool,
+    points: Optional[nn.Variable] = None,
+    variance: float = 0.01,
+    fixed: bool = False,
+) -> Judgement:
     """Judge images [N,3,H,W] in [0,1].
 
     Args:
@@ -35,7 +44,8 @@ def discriminate(image, expansion, max_features, blocks, spectral_norm, points=N
     """
     x = image
     if points is not None:
-        x = F.concatenate(x, gaussian_heatmaps(points, *image.shape[2:], variance), axis=1)
+        height, width = image.shape[2:]
+        x = F.concatenate(x, gaussian_heatmaps(points, height, width, variance), axis=1)
     transform = _spectral_normalisation(fixed) if spectral_norm else None
     features = []
     with nn.parameter_scope("discriminator"):
@@ -47,7 +57,14 @@ def discriminate(image, expansion, max_features, blocks, spectral_norm, points=N
             return Judgement(tuple(features), ops.convolution(x, 1, 1, fixed=fixed, transform=transform))
 
 
-def _block(x, channels, normalise, pool, fixed, transform):
+def _block(
+    x: nn.Variable,
+    channels: int,
+    normalise: bool,
+    pool: bool,
+    fixed: bool,
+    transform: Optional[Callable[[nn.Variable], nn.Variable]],
+) -> nn.Variable:
     x = ops.convolution(x, channels, KERNEL, fixed=fixed, transform=transform)
     if normalise:
         x = ops.instance_normalization(x, fixed)
@@ -55,8 +72,8 @@ def _block(x, channels, normalise, pool, fixed, transform):
     return ops.halve(x) if pool else x
 
 
-def _spectral_normalisation(fixed):
-    def normalise(weight):
+def _spectral_normalisation(fixed: bool) -> Callable[[nn.Variable], nn.Variable]:
+    def normalise(weight: nn.Variable) -> nn.Variable:
         rows = weight.shape[0]
         u = ops.parameter("u", (rows,), NormalInitializer(), need_grad=False)
         return F.spectral_norm(weight, u, dim=0, itr=1, eps=1e-12, test=fixed)
@@ -64,7 +81,7 @@ def _spectral_normalisation(fixed):
     return normalise
 
 
-def smallest_input(blocks):
+def smallest_input(blocks: int) -> int:
     """The smallest image side the discriminator can judge, in pixels."""
     side = 1
     for i in range(blocks):

@@ -22,7 +22,7 @@ class Fused(NamedTuple):
     mask: nn.Variable
 
 
-def fuse(warped, occlusion, mode, kernel=3):
+def fuse(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int = 3) -> Fused:
     """Fuse K warped features.
 
     Args:
@@ -43,7 +43,7 @@ def fuse(warped, occlusion, mode, kernel=3):
     return Fused(F.sum(ops.multiply(warped, mask), axis=1), mask)
 
 
-def _mask(warped, occlusion, mode, kernel):
+def _mask(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int) -> nn.Variable:
     batch, references, channels, height, width = warped.shape
     if mode in LEARNED_MODES:
         folded = F.reshape(warped, (batch * references, channels, height, width))  # [B*K,C,h,w]

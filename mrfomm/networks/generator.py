@@ -1,14 +1,19 @@
 """Generator in the four parts the fusion needs apart: encode, warp, (fuse), decode (FOMM, section 3.2)."""
 
+from typing import Tuple
+
 import nnabla as nn
 import nnabla.functions as F
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import down_block, residual_block, same_block, up_block
 from mrfomm.networks.geometry import resize, warp
+from mrfomm.networks.motion import Motion
 
 
-def encode(image, expansion, max_features, down_blocks, training=False):
+def encode(
+    image: nn.Variable, expansion: int, max_features: int, down_blocks: int, training: bool = False
+) -> nn.Variable:
     """Encode a reference [N,3,H,W] in [0,1] -> features [N,C,H/2^d,W/2^d], C = min(max_features, expansion * 2^d)."""
     with nn.parameter_scope("generator"):
         with nn.parameter_scope("first"):
@@ -19,7 +24,7 @@ def encode(image, expansion, max_features, down_blocks, training=False):
     return features
 
 
-def warp_features(features, motion):
+def warp_features(features: nn.Variable, motion: Motion) -> Tuple[nn.Variable, nn.Variable]:
     """Warp features [N,C,h,w] by a Motion and multiply by its occlusion map -> (warped [N,C,h,w], occlusion [N,1,h,w]).
 
     Deformation and occlusion are resized to the features where the sizes differ.
@@ -30,14 +35,21 @@ def warp_features(features, motion):
     return ops.multiply(warped, occlusion), occlusion
 
 
-def _resize_grid(deformation, height, width):
+def _resize_grid(deformation: nn.Variable, height: int, width: int) -> nn.Variable:
     if deformation.shape[1:3] == (height, width):
         return deformation
     channels_first = resize(F.transpose(deformation, (0, 3, 1, 2)), height, width)
     return F.transpose(channels_first, (0, 2, 3, 1))
 
 
-def decode(features, expansion, max_features, down_blocks, bottleneck_blocks, training=False):
+def decode(
+    features: nn.Variable,
+    expansion: int,
+    max_features: int,
+    down_blocks: int,
+    bottleneck_blocks: int,
+    training: bool = False,
+) -> nn.Variable:
     """Decode (fused) features [N,C,h,w] into an image [N,3,h*2^d,w*2^d] in [0,1]."""
     with nn.parameter_scope("generator"):
         for i in range(bottleneck_blocks):

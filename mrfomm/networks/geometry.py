@@ -4,6 +4,8 @@ Grids are [-1, 1] in (x, y) order with the corners on pixel centres (``align_cor
 half-pixel centres (``align_corners=False``), as FOMM does in PyTorch.
 """
 
+from typing import Tuple
+
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -23,14 +25,14 @@ __all__ = [
 ]
 
 
-def coordinate_grid(height, width):
+def coordinate_grid(height: int, width: int) -> np.ndarray:
     """The (x, y) coordinates of every pixel: float32 array [height,width,2] in [-1,1], corners on pixel centres."""
     x = np.linspace(-1, 1, width, dtype=np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
-def gaussian_heatmaps(points, height, width, variance):
+def gaussian_heatmaps(points: nn.Variable, height: int, width: int, variance: float) -> nn.Variable:
     """A Gaussian exp(-|z - p|^2 / (2 variance)) around each point.
 
     Args:
@@ -45,7 +47,9 @@ def gaussian_heatmaps(points, height, width, variance):
     return F.reshape(F.batch_matmul(rows, columns), (*points.shape[:2], height, width))
 
 
-def heatmap_difference(points, others, height, width, variance):
+def heatmap_difference(
+    points: nn.Variable, others: nn.Variable, height: int, width: int, variance: float
+) -> nn.Variable:
     """``gaussian_heatmaps`` of the points less those of the others, [N,n,height,width], in one product."""
     rows, columns = _gaussian_factors(points, height, width, variance)
     other_rows, other_columns = _gaussian_factors(others, height, width, variance)
@@ -53,7 +57,7 @@ def heatmap_difference(points, others, height, width, variance):
     return F.reshape(difference, (*points.shape[:2], height, width))
 
 
-def _gaussian_factors(points, height, width, variance):
+def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: float) -> Tuple[nn.Variable, nn.Variable]:
     """The Gaussians along y and along x, whose products are the heatmaps: [N*n,height,1], [N*n,1,width]."""
     grid = coordinate_grid(height, width)
     rows = F.exp(_squared_distance(points, 1, grid[:, 0, 1]) * (-0.5 / variance))
@@ -61,13 +65,13 @@ def _gaussian_factors(points, height, width, variance):
     return F.reshape(rows, (-1, height, 1)), F.reshape(columns, (-1, 1, width))
 
 
-def _squared_distance(points, axis, positions):
+def _squared_distance(points: nn.Variable, axis: int, positions: np.ndarray) -> nn.Variable:
     """Squared distance along one axis: points [N,n,2], positions [P] -> [N,n,P]."""
     coordinate = F.slice(points, start=(0, 0, axis), stop=(*points.shape[:2], axis + 1))  # [N,n,1]
     return (_constant(positions.reshape(1, 1, -1)) - coordinate) ** 2
 
 
-def inverse_2x2(matrices):
+def inverse_2x2(matrices: nn.Variable) -> nn.Variable:
     """Inverse of [...,2,2] matrices in closed form (``F.batch_inv`` is imprecise); singular ones give inf or nan."""
     entries = F.reshape(matrices, (-1, 4))
     a, b, c, d = (F.slice(entries, start=(0, i), stop=(entries.shape[0], i + 1)) for i in range(4))
@@ -75,13 +79,13 @@ def inverse_2x2(matrices):
     return F.reshape(adjugate / (a * d - b * c), matrices.shape)
 
 
-def matmul_2x2(left, right):
+def matmul_2x2(left: nn.Variable, right: nn.Variable) -> nn.Variable:
     """Product of [...,2,2] matrices of equal shape."""
     shape = left.shape
     return F.reshape(F.batch_matmul(F.reshape(left, (-1, 2, 2)), F.reshape(right, (-1, 2, 2))), shape)
 
 
-def apply_affine(matrix, offset, height, width):
+def apply_affine(matrix: nn.Variable, offset: nn.Variable, height: int, width: int) -> nn.Variable:
     """Affine motion of the grid: z -> matrix z + offset for every grid point z.
 
     Args:
@@ -99,7 +103,7 @@ def apply_affine(matrix, offset, height, width):
     return F.reshape(moved, (batch, count, 2, height, width))
 
 
-def downsample(x, scale):
+def downsample(x: nn.Variable, scale: float) -> nn.Variable:
     """Anti-aliased downsampling (FOMM's AntiAliasInterpolation2d): Gaussian blur, then every (1/scale)-th pixel.
 
     Args:
@@ -117,7 +121,7 @@ def downsample(x, scale):
     return F.reshape(blurred, (batch, channels, *blurred.shape[2:]))
 
 
-def antialias_kernel(scale):
+def antialias_kernel(scale: float) -> np.ndarray:
     """The blur before downsampling by ``scale``: sigma = (1/scale - 1) / 2, size 2 round(4 sigma) + 1, sum 1."""
     sigma = (1 / scale - 1) / 2
     size = 2 * round(sigma * 4) + 1
@@ -127,7 +131,7 @@ def antialias_kernel(scale):
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def resize(x, height, width):
+def resize(x: nn.Variable, height: int, width: int) -> nn.Variable:
     """Bilinear resizing of [N,C,H,W] with half-pixel centres; returns x itself when the size is right.
 
     Raises:
@@ -140,5 +144,5 @@ def resize(x, height, width):
     return F.interpolate(x, output_size=(height, width), mode="linear", align_corners=False, half_pixel=True)
 
 
-def _constant(array):
+def _constant(array: np.ndarray) -> nn.Variable:
     return nn.Variable.from_numpy_array(np.ascontiguousarray(array, dtype=np.float32))

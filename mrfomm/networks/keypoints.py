@@ -1,6 +1,6 @@
 """Keypoint detector: an image to keypoints and the local affine motion around each (FOMM, section 3.1)."""
 
-from typing import NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -20,7 +20,16 @@ class Keypoints(NamedTuple):
     jacobian: nn.Variable
 
 
-def detect_keypoints(image, num_keypoints, expansion, max_features, blocks, scale, temperature, training=False):
+def detect_keypoints(
+    image: nn.Variable,
+    num_keypoints: int,
+    expansion: int,
+    max_features: int,
+    blocks: int,
+    scale: float,
+    temperature: float,
+    training: bool = False,
+) -> Keypoints:
     """Detect keypoints in ``image`` [N,3,H,W], values in [0,1].
 
     Args:
@@ -36,13 +45,17 @@ def detect_keypoints(image, num_keypoints, expansion, max_features, blocks, scal
     with nn.parameter_scope("keypoints"):
         with nn.parameter_scope("hourglass"):
             features = hourglass(downsample(image, scale), expansion, max_features, blocks, training)
-        identities = {"zero": True, "bias": np.tile(np.float32([1, 0, 0, 1]), num_keypoints)}
+        identities: ops.FilterOptions = {
+            "zero": True,
+            "bias": np.tile(np.array([1, 0, 0, 1], np.float32), num_keypoints),
+        }
+        heads: List[Tuple[str, int, ops.FilterOptions]]
         heads = [("heatmap", num_keypoints, {}), ("jacobian", 4 * num_keypoints, identities)]
         logits, local = ops.convolutions(features, heads, KERNEL)
     return _soft_argmax(logits, local, temperature)
 
 
-def _soft_argmax(logits, local, temperature):
+def _soft_argmax(logits: nn.Variable, local: nn.Variable, temperature: float) -> Keypoints:
     """Expectation of the position and of the local jacobian under each heatmap: [N,n,h,w], [N,4n,h,w] -> Keypoints."""
     batch, count, height, width = logits.shape
     heatmap = F.softmax(F.reshape(logits, (batch, count, height * width)) / temperature, axis=2)  # [N,n,h*w]

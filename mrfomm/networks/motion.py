@@ -9,6 +9,7 @@ import numpy as np
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import hourglass
 from mrfomm.networks.geometry import apply_affine, coordinate_grid, heatmap_difference, inverse_2x2, matmul_2x2, warp
+from mrfomm.networks.keypoints import Keypoints
 
 
 class Motion(NamedTuple):
@@ -24,7 +25,16 @@ class Motion(NamedTuple):
     mask: nn.Variable
 
 
-def estimate_motion(image, reference, driving, expansion, max_features, blocks, variance, training=False):
+def estimate_motion(
+    image: nn.Variable,
+    reference: Keypoints,
+    driving: Keypoints,
+    expansion: int,
+    max_features: int,
+    blocks: int,
+    variance: float,
+    training: bool = False,
+) -> Motion:
     """Estimate the motion from each reference to its driving frame.
 
     Args:
@@ -53,7 +63,7 @@ def estimate_motion(image, reference, driving, expansion, max_features, blocks, 
     return Motion(_combine(sparse, mask), occlusion, mask)
 
 
-def sparse_motions(reference, driving, height, width):
+def sparse_motions(reference: Keypoints, driving: Keypoints, height: int, width: int) -> nn.Variable:
     """The motion around each keypoint, J_r J_d^-1 (z - p_d) + p_r, with the identity (background) first.
 
     Args:
@@ -71,7 +81,7 @@ def sparse_motions(reference, driving, height, width):
     return F.concatenate(nn.Variable.from_numpy_array(np.ascontiguousarray(still)), motions, axis=1)
 
 
-def _warp_by_each(image, sparse):
+def _warp_by_each(image: nn.Variable, sparse: nn.Variable) -> nn.Variable:
     """Warp each image [N,3,h,w] by each of its sparse motions [N,m,2,h,w] -> [N,m,3,h,w]."""
     batch, count, _, height, width = sparse.shape
     grid = F.reshape(F.transpose(sparse, (0, 1, 3, 4, 2)), (batch, count * height, width, 2))  # one below the other
@@ -79,7 +89,7 @@ def _warp_by_each(image, sparse):
     return F.transpose(warped, (0, 2, 1, 3, 4))
 
 
-def _combine(sparse, mask):
+def _combine(sparse: nn.Variable, mask: nn.Variable) -> nn.Variable:
     """Mask-weighted sum of the sparse motions: [N,m,2,h,w], [N,m,h,w] -> [N,h,w,2]."""
     batch, count, height, width = mask.shape
     weighted = ops.multiply(sparse, F.reshape(mask, (batch, count, 1, height, width)))

@@ -10,12 +10,12 @@ runs beneath. Which implementation a graph is built with is decided around the b
 import contextlib
 import contextvars
 import os
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, Union
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-from nnabla.initializer import ConstantInitializer, UniformInitializer
+from nnabla.initializer import BaseInitializer, ConstantInitializer, UniformInitializer
 from nnabla.parameter import get_parameter_or_create
 
 from mrfomm.networks import cpu
@@ -37,37 +37,56 @@ class Operators(NamedTuple):
     double(x): every pixel as 2x2 of the same, x [N,C,H,W] -> [N,C,2H,2W].
     """
 
-    convolution: Callable
-    batch_normalization: Callable
-    warp: Callable
-    multiply: Callable
-    halve: Callable
-    double: Callable
+    convolution: Callable[[nn.Variable, nn.Variable, Optional[nn.Variable], int, int], nn.Variable]
+    batch_normalization: Callable[
+        [nn.Variable, nn.Variable, nn.Variable, nn.Variable, nn.Variable, bool, bool], nn.Variable
+    ]
+    warp: Callable[[nn.Variable, nn.Variable], nn.Variable]
+    multiply: Callable[[nn.Variable, nn.Variable], nn.Variable]
+    halve: Callable[[nn.Variable], nn.Variable]
+    double: Callable[[nn.Variable], nn.Variable]
 
 
-def _convolution(x, weight, bias, pad, stride):
+class FilterOptions(TypedDict, total=False):
+    """Options of one of the :func:`convolutions`, as of :func:`convolution`."""
+
+    zero: bool
+    bias: np.ndarray
+
+
+def _convolution(
+    x: nn.Variable, weight: nn.Variable, bias: Optional[nn.Variable], pad: int, stride: int
+) -> nn.Variable:
     return F.convolution(x, weight, bias, pad=(pad, pad), stride=(stride, stride))
 
 
-def _batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
+def _batch_normalization(
+    x: nn.Variable,
+    beta: nn.Variable,
+    gamma: nn.Variable,
+    mean: nn.Variable,
+    var: nn.Variable,
+    batch_stat: bool,
+    relu: bool,
+) -> nn.Variable:
     options = {"decay_rate": BATCH_NORM_DECAY, "eps": BATCH_NORM_EPS, "batch_stat": batch_stat}
     y = F.batch_normalization(x, beta, gamma, mean, var, axes=[1], **options)
     return F.relu(y) if relu else y
 
 
-def _warp(x, grid):
+def _warp(x: nn.Variable, grid: nn.Variable) -> nn.Variable:
     return F.warp_by_grid(x, grid, mode="linear", padding_mode="zero", align_corners=True)
 
 
-def _multiply(x, weight):
+def _multiply(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     return x * weight
 
 
-def _halve(x):
+def _halve(x: nn.Variable) -> nn.Variable:
     return F.average_pooling(x, kernel=(2, 2))
 
 
-def _double(x):
+def _double(x: nn.Variable) -> nn.Variable:
     return F.interpolate(x, scale=(2, 2), mode="nearest")
 
 
@@ -79,7 +98,7 @@ _with_values = contextvars.ContextVar("with_values", default=True)
 
 
 @contextlib.contextmanager
-def implementation(operators):
+def implementation(operators: Operators) -> Iterator[None]:
     """Graphs built inside this context use ``operators`` (an :class:`Operators`)."""
     token = _current.set(operators)
     try:
@@ -88,7 +107,7 @@ def implementation(operators):
         _current.reset(token)
 
 
-def fastest(context):
+def fastest(context: nn.Context) -> Operators:
     """The fastest Operators for an nnabla context.
 
     On the CPU these are oneDNN's and numba's (extra ``cpu``), where they are installed and the environment variable
@@ -99,7 +118,15 @@ def fastest(context):
         return NNABLA
     from mrfomm.networks.cpu import functions
 
-    def batch_normalization(x, beta, gamma, mean, var, batch_stat, relu):
+    def batch_normalization(
+        x: nn.Variable,
+        beta: nn.Variable,
+        gamma: nn.Variable,
+        mean: nn.Variable,
+        var: nn.Variable,
+        batch_stat: bool,
+        relu: bool,
+    ) -> nn.Variable:
         return functions.batch_norm_relu(x, gamma, beta, mean, var, batch_stat, BATCH_NORM_DECAY, BATCH_NORM_EPS, relu)
 
     f = functions
@@ -107,7 +134,7 @@ def fastest(context):
 
 
 @contextlib.contextmanager
-def without_values():
+def without_values() -> Iterator[None]:
     """Context manager in which new parameters get a shape and no values: for weights that are read from a file.
 
     They take no memory before they are filled, so that shapes can be compared first.
@@ -119,37 +146,50 @@ def without_values():
         _with_values.reset(token)
 
 
-def parameter(name, shape, start, **options):
+def parameter(
+    name: str, shape: Tuple[int, ...], start: Union[BaseInitializer, np.ndarray], **options: bool
+) -> nn.Variable:
     """nnabla's ``get_parameter_or_create`` with the initializer ``start``."""
     return get_parameter_or_create(name, shape, start if _with_values.get() else None, **options)
 
 
-def multiply(x, weight):
+def multiply(x: nn.Variable, weight: nn.Variable) -> nn.Variable:
     """x [...,C,H,W] times weight [...,1,H,W] or like x -> like x."""
     return _current.get().multiply(x, weight)
 
 
-def halve(x):
+def halve(x: nn.Variable) -> nn.Variable:
     """Average every 2x2 pixels: [N,C,H,W] -> [N,C,H//2,W//2]."""
     return _current.get().halve(x)
 
 
-def double(x):
+def double(x: nn.Variable) -> nn.Variable:
     """Repeat every pixel as 2x2 (nearest upsampling): [N,C,H,W] -> [N,C,2H,2W]."""
     return _current.get().double(x)
 
 
-def warp(x, grid):
+def warp(x: nn.Variable, grid: nn.Variable) -> nn.Variable:
     """Sample x [N,C,H,W] at grid [N,h,w,2], (x, y) in [-1,1] with corners on pixel centres -> [N,C,h,w]."""
     return _current.get().warp(x, grid)
 
 
-def raw_convolution(x, weight, bias, pad=0, stride=1):
+def raw_convolution(
+    x: nn.Variable, weight: nn.Variable, bias: Optional[nn.Variable], pad: int = 0, stride: int = 1
+) -> nn.Variable:
     """Convolution of x [N,C,H,W] with given Variables: weight [O,C,k,k], bias [O] or None -> [N,O,H',W']."""
     return _current.get().convolution(x, weight, bias, pad, stride)
 
 
-def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, transform=None):
+def convolution(
+    x: nn.Variable,
+    channels: int,
+    kernel: int,
+    pad: int = 0,
+    zero: bool = False,
+    bias: Optional[np.ndarray] = None,
+    fixed: bool = False,
+    transform: Optional[Callable[[nn.Variable], nn.Variable]] = None,
+) -> nn.Variable:
     """Convolution with its own parameters ``conv/W`` [channels,C,kernel,kernel] and ``conv/b`` [channels].
 
     Args:
@@ -172,7 +212,9 @@ def convolution(x, channels, kernel, pad=0, zero=False, bias=None, fixed=False, 
     return raw_convolution(x, weight, offset, pad)
 
 
-def convolutions(x, layers, kernel, pad=0):
+def convolutions(
+    x: nn.Variable, layers: Sequence[Tuple[str, int, FilterOptions]], kernel: int, pad: int = 0
+) -> List[nn.Variable]:
     """Several convolutions of the same ``x``, computed as one, which is faster.
 
     Args:
@@ -187,12 +229,15 @@ def convolutions(x, layers, kernel, pad=0):
     for scope, channels, options in layers:
         with nn.parameter_scope(scope):
             filters.append(_filter(x.shape[1], channels, kernel, **options))
-    y = raw_convolution(x, *(F.concatenate(*parts, axis=0) for parts in zip(*filters)), pad)
+    weight, offset = (F.concatenate(*parts, axis=0) for parts in zip(*filters))
+    y = raw_convolution(x, weight, offset, pad)
     ends = np.cumsum([channels for _, channels, _ in layers])
     return [y[:, end - channels : end] for end, (_, channels, _) in zip(ends, layers)]
 
 
-def _filter(depth, channels, kernel, zero=False, bias=None, fixed=False):
+def _filter(
+    depth: int, channels: int, kernel: int, zero: bool = False, bias: Optional[np.ndarray] = None, fixed: bool = False
+) -> Tuple[nn.Variable, nn.Variable]:
     """The parameters ``conv/W`` [channels,depth,kernel,kernel] and ``conv/b`` [channels], see :func:`convolution`."""
     limit = 0.0 if zero else 1.0 / np.sqrt(depth * kernel * kernel)
     start = UniformInitializer((-limit, limit)) if limit else ConstantInitializer(0)
@@ -203,7 +248,7 @@ def _filter(depth, channels, kernel, zero=False, bias=None, fixed=False):
     return weight, offset
 
 
-def batch_normalization(x, batch_stat, relu=False):
+def batch_normalization(x: nn.Variable, batch_stat: bool, relu: bool = False) -> nn.Variable:
     """Batch normalisation with parameters ``bn/{beta,gamma,mean,var}`` [1,C,1,1] (eps 1e-5, running decay 0.9).
 
     Args:
@@ -215,13 +260,13 @@ def batch_normalization(x, batch_stat, relu=False):
     return _current.get().batch_normalization(x, *parameters, batch_stat, relu)
 
 
-def instance_normalization(x, fixed=False):
+def instance_normalization(x: nn.Variable, fixed: bool = False) -> nn.Variable:
     """Instance normalisation with parameters ``in/{beta,gamma}`` [1,C,1,1] (eps 1e-5): x [N,C,H,W] -> like x."""
     beta, gamma = _affine("in", x.shape[1], fixed)
     return F.instance_normalization(x, beta, gamma, channel_axis=1, batch_axis=0, eps=BATCH_NORM_EPS)
 
 
-def _affine(scope, channels, fixed=False):
+def _affine(scope: str, channels: int, fixed: bool = False) -> Tuple[nn.Variable, nn.Variable]:
     shape = (1, channels, 1, 1)
     with nn.parameter_scope(scope):
         beta = parameter("beta", shape, ConstantInitializer(0), as_need_grad=not fixed)
@@ -229,7 +274,7 @@ def _affine(scope, channels, fixed=False):
     return beta, gamma
 
 
-def _statistics(channels):
+def _statistics(channels: int) -> Tuple[nn.Variable, nn.Variable]:
     shape = (1, channels, 1, 1)
     with nn.parameter_scope("bn"):
         mean = parameter("mean", shape, ConstantInitializer(0), need_grad=False)

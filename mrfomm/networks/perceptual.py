@@ -3,6 +3,8 @@
 Their parameters live in a dictionary of their own (``nn.parameter_scope("", parameters)``), never in a checkpoint.
 """
 
+from typing import Dict, List, Mapping, Sequence, Tuple
+
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -17,14 +19,14 @@ VGG16_COUNTS = (2, 2, 3, 3, 3)  # convolutions per stage
 ALEXNET_LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride and padding of each convolution
 
 
-def normalise(image, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+def normalise(image: nn.Variable, mean: np.ndarray = IMAGENET_MEAN, std: np.ndarray = IMAGENET_STD) -> nn.Variable:
     """(image - mean) / std per channel: [N,3,H,W]."""
     shift = nn.Variable.from_numpy_array(np.reshape(mean, (1, 3, 1, 1)))
     factor = nn.Variable.from_numpy_array(1 / np.reshape(std, (1, 3, 1, 1)))
     return (image - shift) * factor
 
 
-def vgg19_features(x, parameters):
+def vgg19_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
     """VGG19's relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of a normalised image.
 
     Args:
@@ -38,7 +40,7 @@ def vgg19_features(x, parameters):
     return [outputs[0] for outputs in stages]
 
 
-def vgg16_features(x, parameters):
+def vgg16_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
     """VGG16's relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 (torchvision's VGG16, the other network of LPIPS).
 
     Args:
@@ -51,7 +53,7 @@ def vgg16_features(x, parameters):
     return [outputs[-1] for outputs in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
 
 
-def alexnet_features(x, parameters):
+def alexnet_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
     """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS).
 
     Args:
@@ -70,9 +72,10 @@ def alexnet_features(x, parameters):
     return features
 
 
-def vgg19_shapes():
+def vgg19_shapes() -> Dict[str, Tuple[int, ...]]:
     """Parameter name -> shape of the part of VGG19 that is used."""
-    shapes, width = {}, 3
+    shapes: Dict[str, Tuple[int, ...]] = {}
+    width = 3
     for stage, (channels, count) in enumerate(VGG19_LAYERS, start=1):
         for i in range(1, count + 1):
             shapes[f"vgg19/conv{stage}_{i}/W"] = (channels, width, 3, 3)
@@ -81,14 +84,16 @@ def vgg19_shapes():
     return shapes
 
 
-def load_frozen(arrays):
+def load_frozen(arrays: Mapping[str, np.ndarray]) -> Dict[str, nn.Variable]:
     """Arrays by name -> Variables by name that take no gradient."""
     return {name: nn.Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
 
 
-def _vgg_stages(x, parameters, scope, counts):
+def _vgg_stages(
+    x: nn.Variable, parameters: Mapping[str, nn.Variable], scope: str, counts: Sequence[int]
+) -> List[List[nn.Variable]]:
     """The ReLU outputs of a VGG by stage: a list of lists of Variables."""
-    stages = []
+    stages: List[List[nn.Variable]] = []
     for stage, count in enumerate(counts, start=1):
         if stage > 1:
             x = F.max_pooling(x, kernel=(2, 2))
@@ -99,5 +104,7 @@ def _vgg_stages(x, parameters, scope, counts):
     return stages
 
 
-def _convolution(x, parameters, name, pad, stride=1):
+def _convolution(
+    x: nn.Variable, parameters: Mapping[str, nn.Variable], name: str, pad: int, stride: int = 1
+) -> nn.Variable:
     return ops.raw_convolution(x, parameters[f"{name}/W"], parameters[f"{name}/b"], pad, stride)

@@ -51,15 +51,11 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, read):
             read(path)
 
 
-def test_a_gif_that_is_something_else(tmp_path):
+def test_a_gif_that_is_an_hdf5_file(tmp_path):
     h5py.File(tmp_path / "a.gif", "w").close()  # Pillow takes it for a picture without frames
-    cv2.imwrite(str(tmp_path / "b.bmp"), np.full((4, 4, 3), 90, np.uint8))
-    (tmp_path / "b.bmp").rename(tmp_path / "b.gif")
-    weights, picture = map(open_clip, find_clips(tmp_path))
+    (clip,) = find_clips(tmp_path)
     with pytest.raises(BrokenClip, match="can't be read"):
-        weights.read([0], 4)
-    assert picture.length == 1
-    assert (picture.read([0], 4) == 90).all()
+        open_clip(clip).read([0], 4)
 
 
 def test_a_pipe_among_the_clips_is_broken(tmp_path):
