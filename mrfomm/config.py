@@ -134,8 +134,9 @@ class DataConfig:
 class LossConfig:
     """Loss weights (FOMM; ``loss_weights``).
 
-    Two are not FOMM's and zero by default. The pixel loss stands in on machines without VGG19. The separation of
-    keypoints (face-vid2vid) serves small data and short runs, where they else gather on one feature, such as the eyes.
+    Three are not FOMM's and zero by default; they serve small data and short runs. The pixel loss stands in on machines
+    without VGG19. The separation of keypoints (face-vid2vid) keeps them from gathering on one feature, such as the eyes.
+    The warp loss shows the motion its own error, whatever the generator still makes of it.
     """
 
     perceptual_network: str = "vgg19"
@@ -147,6 +148,7 @@ class LossConfig:
     equivariance_jacobian: float = 10.0
     separation: float = 0.0  # of the driving keypoints
     separation_distance: float = 0.1  # squared, in [-1,1] coordinates (face-vid2vid)
+    warp: float = 0.0  # mean |warped reference - driving| over all references, summed over losses.WARP_SCALES
     tps_sigma_affine: float = 0.05
     tps_sigma: float = 0.005
     tps_points: int = 5

@@ -5,9 +5,10 @@ from typing import Iterable, List, Mapping, Sequence
 import nnabla as nn
 import nnabla.functions as F
 
-from mrfomm.networks.geometry import downsample
+from mrfomm.networks.geometry import downsample, warp
 from mrfomm.networks.perceptual import alexnet_features, normalise, vgg19_features
 
+WARP_SCALES = (1, 0.5, 0.25)  # of the motion network's size
 _FEATURES = {"vgg19": vgg19_features, "alexnet": alexnet_features}
 
 
@@ -70,6 +71,23 @@ def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:
     other = F.reshape(points, (batch, 1, count, 2))
     shortfall = F.relu(distance - F.sum((one - other) ** 2, axis=3))  # [N,n,n]; a point with itself adds a constant
     return F.sum(shortfall) / batch - count * distance
+
+
+def warp_loss(image: nn.Variable, deformation: nn.Variable, driving: nn.Variable) -> nn.Variable:
+    """How far the references, warped by the deformation alone, are from the driving frame.
+
+    Close to the warp loss of Zhao and Zhang (*Thin-Plate Spline Motion Model*, 2022), which compares the encoder's features;
+    pictures do before the encoder knows anything. Coarse scales tell of motions that are far off.
+
+    Args:
+        image: [N,3,h,w], references at the motion network's size.
+        deformation: [N,h,w,2], see ``Motion``.
+        driving: [N,3,h,w], the driving frame of each.
+
+    Returns:
+        scalar: the sum over WARP_SCALES of the mean |difference|.
+    """
+    return pixel_loss(image_pyramid(warp(image, deformation), WARP_SCALES), image_pyramid(driving, WARP_SCALES))
 
 
 def generator_adversarial_loss(score: nn.Variable) -> nn.Variable:

@@ -54,9 +54,10 @@ from mrfomm.losses import (
     perceptual_loss,
     pixel_loss,
     separation_loss,
+    warp_loss,
 )
-from mrfomm.model import encode_references, judge, kept, keypoints_of, synthesise
-from mrfomm.networks.geometry import warp
+from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_each, synthesise
+from mrfomm.networks.geometry import downsample, warp
 from mrfomm.visualize import tile, training_row
 from mrfomm.watch import RunLog
 
@@ -111,6 +112,7 @@ class GeneratorStep:
         self.control = nn.Variable((batch, config.loss.tps_points**2))
 
         encoded = encode_references(self.references, config.model, training=True)
+        self._reference_images = encoded.image
         self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
         self.synthesis = synthesise(encoded, self.driving_keypoints, config.model, training=True)
         self.losses = dict(self._losses(config, perceptual))
@@ -143,6 +145,9 @@ class GeneratorStep:
         if loss.separation:
             apart = separation_loss(self.driving_keypoints.value, loss.separation_distance)
             yield "separation", loss.separation * apart
+        if loss.warp:
+            driving = repeat_each(downsample(self.driving, config.model.motion.scale), config.data.num_references)
+            yield "warp", loss.warp * warp_loss(self._reference_images, self.synthesis.motion.deformation, driving)
         if config.train.discriminator:
             points = self.driving_keypoints.value.get_unlinked_variable(need_grad=False)
             generated = judge(prediction, points, config.model, fixed=True)

@@ -25,6 +25,7 @@ EVERYTHING = {
         "scales": [1],
         "separation": 1.0,
         "separation_distance": 2.0,
+        "warp": 1.0,
     },
     "train": {
         "discriminator": True,
@@ -80,6 +81,7 @@ CHANGES = {
     "loss.equivariance_jacobian": 1.0,
     "loss.separation": 2.0,
     "loss.separation_distance": 3.0,
+    "loss.warp": 2.0,
     "loss.tps_sigma_affine": 0.1,
     "loss.tps_sigma": 0.1,
     "loss.tps_points": 3,

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from reference import networks as expected
-from reference.geometry import downsample
+from reference.geometry import coordinate_grid, downsample
 from reference.graphs import double, gradients, leaves, numeric_gradients, numeric_slope, run, variable, variables
+from reference.layers import grid_sample
 
 from mrfomm import losses
 from mrfomm.networks.perceptual import load_frozen
@@ -153,6 +154,25 @@ def test_adversarial_gradients():
 
 def test_mean_absolute():
     assert run(losses.mean_absolute(*variables([[1, 2], [3, 4]], [[1, 0], [6, 5]]))).item() == 1.5
+
+
+def test_warp_loss():
+    rng = np.random.default_rng(5)
+    image, driving = double(rng.random((2, 3, 32, 32))), double(rng.random((2, 3, 32, 32)))
+    grid = double(rng.uniform(-1.2, 1.2, (2, 32, 32, 2)))
+    warped = grid_sample(image, grid)
+    wanted = sum(np.abs(downsample(warped, s) - downsample(driving, s)).mean() for s in (1, 0.5, 0.25))
+    image, grid, driving = variables(image, grid, driving)
+    assert run(losses.warp_loss(image, grid, driving)).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_warp_loss_is_zero_where_the_deformation_undoes_a_shift():
+    image = double(np.random.default_rng(6).random((1, 3, 32, 32)))
+    image[..., :4] = image[..., -4:] = 0  # nothing leaves the picture
+    driving = np.roll(image, 3, axis=3)
+    grid = coordinate_grid(32, 32)[None] - [3 * 2 / 31, 0]
+    image, grid, driving = variables(image, grid, driving)
+    assert run(losses.warp_loss(image, grid, driving)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_separation_loss_counts_what_pairs_lack():
