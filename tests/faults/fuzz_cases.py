@@ -483,7 +483,7 @@ def _spoil_checkpoint(bench, folder, name):
     if name == "state.json" and draw < 0.8:
         record = json.loads(path.read_text())
         _spoil_values(bench, record)
-        path.write_text(json.dumps(record, default=str))
+        path.write_text(json.dumps(record, default=str, skipkeys=True))  # a tuple may have become a key
         return "other values"
     if name == "config.yaml" and draw < 0.5:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -610,7 +610,7 @@ def manifest(bench):
     if draw < 0.55:
         records = [json.loads(path.read_text())] if path.suffix == ".json" else list(map(json.loads, path.open()))
         what = _spoil_records(bench, records)
-        path.write_text("".join(json.dumps(record, default=str) + "\n" for record in records))
+        path.write_text("".join(json.dumps(record, default=str, skipkeys=True) + "\n" for record in records))
     elif draw < 0.7:
         path.write_text(bench.choose(JSON_TEXTS) + "\n")
         what = "other JSON"
