@@ -351,7 +351,7 @@ def _apply_override(values: Dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except _NO_YAML as error:
-        raise UserError(f"--set {key}: {text!r} is not valid YAML; quote it") from error
+        raise UserError(f"--set {key}: {_shown(text)} is not valid YAML; quote it") from error
     *sections, name = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})

@@ -22,7 +22,7 @@ import os
 from typing import Any, Dict, Iterable, Optional, Sequence
 
 from mrfomm import __version__, video
-from mrfomm.errors import AnyPath, UserError, run_command
+from mrfomm.errors import AnyPath, UserError, check_is_file, run_command
 from mrfomm.files import sha256_of
 
 TOOL = "mrfomm"
@@ -71,6 +71,7 @@ def read(path: AnyPath) -> Dict[str, Any]:
 
 
 def _file_digest(path: AnyPath) -> str:
+    check_is_file(path)  # reading a pipe or a device would not end
     try:
         return sha256_of(path)
     except OSError as error:

@@ -51,6 +51,18 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, read):
             read(path)
 
 
+def test_a_pipe_among_the_driving_frames_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "1.bmp")
+    with pytest.raises(UserError, match="is a pipe"):
+        provenance.describe([], tmp_path, "digest")
+
+
+def test_a_long_override_is_not_told_in_full():
+    with pytest.raises(UserError, match="not valid YAML") as told:
+        load_config(bundled.CONFIGS / "vox-256.yaml", [f"model={'[' * 20_000}"])
+    assert len(str(told.value)) < 300
+
+
 def test_a_gif_that_is_an_hdf5_file(tmp_path):
     h5py.File(tmp_path / "a.gif", "w").close()  # Pillow takes it for a picture without frames
     (clip,) = find_clips(tmp_path)
