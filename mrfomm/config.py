@@ -134,9 +134,9 @@ class DataConfig:
 class LossConfig:
     """Loss weights (FOMM; ``loss_weights``).
 
-    Three are not FOMM's and zero by default; they serve small data and short runs. The pixel loss stands in on machines
-    without VGG19. The separation of keypoints (face-vid2vid) keeps them from gathering on one feature, such as the eyes.
-    The warp loss shows the motion its own error, whatever the generator still makes of it.
+    Three are not FOMM's and zero by default; they serve small data and short runs. The pixel loss stands in on
+    machines without VGG19. The separation of keypoints (face-vid2vid) keeps them from gathering on one feature, such
+    as the eyes. The warp loss shows the motion its own error, whatever the generator still makes of it.
     """
 
     perceptual_network: str = "vgg19"

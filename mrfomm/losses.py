@@ -76,8 +76,8 @@ def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:
 def warp_loss(image: nn.Variable, deformation: nn.Variable, driving: nn.Variable) -> nn.Variable:
     """How far the references, warped by the deformation alone, are from the driving frame.
 
-    Close to the warp loss of Zhao and Zhang (*Thin-Plate Spline Motion Model*, 2022), which compares the encoder's features;
-    pictures do before the encoder knows anything. Coarse scales tell of motions that are far off.
+    Close to the warp loss of Zhao and Zhang (*Thin-Plate Spline Motion Model*, 2022), which compares the encoder's
+    features; pictures do before the encoder knows anything. Coarse scales tell of motions that are far off.
 
     Args:
         image: [N,3,h,w], references at the motion network's size.
