@@ -232,12 +232,16 @@ def _stray_files(case, sandbox, before, code):
                 yield f"lost: {name}"
         elif code and case.command == "animate" and name not in before:
             yield f"left: {name}"
-        elif f"--output={name}" in case.arguments:
-            continue  # a name that was asked for may begin with a dot
-        elif name not in before and re.search(r"(^|/)\.(?!lock$)|\.partial", rest):
+        elif name not in before and re.search(r"(^|/)\.(?!lock$)|\.partial", _own_name(case, rest)):
             yield f"half-written: {name}"
         elif name == "out/earlier.txt":
             yield f"lost: {name}"
+
+
+def _own_name(case, path):
+    """A path below out/ without the name that was asked for, which may begin with a dot."""
+    asked = [argument[len("--output=out/") :] for argument in case.arguments if argument.startswith("--output=out/")]
+    return next((path[len(name) :] for name in asked if path.startswith(name)), path)
 
 
 def listing(folder):
