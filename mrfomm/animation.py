@@ -129,9 +129,14 @@ def array_to_images(array: np.ndarray) -> np.ndarray:
     Raises:
         UserError: a value is not finite, as singular jacobians or weights of a diverged training make them.
     """
-    if not np.isfinite(array).all():
-        raise UserError("the model's picture is not finite: a singular jacobian or broken weights; try other --weights")
+    check_finite(array)
     return (np.clip(array, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def check_finite(pictures: np.ndarray) -> None:
+    """Raise UserError if a value of the model's pictures is not finite."""
+    if not np.isfinite(pictures).all():
+        raise UserError("the model's picture is not finite: a singular jacobian or broken weights; try other --weights")
 
 
 class AnyAnimator(Protocol):

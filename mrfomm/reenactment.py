@@ -17,6 +17,7 @@ from mrfomm.animation import (
     KeypointArrays,
     array_to_images,
     batches,
+    check_finite,
     find_start,
     images_to_array,
     movement_scale,
@@ -174,6 +175,8 @@ def synthesise_with_masks(
     inputs = images_to_array(references)
     for start in range(0, len(keypoints.value), batch):
         prediction, breakdown = animator.render_breakdown(keypoints.frames(start, start + batch))
+        images = array_to_images(prediction)
+        check_finite(breakdown.warped)
         for warped, mask, image in zip(*breakdown, prediction):
             write_masks(breakdown_picture(inputs, warped, mask, image))
-        yield from array_to_images(prediction)
+        yield from images

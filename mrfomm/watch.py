@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
 from mrfomm.files import cant_write, whole_file
 
 LOG = "log.jsonl"
@@ -65,12 +65,16 @@ def read_log(folder):
     """The rows of a run's log; a last line cut short by a kill is left out.
 
     Raises:
-        UserError: another line is not a row; the message names it.
+        UserError: the file can't be read, or another line is not a row; the message names it.
     """
     path = Path(folder) / LOG
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    check_is_file(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); move it away") from error
     return [_row(line, f"{path}, line {n}") for n, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1)]
 
 

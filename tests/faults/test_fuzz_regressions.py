@@ -17,13 +17,16 @@ from eval.angle_bins import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
 from mrfomm import bundled, provenance, video
+from mrfomm.animation import Breakdown, KeypointArrays
 from mrfomm.commands import train
 from mrfomm.config import load_config
 from mrfomm.data.clips import BrokenClip, find_clips, open_clip
 from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.reconstruction import read_run
+from mrfomm.reenactment import synthesise_with_masks
 from mrfomm.torch_file import read_torch
+from mrfomm.watch import read_log
 
 
 def no_files(folder):
@@ -49,6 +52,26 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, read):
     for path, problem in no_files(tmp_path).items():
         with pytest.raises(UserError, match=problem):
             read(path)
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match="log.jsonl: can't be read"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["prediction", "warped"])
+def test_masks_of_a_picture_that_is_not_finite(part):
+    whole = {"prediction": np.zeros((1, 3, 8, 8)), "warped": np.zeros((1, 2, 3, 8, 8))}
+    whole[part] = np.full_like(whole[part], np.nan)
+
+    class Broken:
+        def render_breakdown(self, keypoints):
+            return whole["prediction"], Breakdown(whole["warped"], np.ones((1, 2, 1, 8, 8)))
+
+    pose = KeypointArrays(np.zeros((1, 1, 2)), np.zeros((1, 1, 2, 2)))
+    with pytest.raises(UserError, match="not finite"):
+        list(synthesise_with_masks(Broken(), pose, 1, np.zeros((2, 8, 8, 3), np.uint8), lambda picture: None))
 
 
 def test_a_pipe_among_the_driving_frames_is_refused(tmp_path):
