@@ -168,7 +168,7 @@ def check(args):
 def contestants_of(args):
     """A Contestant for each of --weights, with the name that the table of the paper gives such a model."""
     contestants = []
-    for path in args.weights or ([] if args.generated else [bundled.DEMO_MODEL]):
+    for path in args.weights or ([] if args.generated else [bundled.MODEL]):
         model = load_model(path, args.fusion)
         trained = load_config(find_checkpoint(path) / "config.yaml").data.num_references
         count = REFERENCE_COUNTS.get(args.refs, 1 if trained == 1 else 3)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 LPIPS_ALEXNET = ASSETS / "lpips_alex.npz"
-DEMO_MODEL = ASSETS / "demo-model"
+MODELS = {name: ASSETS / f"heads-{name}" for name in ("fomm", "patch", "element")}  # docs/heads.md, The experiment
+MODEL = MODELS["patch"]
 SAMPLE_DRIVING = ASSETS / "samples" / "driving.mp4"
 SAMPLE_REFERENCES = tuple(ASSETS / "samples" / f"reference_{name}.png" for name in ("front", "left", "right"))
 SAMPLE_DATA = ASSETS / "samples" / "data"

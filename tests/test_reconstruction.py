@@ -354,7 +354,7 @@ def test_without_arguments_the_bundled_clips_are_rebuilt_once_and_scored(tmp_pat
     monkeypatch.chdir(tmp_path)
     make_data(tmp_path / "data", {"a#0": 3})
     monkeypatch.setattr(bundled, "SAMPLE_DATA", tmp_path / "data")
-    monkeypatch.setattr(bundled, "DEMO_MODEL", tiny.checkpoint(tmp_path / "weights"))
+    monkeypatch.setattr(bundled, "MODEL", tiny.checkpoint(tmp_path / "weights"))
     reconstruction.main([*NO_BACK_ENDS, "--context", "cpu"])
     assert "no result given" in capsys.readouterr().err
     assert (tmp_path / "reconstruction" / "frames" / "a#0" / "000002.png").exists()
@@ -367,7 +367,7 @@ def test_without_arguments_the_bundled_clips_are_rebuilt_once_and_scored(tmp_pat
 
 def test_real_back_ends_on_the_bundled_clip(tmp_path):
     """A slightly blurred face stays close to the true one, a strongly blurred one is further away by every measure."""
-    (clip,) = find_clips(bundled.SAMPLE_DATA / "test")
+    clip = find_clips(bundled.SAMPLE_DATA / "test")[0]
     folder = tmp_path / "data" / "test" / "p#0"
     folder.mkdir(parents=True)
     frames = open_clip(clip).read([20, 40], 64)

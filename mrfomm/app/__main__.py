@@ -26,7 +26,7 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="python -m mrfomm.app", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
+    add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--host", default=LOCAL[0], metavar="IP", help="address to listen at; 0.0.0.0: open to all (%(default)s)")
     add("--port", type=int, metavar="N", help="to listen at (the first free one from 7860)")
     add("--max-megabytes", type=float, default=100, metavar="N", help="of one upload (%(default)s)")

@@ -47,7 +47,7 @@ def parse_arguments(arguments=None):
         default=bundled.SAMPLE_DRIVING,
         help="video, gif, folder of frames, or webcam[:N] to see it live (a bundled clip)",
     )
-    add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
+    add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
     add(
         "--motion",

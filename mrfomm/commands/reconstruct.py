@@ -30,7 +30,7 @@ def parse_arguments(arguments=None):
     add(
         "--data", metavar="DIR", default=bundled.SAMPLE_DATA, help="data in FOMM's format, with test/ (the bundled set)"
     )
-    add("--weights", metavar="CKPT", default=bundled.DEMO_MODEL, help="checkpoint or run folder (the bundled one)")
+    add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--refs", default="first-last-middle", help="first, first-last, first-last-middle or a number K (%(default)s)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add(

@@ -1,0 +1,66 @@
+"""The bundled references and driving clip: `python scripts/make_samples.py -o mrfomm/assets/samples`.
+
+Three pictures of one rendered head, at yaw 0, -30 and 30, and a clip of another one in motion. The heads are of a
+stream of random numbers of their own: no model was trained on them. The bundled clips and the paper's set beside them
+come from `python -m mrfomm.heads` (mrfomm/assets/README.md has the commands).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mrfomm.errors import run_command
+from mrfomm.heads import appearance, motion
+from mrfomm.heads.dataset import PAPER_FRAMING
+from mrfomm.heads.expression import random_performance
+from mrfomm.heads.geometry import load_template, sample_shape
+from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
+from mrfomm.heads.textures import make_canvas
+from mrfomm.video import open_sink
+
+YAWS = {"front": 0, "left": -30, "right": 30}
+REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75
+
+
+def make_head(template, size, rng):
+    """A random Person and the Stage it stands on."""
+    shape = sample_shape(template, rng)
+    person = make_person(
+        template, make_canvas(template, texture_size(size)), Identity(shape, appearance.sample_look(shape, rng))
+    )
+    scene = appearance.Scene(appearance.paper_lights()["soft"], appearance.sample_backdrop(rng), PAPER_FRAMING)
+    return person, make_stage(person, scene, size)
+
+
+def write_references(template, folder, rng):
+    """``reference_front.png``, ``_left`` and ``_right``, each with the expression of a moment of talking."""
+    person, stage = make_head(template, REFERENCE_SIZE, rng)
+    faces = random_performance(template.units.names, FRAMES, rng)[:: FRAMES // len(YAWS)]
+    for (name, yaw), face in zip(YAWS.items(), faces):
+        Image.fromarray(render_frame(person, stage, (yaw, 0, 0), face)).save(folder / f"reference_{name}.png")
+
+
+def write_driving(template, folder, rng):
+    """``driving.mp4``: a head that looks around and talks."""
+    person, stage = make_head(template, DRIVING_SIZE, rng)
+    angles, faces = motion.random_motion(FRAMES, rng), random_performance(template.units.names, FRAMES, rng)
+    with open_sink(folder / "driving.mp4", motion.FPS) as sink:
+        for pose, face in zip(angles, faces):
+            sink.write(render_frame(person, stage, pose, face))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="which heads (%(default)s)")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path)
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    template = load_template()
+    write_references(template, options.output, np.random.default_rng([options.seed, 0]))
+    write_driving(template, options.output, np.random.default_rng([options.seed, 1]))
+
+
+if __name__ == "__main__":
+    run_command(main)
