@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test faults lint clean
+.PHONY: help venv demo test faults lint audit docs notebook clean
 .DELETE_ON_ERROR:
 export PYTHON
 
@@ -12,6 +12,7 @@ help:
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
 	@echo 'make lint   ruff: rules and format; mypy; whether the packages installed agree'
+	@echo 'make audit  known vulnerabilities of the pinned packages; asks the network'
 	@echo 'make docs   the documentation into site/'
 	@echo 'make notebook  execute the notebook again, in place'
 	@echo 'make clean  remove the environment, caches, site/ and demo.mp4'
@@ -43,6 +44,12 @@ lint: venv
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pip check
+
+# In an environment of its own: what pip-audit brings is no part of this project.
+audit: venv
+	$(PY) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r constraints.txt
 
 docs: venv
 	$(PY) scripts/draw_architecture.py -o docs/architecture.svg

@@ -77,6 +77,7 @@ DEV = [
     "types-tqdm; python_version >= '3.10'",
     "playwright>=1.48",  # drives the browser that tests/chromium.py fetches
     "pytest>=7.4",
+    "pytest-random-order>=1.1",
     "pytest-xdist>=3.3",
     "ruff>=0.9",
     "scipy>=1.10",
