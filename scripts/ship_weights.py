@@ -1,10 +1,11 @@
 """Pack a checkpoint for shipping: `python scripts/ship_weights.py runs/heads/patch -o mrfomm/assets/heads-patch`.
 
 Half precision and no solver states: a sixth of the size. Pictures change by less than a grey level
-(docs/model-card.md).
+(docs/model-card.md). A model trained with one reference has not learned to fuse; it gets the mode ``mean``.
 """
 
 import argparse
+import dataclasses
 
 import numpy as np
 
@@ -26,14 +27,23 @@ def halve(parameters):
     return halves
 
 
+def without_fusion(config, parameters):
+    """Config and parameters for the mode ``mean``, as an untrained fusion unit gives it."""
+    model = dataclasses.replace(config.model, fusion=dataclasses.replace(config.model.fusion, mode="mean"))
+    kept = {name: value for name, value in parameters.items() if not name.startswith("fusion/")}
+    return dataclasses.replace(config, model=model), kept
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint or run folder")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint folder to write")
     options = parser.parse_args(arguments)
     checkpoint = load_checkpoint(options.checkpoint)
-    step = {"step": checkpoint.state["step"]}
-    save_checkpoint(options.output, checkpoint.config, halve(checkpoint.parameters), step)
+    config, parameters = checkpoint.config, halve(checkpoint.parameters)
+    if config.data.num_references == 1:
+        config, parameters = without_fusion(config, parameters)
+    save_checkpoint(options.output, config, parameters, {"step": checkpoint.state["step"]})
 
 
 if __name__ == "__main__":
