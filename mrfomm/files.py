@@ -37,9 +37,10 @@ def whole_file(path: AnyPath, shared: bool = False) -> Iterator[Path]:
         yield aside
         aside.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
         raise cant_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()  # nothing is there any more if all went well
 
 
 def cant_write(path: AnyPath, error: OSError) -> UserError:

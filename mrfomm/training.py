@@ -112,10 +112,9 @@ class GeneratorStep:
         self.control = nn.Variable((batch, config.loss.tps_points**2))
 
         encoded = encode_references(self.references, config.model, training=True)
-        self._reference_images = encoded.image
         self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
         self.synthesis = synthesise(encoded, self.driving_keypoints, config.model, training=True)
-        self.losses = dict(self._losses(config, perceptual))
+        self.losses = dict(self._losses(config, perceptual, encoded.image))
         self.total = sum(self.losses.values())
         for variable in self.losses.values():
             variable.persistent = True
@@ -125,7 +124,7 @@ class GeneratorStep:
         self._shown = (self.prediction, self.driving_points, *(kept(variable) for variable in others))
 
     def _losses(
-        self, config: Config, perceptual: Optional[Mapping[str, nn.Variable]]
+        self, config: Config, perceptual: Optional[Mapping[str, nn.Variable]], reference_images: nn.Variable
     ) -> Iterator[Tuple[str, nn.Variable]]:
         loss, prediction = config.loss, self.synthesis.prediction
         predictions = image_pyramid(prediction, loss.scales)
@@ -147,7 +146,7 @@ class GeneratorStep:
             yield "separation", loss.separation * apart
         if loss.warp:
             driving = repeat_each(downsample(self.driving, config.model.motion.scale), config.data.num_references)
-            yield "warp", loss.warp * warp_loss(self._reference_images, self.synthesis.motion.deformation, driving)
+            yield "warp", loss.warp * warp_loss(reference_images, self.synthesis.motion.deformation, driving)
         if config.train.discriminator:
             points = self.driving_keypoints.value.get_unlinked_variable(need_grad=False)
             generated = judge(prediction, points, config.model, fixed=True)

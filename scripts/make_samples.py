@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import run_command
+from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
-from mrfomm.heads.dataset import PAPER_FRAMING
+from mrfomm.heads.dataset import PAPER_FRAMING, PROTOCOLS, draw_identity
 from mrfomm.heads.expression import random_performance
-from mrfomm.heads.geometry import load_template, sample_shape
-from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
+from mrfomm.heads.geometry import load_template
+from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
 from mrfomm.video import open_sink
 
@@ -26,10 +27,7 @@ REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75
 
 def make_head(template, size, rng):
     """A random Person and the Stage it stands on."""
-    shape = sample_shape(template, rng)
-    person = make_person(
-        template, make_canvas(template, texture_size(size)), Identity(shape, appearance.sample_look(shape, rng))
-    )
+    person = make_person(template, make_canvas(template, texture_size(size)), draw_identity(template, rng))
     scene = appearance.Scene(appearance.paper_lights()["soft"], appearance.sample_backdrop(rng), PAPER_FRAMING)
     return person, make_stage(person, scene, size)
 
@@ -39,7 +37,8 @@ def write_references(template, folder, rng):
     person, stage = make_head(template, REFERENCE_SIZE, rng)
     faces = random_performance(template.units.names, FRAMES, rng)[:: FRAMES // len(YAWS)]
     for (name, yaw), face in zip(YAWS.items(), faces):
-        Image.fromarray(render_frame(person, stage, (yaw, 0, 0), face)).save(folder / f"reference_{name}.png")
+        with whole_file(folder / f"reference_{name}.png") as aside:
+            Image.fromarray(render_frame(person, stage, (yaw, 0, 0), face)).save(aside)
 
 
 def write_driving(template, folder, rng):
@@ -56,10 +55,9 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="which heads (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path)
     options = parser.parse_args(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
-    template = load_template()
-    write_references(template, options.output, np.random.default_rng([options.seed, 0]))
-    write_driving(template, options.output, np.random.default_rng([options.seed, 1]))
+    template, stream = load_template(), len(PROTOCOLS)  # one that no protocol has
+    write_references(template, options.output, np.random.default_rng([options.seed, stream, 1]))
+    write_driving(template, options.output, np.random.default_rng([options.seed, stream, 2]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 
 from mrfomm.checkpoint import load_checkpoint, save_checkpoint
 from mrfomm.errors import UserError, run_command
+from mrfomm.training import GENERATOR_SIDE
 
 
 def halve(parameters):
@@ -40,10 +41,12 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint folder to write")
     options = parser.parse_args(arguments)
     checkpoint = load_checkpoint(options.checkpoint)
-    config, parameters = checkpoint.config, halve(checkpoint.parameters)
+    generator_side = {k: v for k, v in checkpoint.parameters.items() if k.startswith(GENERATOR_SIDE)}
+    config, parameters = checkpoint.config, halve(generator_side)
     if config.data.num_references == 1:
         config, parameters = without_fusion(config, parameters)
-    save_checkpoint(options.output, config, parameters, {"step": checkpoint.state["step"]})
+    origin = {name: value for name, value in checkpoint.state.items() if name in ("step", "source")}
+    save_checkpoint(options.output, config, parameters, origin)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import run_command
+from mrfomm.files import whole_file
 from mrfomm.heads import appearance
-from mrfomm.heads.dataset import PAPER_FRAMING
-from mrfomm.heads.geometry import load_template, sample_shape
+from mrfomm.heads.dataset import PAPER_FRAMING, draw_identity
+from mrfomm.heads.geometry import load_template
 from mrfomm.heads.motion import AXES
-from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
+from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
 
 SIZE = 192
@@ -47,11 +48,6 @@ def people(template, canvas, seed):
     return np.concatenate([np.concatenate(frames[i : i + COLUMNS], 1) for i in range(0, len(frames), COLUMNS)])
 
 
-def draw_identity(template, rng):
-    shape = sample_shape(template, rng)
-    return Identity(shape, appearance.sample_look(shape, rng))
-
-
 def labelled(frame, text):
     """The frame with a line of text at its top."""
     frame = frame.copy()
@@ -71,7 +67,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     template = load_template()
     canvas = make_canvas(template, texture_size(SIZE))
-    Image.fromarray(PICTURES[options.picture](template, canvas, options.seed)).save(options.output, optimize=True)
+    with whole_file(options.output) as aside:
+        Image.fromarray(PICTURES[options.picture](template, canvas, options.seed)).save(aside, optimize=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from mrfomm import video
-from mrfomm.errors import run_command
+from mrfomm.errors import UserError, run_command
+from mrfomm.files import whole_file
 
 
 def main(arguments=None):
@@ -15,9 +16,12 @@ def main(arguments=None):
     parser.add_argument("--frames", type=int, default=4, help="how many, evenly spaced (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.png")
     options = parser.parse_args(arguments)
+    if options.frames < 1:
+        raise UserError(f"--frames {options.frames}: give a number, at least 1")
     frames = list(video.open_frames(options.video))
     chosen = np.linspace(0, len(frames) - 1, options.frames + 2)[1:-1].astype(int)
-    Image.fromarray(np.concatenate([frames[i] for i in chosen])).save(options.output, optimize=True)
+    with whole_file(options.output) as aside:
+        Image.fromarray(np.concatenate([frames[i] for i in chosen])).save(aside, optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import nnabla as nn
 import numpy as np
 import pytest
 import tiny
+from reference.geometry import downsample
+from reference.layers import grid_sample
 
 from mrfomm import training
 from mrfomm.animation import images_to_array
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint, load_resumable
+from mrfomm.checkpoint import ParameterTree, list_checkpoints, load_checkpoint, load_resumable
 from mrfomm.commands import train
 from mrfomm.config import TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch
@@ -50,6 +52,24 @@ def log(folder):
 def test_learning_rate_is_the_papers():
     rates = [learning_rate(TrainConfig(), epoch) for epoch in (0, 59, 60, 89, 90, 99)]
     np.testing.assert_allclose(rates, [2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
+
+
+def test_warp_loss_of_a_step_pairs_each_reference_with_its_own_driving_frame():
+    config = tiny.config(data={"num_references": 2}, loss={"warp": 3.0})
+    with ParameterTree().scope():
+        step = training.GeneratorStep(config, 2, None)
+    images = images_to_array(tiny.frames(6))
+    step.references.d, step.driving.d = images[:4].reshape(step.references.shape), images[4:]
+    deformation = step.synthesis.motion.deformation
+    step.theta.d, step.control.d, step.grid.d = 0, 0, 0
+    nn.forward_all([step.losses["warp"], deformation])
+    wanted = 0
+    small = downsample(images, config.model.motion.scale)
+    for b in range(2):
+        for k in range(2):
+            warped = grid_sample(small[[2 * b + k]], deformation.d[[2 * b + k]])
+            wanted += sum(np.abs(downsample(warped - small[[4 + b]], s)).mean() for s in (1, 0.5, 0.25)) / 4
+    assert float(step.losses["warp"].d) == pytest.approx(3 * wanted, rel=1e-4)
 
 
 def test_it_learns(tmp_path, data):

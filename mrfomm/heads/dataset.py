@@ -17,7 +17,7 @@ from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.expression import random_performance
-from mrfomm.heads.geometry import load_template, sample_shape
+from mrfomm.heads.geometry import Template, load_template, sample_shape
 from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
 from mrfomm.video import open_sink
@@ -153,9 +153,7 @@ class Studio:
 
     def identity(self, subject: int) -> Identity:
         """The Identity of a subject's number: protocols draw from different streams, so they share none."""
-        rng = self._rng(subject, _PERSON)
-        shape = sample_shape(self._template, rng)
-        return Identity(shape, appearance.sample_look(shape, rng))
+        return draw_identity(self._template, self._rng(subject, _PERSON))
 
     def write_clips(self, jobs: Sequence[Job]) -> Iterator[int]:
         """Render clips of one subject, labels first, then the video; yields 1 after each."""
@@ -182,6 +180,12 @@ class Studio:
     def _rng(self, *key: int) -> np.random.Generator:
         protocol = PROTOCOLS.index(self._settings.protocol)
         return np.random.default_rng([self._settings.seed, protocol, *key])
+
+
+def draw_identity(template: Template, rng: np.random.Generator) -> Identity:
+    """A random person's Identity."""
+    shape = sample_shape(template, rng)
+    return Identity(shape, appearance.sample_look(shape, rng))
 
 
 def write_labels(path: Path, angles: np.ndarray) -> None:

@@ -47,8 +47,8 @@ def contents(folder):
 
 
 def is_hidden(name):
-    """Whether a part of a path begins with a dot, or it ends like a file that is not whole yet."""
-    return any(part.startswith(".") for part in Path(name).parts) or name.endswith(".partial")
+    """Whether a part of a path begins with a dot, as of files that are not whole yet."""
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def nothing(out):
