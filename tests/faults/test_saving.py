@@ -37,7 +37,8 @@ def solver():
     rng = np.random.default_rng(0)
     solver = S.Adam(1e-3)
     shapes = {"a/W": (64, 64, 3, 2), "a/b": (64,)}
-    solver.set_parameters({name: nn.Variable.from_numpy_array(rng.normal(size=shapes[name])) for name in shapes})
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    solver.set_parameters({name: nn.Variable.from_numpy_array(value) for name, value in values.items()})
     return solver
 
 
@@ -167,7 +168,7 @@ def test_full_disk_at_any_byte(disk, solver):
     """Whatever the room: a whole checkpoint or one clear line, and the earlier ones stay."""
     folder = disk(1 << 20)
     save_like_a_run(folder, 1, solver)
-    used = sum(path.stat().st_size for path in (folder / "best").iterdir())
+    used = sum(path.stat().st_size for path in (folder / "checkpoint-00000001").iterdir())
     refusals = []
     for room in range(0, used + 16 * PAGE, 4 * PAGE):
         leave(folder, room)
