@@ -133,8 +133,9 @@ def cached_graphs(model: Model, breakdown: bool = False) -> OnnxGraphs:
         print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
     for name in missing:
         export_graph(name, model, folder / f"{name}.onnx")
+        checksum = sha256_of(folder / f"{name}.onnx")
         with whole_file(_checksum_file(folder / f"{name}.onnx"), shared=True) as aside:
-            aside.write_text(sha256_of(folder / f"{name}.onnx"))
+            aside.write_text(checksum)
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
         shutil.rmtree(old, ignore_errors=True)  # another process may be at it
