@@ -12,6 +12,7 @@ first from the bundled clips with the bundled model if it isn't there. Frames me
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -110,7 +111,7 @@ def main(arguments=None):
     measures = Measures(args)
     methods = open_methods(args)
     with use_context(args.context):
-        scored = [Scored(method, score_method(method, measures, args.batch)) for method in methods]
+        scored = score_methods(methods, measures, args.batch)
     command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     table = report(scored, measures.columns, f"python -m eval.reconstruction {command}".strip())
     write_rows(Path(args.output) / "summary.jsonl", summary_rows(scored, measures.columns))
@@ -187,6 +188,11 @@ class Measures:
             "weights": [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path],
             "versions": provenance(),
         }
+        self._found: Dict[Tuple[Callable, bytes], Optional[np.ndarray]] = {}
+
+    def begin_clip(self):
+        """Forget what was found in true frames; until the next call, back ends see each of them once."""
+        self._found.clear()
 
     def __call__(self, truth, pictures):
         """uint8 [N,S,S,3] twice -> list of N dictionaries, column key -> number or None."""
@@ -199,16 +205,22 @@ class Measures:
         row = {"l1": metrics.l1(a, b), "psnr": psnr if math.isfinite(psnr) else None}
         row.update(ssim=metrics.ssim(a, b), lpips=lpips)
         for backend in self._landmarks:
-            points = [backend.landmarks(image) for image in (truth, picture)]
+            points = [self._in_truth(backend.landmarks, truth), backend.landmarks(picture)]
             if all(found is not None for found in points):
                 points = [metrics.at_akd_size(found, len(truth)) for found in points]
             row.update(_pair(f"akd_{backend.name}", points, metrics.akd))
             row.update(_pair(f"akd_euclidean_{backend.name}", points, metrics.akd_euclidean))
         for backend in self._identity:
-            vectors = [backend.embed(image) for image in (truth, picture)]
+            vectors = [self._in_truth(backend.embed, truth), backend.embed(picture)]
             row.update(_pair(f"aed_{backend.name}", vectors, metrics.aed))
             row.update(_pair(f"aed_euclidean_{backend.name}", vectors, metrics.aed_euclidean))
         return row
+
+    def _in_truth(self, find, truth):
+        key = find, hashlib.sha256(truth.tobytes()).digest()
+        if key not in self._found:
+            self._found[key] = find(truth)
+        return self._found[key]
 
 
 def _pair(key, found, measure):
@@ -235,28 +247,38 @@ def _columns(landmarks, identity, backbone):
     return columns
 
 
-def score_method(method, measures, batch):
-    """Score every clip, or take the scores of an earlier run with the same measures.
+def score_methods(methods, measures, batch):
+    """Score every clip of every method, or take the scores of an earlier run with the same measures.
 
-    A clip's scores are on the disk before the next one begins, and stay there if that one fails.
+    Clip by clip, as the methods share its truth. A clip's scores are on the disk before the next one begins, and stay
+    there if that one fails.
 
     Returns:
-        clip name -> list of dictionaries, one a frame.
+        list of Scored, in the order of the methods.
 
     Raises:
         UserError: a frame or its truth is missing, damaged or of another size, or not what the manifest says.
     """
-    fingerprint = {**measures.fingerprint, "run": method.run.settings._asdict()}
-    _prepare_folder(method.folder, fingerprint)
-    scores = {}
-    with tqdm(method.run.rows, desc=method.name, unit="clip") as progress:
-        for row in progress:
-            path = method.folder / f"{row.clip}.jsonl"
-            kept = read_rows(path) if path.exists() else []
-            if not _belongs(kept, row):
-                kept = list(score_clip(method, row, measures, batch))
-                write_rows(path, kept)
-            scores[row.clip] = kept
+    for method in methods:
+        _prepare_folder(method.folder, {**measures.fingerprint, "run": method.run.settings._asdict()})
+    scored = [Scored(method, {}) for method in methods]
+    jobs = sorted(((one, row) for one in scored for row in one.method.run.rows), key=lambda job: job[1].clip)
+    with tqdm(total=len(jobs), desc="scoring", unit="clip") as progress:
+        for clip, group in itertools.groupby(jobs, key=lambda job: job[1].clip):
+            measures.begin_clip()
+            for one, row in group:
+                one.rows[clip] = _scores_of(one.method, row, measures, batch)
+                progress.update()
+    return scored
+
+
+def _scores_of(method, row, measures, batch):
+    """The scores of a ClipRow: those on the disk, or new ones, which are then there."""
+    path = method.folder / f"{row.clip}.jsonl"
+    scores = read_rows(path) if path.exists() else []
+    if not _belongs(scores, row):
+        scores = list(score_clip(method, row, measures, batch))
+        write_rows(path, scores)
     return scores
 
 

@@ -169,6 +169,22 @@ def test_akd_and_aed_and_dropped_frames_by_hand(tmp_path, levels, fakes, capsys)
     assert "run, AKD (mediapipe): 3 of 6 frames dropped" in capsys.readouterr().out
 
 
+def test_a_true_frame_is_looked_at_once_for_all_methods(tmp_path, data, fakes, monkeypatch):
+    """Eight frames, two methods: eight true and sixteen rebuilt pictures a back end, and numbers as if scored alone."""
+    runs = [make_run(tmp_path / f"by{offset}", data, offset) for offset in (4, 6)]
+    seen = []
+    find = Fake.embed
+    monkeypatch.setattr(Fake, "embed", lambda self, image: seen.append(image) or find(self, image))
+    score(tmp_path, *runs)
+    assert len(seen) == 8 + 16
+    for run in runs:
+        together = [rows_of(tmp_path, run.name, clip) for clip in ("a#0", "b#0")]
+        shutil.rmtree(tmp_path / "scores")
+        score(tmp_path, run)
+        assert [rows_of(tmp_path, run.name, clip) for clip in ("a#0", "b#0")] == together
+        score(tmp_path, *runs)
+
+
 def test_two_back_ends_have_two_columns(tmp_path, levels, fakes, capsys):
     score(tmp_path, levels, "--landmarks", "mediapipe,dlib")
     header = capsys.readouterr().out.splitlines()[0]
