@@ -20,7 +20,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -188,7 +188,7 @@ class Measures:
             "weights": [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path],
             "versions": provenance(),
         }
-        self._found: Dict[Tuple[Callable, bytes], Optional[np.ndarray]] = {}
+        self._found = {}  # (function, digest of a picture) -> what it found there
 
     def begin_clip(self):
         """Forget what was found in true frames; until the next call, back ends see each of them once."""
