@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -15,6 +17,7 @@ import tiny
 from five_steps import five_steps
 from nnabla.ext_utils import get_extension_context
 
+from mrfomm.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.networks import ops
@@ -29,17 +32,32 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def mpirun(processes, *script, timeout=60):
-    """Run a Python script in several processes, with the checkout importable; fails if it hangs."""
-    return subprocess.run(
+def start(processes, *script):
+    """Start a Python script in several processes, with the checkout importable."""
+    return subprocess.Popen(
         [str(part) for part in (MPIRUN, "--oversubscribe", "-n", processes, sys.executable, *script)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
+
+
+def ended(process, timeout=60):
+    """What a process has printed, and its exit code; fails if it hangs."""
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def mpirun(processes, *script):
+    """Run a Python script in several processes to its end."""
+    return ended(start(processes, *script))
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +126,20 @@ def test_losses_of_five_steps_are_those_of_one_process(results, reference):
         assert len(set(values)) == 5
 
 
-def test_training_on_two_processes_is_training_on_one(tmp_path):
-    """train.py from the clips on: the same losses, and only rank 0 writes and prints."""
+def training_options(tmp_path, epochs):
+    """Options of train.py for a tiny model on a few frames, all but the folder behind ``--output``."""
     for i, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
         path = tmp_path / "data" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=i)), axis=1))
-    config = tiny.config(train={"epochs": 1, "milestones": []}, data={"num_repeats": 4})
+    config = tiny.config(train={"epochs": epochs, "milestones": []}, data={"num_repeats": 4})
     (tmp_path / "tiny.yaml").write_text(config_to_yaml(config), encoding="utf-8")
-    options = ["--config", tmp_path / "tiny.yaml", "--data", tmp_path / "data", "--context", "cpu", "--output"]
+    return ["--config", tmp_path / "tiny.yaml", "--data", tmp_path / "data", "--context", "cpu", "--output"]
+
+
+def test_training_on_two_processes_is_training_on_one(tmp_path):
+    """train.py from the clips on: the same losses, and only rank 0 writes and prints."""
+    options = training_options(tmp_path, epochs=1)
     assert train.main([str(option) for option in (*options, tmp_path / "alone")]) == 0
     done = mpirun(2, ROOT / "train.py", *options, tmp_path / "together")
     assert done.returncode == 0, done.stderr
@@ -129,6 +152,20 @@ def test_training_on_two_processes_is_training_on_one(tmp_path):
     for ours, theirs in zip(*logs):
         for key in ("step", "pixel", "equivariance_value", "equivariance_jacobian", "learning_rate"):
             np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-3, err_msg=key)
+
+
+def test_sigusr1_to_mpirun_saves_and_ends(tmp_path):
+    """Open MPI passes it on and waits: the newest checkpoint is of the last step that was logged."""
+    process = start(2, ROOT / "train.py", *training_options(tmp_path, epochs=10**6), tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text(encoding="utf-8")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
+    done = ended(process)
+    assert done.returncode == 130, done.stderr
+    last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["step"]
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    assert load_checkpoint(newest).state["step"] >= last >= 1
 
 
 @pytest.mark.parametrize("rank", [0, 1])
