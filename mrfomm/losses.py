@@ -36,11 +36,8 @@ def perceptual_loss(
     extract = _FEATURES[network]
     total = 0
     for prediction, target in zip(predictions, targets):
-        generated = extract(normalise(prediction), parameters)
-        real = extract(normalise(target), parameters)
-        for feature in real:
-            feature.need_grad = False
-        total = sum((mean_absolute(ours, theirs) for ours, theirs in zip(generated, real)), total)
+        generated, real = (extract(normalise(images), parameters) for images in (prediction, target))
+        total = feature_matching_loss(generated, real) + total
     return total
 
 
@@ -50,10 +47,13 @@ def pixel_loss(predictions: Sequence[nn.Variable], targets: Sequence[nn.Variable
 
 
 def feature_matching_loss(generated: Sequence[nn.Variable], real: Sequence[nn.Variable]) -> nn.Variable:
-    """Sum over the discriminator's layers of the mean |difference|; no gradient flows to the real side."""
-    return sum(
-        mean_absolute(ours, theirs.get_unlinked_variable(need_grad=False)) for ours, theirs in zip(generated, real)
-    )
+    """Sum over a network's layers of the mean |difference|; no gradient flows to the real side.
+
+    The real side stays linked to its graph, or nothing would compute it: see "fails silently" in docs/porting.md.
+    """
+    for feature in real:
+        feature.need_grad = False
+    return sum(mean_absolute(ours, theirs) for ours, theirs in zip(generated, real))
 
 
 def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:

@@ -20,6 +20,7 @@ from mrfomm.config import TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch
 from mrfomm.equivariance import draw_deformation
 from mrfomm.errors import UserError
+from mrfomm.model import judge
 from mrfomm.training import learning_rate
 
 TWO_STAGES = pytest.mark.parametrize("discriminator", [False, True], ids=["stage1", "stage2"])
@@ -70,6 +71,34 @@ def test_warp_loss_of_a_step_pairs_each_reference_with_its_own_driving_frame():
             warped = grid_sample(small[[2 * b + k]], deformation.d[[2 * b + k]])
             wanted += sum(np.abs(downsample(warped - small[[4 + b]], s)).mean() for s in (1, 0.5, 0.25)) / 4
     assert float(step.losses["warp"].d) == pytest.approx(3 * wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("others", [0.0, 10.0], ids=["alone", "with other losses"])
+@pytest.mark.parametrize("keypoint_input", [False, True], ids=["picture", "picture and keypoints"])
+def test_adversarial_losses_of_a_step_compare_prediction_and_driving_frame(keypoint_input, others):
+    """The step's losses against the discriminator's judgement of both, taken afterwards in graphs of their own."""
+    loss = {"pixel": others, "equivariance_value": others, "equivariance_jacobian": others}
+    discriminator = {"keypoint_input": keypoint_input, "spectral_norm": not keypoint_input}
+    config = tiny.config(train={"discriminator": True}, model={"discriminator": discriminator}, loss=loss)
+    rng = np.random.default_rng(5)
+    batch = Batch(*(rng.random((2, *shape, 32, 32), np.float32) for shape in ((config.data.num_references, 3), (3,))))
+    with ParameterTree().scope():
+        step = training.GeneratorStep(config, 2, None)
+        for _ in range(2):  # the second time in buffers that the first one has used
+            found = step.run(batch, draw_deformation(rng, 2, 0.05, 0.005, config.loss.tps_points))
+        points = nn.Variable.from_numpy_array(step.driving_points.d)
+        fake, real = (
+            judge(nn.Variable.from_numpy_array(images), points, config.model, fixed=True)
+            for images in (step.prediction.d, batch.driving)
+        )
+    nn.forward_all([fake.score, *fake.features, *real.features])
+    pairs = zip(fake.features, real.features)
+    wanted = {
+        "adversarial": config.loss.adversarial * ((1 - fake.score.d) ** 2).mean(),
+        "feature_matching": config.loss.feature_matching * sum(np.abs(a.d - b.d).mean() for a, b in pairs),
+    }
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
 
 
 def test_it_learns(tmp_path, data):
