@@ -172,9 +172,15 @@ def contestants_of(args):
         model = load_model(path, args.fusion)
         trained = load_config(find_checkpoint(path) / "config.yaml").data.num_references
         count = REFERENCE_COUNTS.get(args.refs, 1 if trained == 1 else 3)
-        mode = model.config.fusion.mode
-        contestants.append(Contestant("FOMM" if count == 1 else FUSION_NAMES.get(mode, mode), model, count))
+        contestants.append(Contestant(_name(model.config.fusion.mode, trained, count), model, count))
     return contestants
+
+
+def _name(mode, trained, count):
+    """The name of a model that was trained with some number of references and gets another."""
+    if trained == count == 1:
+        return "FOMM"
+    return FUSION_NAMES.get(mode, mode) + (", frontal alone" if count == 1 else "")
 
 
 def method_names(args, contestants, given):

@@ -207,7 +207,7 @@ def _write_h5(path: AnyPath, write: Callable[[BinaryIO], object]) -> None:
 
 
 def load_checkpoint(path: AnyPath) -> Checkpoint:
-    """Read a checkpoint, or the newest whole one of a run folder.
+    """Read a checkpoint: a folder of one, or a run folder's best or else newest.
 
     Raises:
         UserError: no checkpoint there, or it is damaged; the message names the file.

@@ -227,11 +227,28 @@ def check_trainable(config: Config, source: AnyPath) -> None:
     """Raise UserError, naming the key, for what stands in the way of training though inference works."""
     loss, size = config.loss, config.model.image_size * min(config.loss.scales)
     smallest = SMALLEST_PERCEPTUAL_INPUT[loss.perceptual_network]
-    if size < smallest:
+    if loss.perceptual and size < smallest:
         raise UserError(
             f"{source}: loss.scales make images of {size:g} pixels, {loss.perceptual_network} needs {smallest}; "
             "leave out the smallest scale"
         )
+    judged = smallest_judged(config.model.discriminator.blocks)
+    if config.train.discriminator and config.model.image_size < judged:
+        raise UserError(
+            f"{source}: model.discriminator.blocks = {config.model.discriminator.blocks} need pictures of {judged} "
+            "pixels; use fewer"
+        )
+
+
+def smallest_judged(blocks: int) -> int:
+    """The smallest picture a discriminator can judge, pixels a side.
+
+    Every block has a 4x4 convolution without padding; all but the last halve what it leaves.
+    """
+    side = 1
+    for i in range(blocks):
+        side = side * (1 if i == 0 else 2) + 3
+    return side
 
 
 def _constraints(config: Config) -> Iterator[Tuple[str, bool, str]]:

@@ -13,7 +13,7 @@ from mrfomm.errors import AnyPath, UserError
 
 MARGIN = 0.4  # of the face's size, on each side: hair, chin and small movements fit in
 
-_LIFT = 0.08  # of the face's size: the detector's box leaves out the hair but not the chin
+LIFT = 0.08  # of the face's size: the detector's box leaves out the hair but not the chin
 _SAMPLES = 16  # a clip's median is over this many of its frames, or up to twice as many
 _DETECTION_SIDE = 256  # pixels: larger frames are shrunk to this shorter side before the search
 _SMALLEST_FACE = 0.1  # of the frame's shorter side
@@ -63,8 +63,8 @@ def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> List[Box]:
     return [Box(int(x), int(y), int(width)) for x, y, width, _ in found]
 
 
-def square_box(face: Box, frame_shape: Tuple[int, ...], margin: float = MARGIN) -> Box:
-    """The square around a head: ``margin`` of the face's size on each side, raised a little for the hair.
+def square_box(face: Box, frame_shape: Tuple[int, ...], margin: float = MARGIN, lift: float = LIFT) -> Box:
+    """The square around a head: ``margin`` of the face's size on each side, raised by ``lift`` of it for the hair.
 
     It lies wholly inside a frame of ``frame_shape`` (H, W, ...): moved if it would reach over an edge, and
     shrunk only if it is larger than the frame.
@@ -73,7 +73,7 @@ def square_box(face: Box, frame_shape: Tuple[int, ...], margin: float = MARGIN) 
     size = min(round(face.size * (1 + 2 * margin)), height, width)
     around = (size - face.size) / 2
     left = round(face.x - around)
-    top = round(face.y - around - min(_LIFT * face.size, around))  # never so high that the chin is cut
+    top = round(face.y - around - min(lift * face.size, around))  # never so high that the chin is cut
     return Box(min(max(left, 0), width - size), min(max(top, 0), height - size), size)
 
 

@@ -192,6 +192,12 @@ def test_generated_frames(files, tmp_path, motion):
     np.testing.assert_allclose(actual.astype(int), expected, atol=1)
 
 
+def test_a_model_trained_with_three_references_is_not_called_fomm(files, tmp_path):
+    weights = ("--weights", files / "single", files / "weights")
+    run(files, tmp_path, *weights, "--refs", "frontal", "--bin-width", "30")
+    assert {method for method, *_ in scores(tmp_path)} == {"FOMM", "patch-wise, frontal alone"}
+
+
 def test_kept_frames_can_be_scored_as_another_method_s(files, tmp_path):
     run(files, tmp_path / "a", "--weights", files / "weights", "--bin-width", "30")
     kept = tmp_path / "a" / "generated" / "patch-wise"

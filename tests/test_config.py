@@ -71,6 +71,25 @@ def test_shipped_configurations(path):
     assert path.read_text(encoding="utf-8").startswith("#"), "the head comment gives command, hardware and score"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"loss": {"perceptual_network": "vgg19", "perceptual": 1.0, "scales": [1, 0.25]}}, "loss.scales"),
+        ({"loss": {"perceptual_network": "vgg19", "perceptual": 0.0, "scales": [1, 0.25]}}, None),
+        ({"train": {"discriminator": True}, "model": {"discriminator": {"blocks": 4}}}, "model.discriminator.blocks"),
+        ({"train": {"discriminator": True}, "model": {"discriminator": {"blocks": 3}}}, None),
+        ({"train": {"discriminator": False}, "model": {"discriminator": {"blocks": 4}}}, None),
+    ],
+)
+def test_what_stands_in_the_way_of_training_is_named(changes, named):
+    """At 32 pixels: VGG19 needs 16, four blocks of the discriminator 53, three 25; what isn't used hinders nobody."""
+    if named:
+        with pytest.raises(UserError, match=named):
+            check_trainable(tiny.config(**changes), "tiny")
+    else:
+        check_trainable(tiny.config(**changes), "tiny")
+
+
 def test_paper_protocol():
     """FACTS: K = 3, batch 32, 100 epochs then 50 with discriminator, lr 2e-4, x 0.1 at epochs 60 and 90."""
     folder = CONFIGS[0].parent

@@ -262,12 +262,12 @@ def test_voxceleb_utterances_are_cut_by_their_boxes(tmp_path, folder):
     write_utterance(tmp_path, "id10001", "-a_B.1234567", rows)
     write_utterance(tmp_path, "id10002", "missing", rows)
     options = ["--vox-metadata", str(tmp_path / "txt"), "--test-share", "0", "--margin", "0.25", "--lossless"]
-    assert run(tmp_path, *options) == 0
+    assert run(tmp_path, *options, "--min-face", "8") == 0
     assert names(tmp_path, "train") == ["id10001#-a_B_1234567#000012#000042"]
     frames = open_clip(clips_of(tmp_path, "train")[0]).read(range(30), 32)
-    # Places 31..34 make a square of 27 around (44.5, 42); 40 with the margin, raised by 2.
+    # Places 31..34 make a square of 27 around (44.5, 42); 40 with the margin, alike on all sides.
     for number, frame in zip(range(12, 42), frames):
-        square = draw(positions[number])[20:60, 24:64]
+        square = draw(positions[number])[22:62, 24:64]
         red = np.argwhere((frame[..., 0] > 120) & (frame[..., 1] < 120))
         expected = np.argwhere(square[..., 0] == 255).mean(axis=0) * 32 / 40
         np.testing.assert_allclose(red.mean(axis=0), expected, atol=1.0)
@@ -276,7 +276,7 @@ def test_voxceleb_utterances_are_cut_by_their_boxes(tmp_path, folder):
 def test_voxceleb_frames_are_counted_at_25_per_second(tmp_path):
     write_video(tmp_path / "raw" / "video.mp4", [30] * 40 + [60] * 40 + [30] * 40, fps=50)
     write_utterance(tmp_path, "id10001", "video", [box_row(number, 60) for number in range(20, 40)])
-    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt"), "--test-share", "0") == 0
+    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt"), "--test-share", "0", "--min-face", "8") == 0
     assert names(tmp_path, "train") == ["id10001#video#000040#000080"]
     frames = open_clip(clips_of(tmp_path, "train")[0])
     assert frames.length == 40
@@ -288,17 +288,17 @@ def test_voxcelebs_official_test_speakers_are_the_test_set(tmp_path):
     for identity in ("id10001", "id10270", "id10300", "id10310"):
         write_video(tmp_path / "raw" / f"video-{identity}.mp4", [30] * 20)
         write_utterance(tmp_path, identity, f"video-{identity}", [box_row(number, 30) for number in range(15)])
-    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt")) == 0
+    assert run(tmp_path, "--vox-metadata", str(tmp_path / "txt"), "--min-face", "8") == 0
     assert {clip.identity for clip in clips_of(tmp_path, "train")} == {"id10001", "id10310"}
     assert {clip.identity for clip in clips_of(tmp_path, "test")} == {"id10270", "id10300"}
 
 
-def test_small_faces_of_the_metadata_are_left_out(tmp_path):
+@pytest.mark.parametrize("options", [["--min-face", "26"], ["--size", "26"]])
+def test_small_faces_of_the_metadata_are_left_out(tmp_path, options):
     write_video(tmp_path / "raw" / "video.mp4", [30] * 40)
     write_utterance(tmp_path, "id10001", "video", [box_row(number, 30) for number in range(20)])
-    options = ["--vox-metadata", str(tmp_path / "txt"), "--test-share", "0"]
     with pytest.raises(UserError, match="no clip came out of it"):
-        run(tmp_path, *options, "--min-face", "26")
+        run(tmp_path, "--vox-metadata", str(tmp_path / "txt"), "--test-share", "0", *options)
 
 
 def test_metadata_without_a_video_is_an_error(tmp_path, capsys):

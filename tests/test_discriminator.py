@@ -7,7 +7,8 @@ from reference import layers
 from reference import networks as expected
 from reference.graphs import build, double, gradients, leaves, numeric_slope, reference_parameters, run, variable
 
-from mrfomm.networks.discriminator import discriminate, smallest_input
+from mrfomm.config import smallest_judged
+from mrfomm.networks.discriminator import discriminate
 
 BLOCKS, POINTS = 3, 2
 
@@ -158,7 +159,7 @@ def frozen_vectors(arrays, name):
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
-def test_smallest_input(blocks):
+def test_smallest_picture(blocks):
     """The smallest side that leaves every convolution something to do."""
 
     def score_side(side):
@@ -167,7 +168,7 @@ def test_smallest_input(blocks):
             side = side // 2 if block < blocks - 1 else side
         return side
 
-    side = smallest_input(blocks)
+    side = smallest_judged(blocks)
     assert score_side(side) >= 1
     assert score_side(side - 1) < 1
     judgement, _ = build(lambda: discriminate(nn.Variable((1, 3, side, side)), 2, 4, blocks, False))

@@ -140,6 +140,16 @@ def test_stage_2_starts_from_stage_1(tmp_path, data):
     assert after.keys() - before.keys() == {n for n in after if n.startswith(("fusion/", "discriminator/"))}
 
 
+def test_init_drops_a_discriminator_of_another_kind(tmp_path, data):
+    """As of FOMM's vox-cpk, which has spectral norm, under vox-adv, which hasn't."""
+    stage2 = {"discriminator": True, "epochs": 1}
+    first = run(tmp_path, data, "first", model={"discriminator": {"spectral_norm": True}}, train=stage2)
+    changes = {"model": {"discriminator": {"spectral_norm": False}}, "train": stage2}
+    second = run(tmp_path, data, "second", "--init", str(first), **changes)
+    before, after = load_checkpoint(first).parameters, load_checkpoint(second).parameters
+    assert before.keys() - after.keys() == {name for name in before if name.endswith("/u")} != set()
+
+
 def test_stage_2_runs_the_generator_once(tmp_path, data):
     """The running statistics of the first step move as in stage 1: the discriminator's step doesn't run it again."""
     statistics = []
@@ -210,8 +220,9 @@ def test_bad_starts(tmp_path, data):
         run(tmp_path, data, "data")
     with pytest.raises(UserError, match="no such checkpoint"):
         run(tmp_path, data, "r", "--init", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="leave out --init"):
-        run(tmp_path, data, "r", "--resume", str(tmp_path))
+    for option in ("--config", "--init", "--output"):
+        with pytest.raises(UserError, match="leave out --config, --init and --output"):
+            train.main(["--resume", str(tmp_path), option, str(tmp_path / "r"), "--context", "cpu"])
     with pytest.raises(UserError, match="data.num_repeats"):
         run(tmp_path, data, "r", train={"batch_size": 100})
     with pytest.raises(UserError, match="loss.perceptual_weights"):

@@ -13,6 +13,7 @@ from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load
 from mrfomm.config import check_trainable, load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
+from mrfomm.data.sampling import driving_indices
 from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import locked
@@ -31,7 +32,7 @@ def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
     add = parser.add_argument
-    add("--config", metavar="YAML", default=bundled.CONFIGS / "demo-64.yaml", help="configuration (bundled demo-64)")
+    add("--config", metavar="YAML", help="configuration (bundled demo-64)")
     add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
     add(
         "--set",
@@ -45,7 +46,10 @@ def parse_arguments(arguments=None):
     add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint")
     add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if not (args.config or args.resume):
+        args.config = bundled.CONFIGS / "demo-64.yaml"
+    return args
 
 
 def main(arguments=None):
@@ -58,8 +62,8 @@ def main(arguments=None):
 
 def run(args, communicator, stack):
     """Train as one of the communicator's processes; returns the exit code. The ExitStack holds the folder's lock."""
-    if args.resume and (args.init or args.output):
-        raise UserError("--resume goes on with a run as it is; leave out --init and --output")
+    if args.resume and (args.config or args.init or args.output):
+        raise UserError("--resume goes on with a run as it is; leave out --config, --init and --output")
     checkpoint = resumable(args.resume, communicator, stack) if args.resume else None
     config = configuration(args, checkpoint)
     initial = load_checkpoint(args.init) if args.init else None
@@ -109,8 +113,9 @@ def configuration(args, checkpoint):
 
 
 def usable(initial, config):
-    """The parameters of --init, without the discriminator's and the fusion's where this run has none."""
-    unwanted = () if config.train.discriminator else ("discriminator/",)
+    """The parameters of --init without the fusion's if this run has none, nor a discriminator of another kind."""
+    alike = initial.config.model.discriminator == config.model.discriminator
+    unwanted = () if config.train.discriminator and alike else ("discriminator/",)
     if config.model.fusion.mode not in LEARNED_MODES:
         unwanted += ("fusion/",)
     return {name: value for name, value in initial.parameters.items() if not name.startswith(unwanted)}
@@ -165,11 +170,15 @@ def make_loader(config, clips, communicator):
 
 
 def held_out(config):
-    """References and driving frames of some clips of ``test/``, for validation; none where there is no such folder."""
+    """References and driving frames of clips spread over ``test/``, for validation; none where there is no such folder.
+
+    Clips are sorted by person: the first few of VoxCeleb's would be one person's.
+    """
     folder = data_root(config) / "test"
     if not folder.is_dir() or not config.train.validation_clips:
         return []
-    clips = find_clips(folder)[: config.train.validation_clips]
+    clips = find_clips(folder)
+    clips = [clips[i] for i in driving_indices(len(clips), config.train.validation_clips)]
     pairs = validation_pairs(clips, config.data.num_references, DRIVING_PER_CLIP, config.model.image_size)
     return [(references, driving) for _, references, driving in pairs]
 

@@ -20,7 +20,7 @@ from typing import NamedTuple, Tuple
 
 from tqdm import tqdm
 
-from mrfomm.crop import MARGIN, Box, FaceFinder, crop, square_box
+from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.data.tracks import Chunk, Region, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
 from mrfomm.errors import UserError, run_command
@@ -29,7 +29,7 @@ from mrfomm.video import fit, open_frames, open_sink
 RAW_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
 STRIDE = 5  # every which frame the face is looked for in
 MAX_GAP = 3 * STRIDE  # frames: two detections in a row may fail
-VOXCELEB_MARGIN = 0.1  # FOMM's, for boxes that are larger than our detector's
+VOXCELEB_MARGIN = 0.1  # FOMM's, for boxes of whole heads
 MANIFEST = "manifest.jsonl"
 
 
@@ -66,7 +66,12 @@ def parse_arguments(arguments=None):
     add("--margin", type=float, help=f"around the face, as a share of it ({MARGIN}; VoxCeleb {VOXCELEB_MARGIN})")
     add("--test-share", type=float, default=0.1, metavar="SHARE", help="of the identities (0.1)")
     add("--min-frames", type=int, default=64, metavar="N", help="shorter clips are left out (64)")
-    add("--min-face", type=int, metavar="PIXELS", help="smaller faces are left out (a quarter of --size)")
+    add(
+        "--min-face",
+        type=int,
+        metavar="PIXELS",
+        help="smaller faces are left out (a quarter of --size; VoxCeleb: --size)",
+    )
     add("--lossless", action="store_true", help="folders of PNG: quick to load, ten times larger")
     add(
         "--vox-metadata",
@@ -78,7 +83,7 @@ def parse_arguments(arguments=None):
     if args.margin is None:
         args.margin = VOXCELEB_MARGIN if args.vox_metadata else MARGIN
     if args.min_face is None:
-        args.min_face = args.size // 4
+        args.min_face = args.size if args.vox_metadata else args.size // 4
     return args
 
 
@@ -286,7 +291,7 @@ def plan_cuts(raw, source, args, test, find_face):
     for split, identity, chunk in _assign(usable, test, args.test_share):
         if chunk.length >= args.min_frames:  # it may have been cut in two by time
             name = f"{identity}#{raw.name}#{chunk.start:06d}#{chunk.end:06d}" + ("" if args.lossless else ".mp4")
-            box = square_box(chunk.region.square(), frame_shape, args.margin)
+            box = square_box(chunk.region.square(), frame_shape, args.margin, lift=0 if raw.utterances else LIFT)
             cuts.append(Cut(args.output / split / name, chunk.start, chunk.end, box))
     return cuts
 

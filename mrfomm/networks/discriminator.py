@@ -4,7 +4,6 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 from nnabla.initializer import NormalInitializer
 
 from mrfomm.networks import ops
@@ -79,11 +78,3 @@ def _spectral_normalisation(fixed: bool) -> Callable[[nn.Variable], nn.Variable]
         return F.spectral_norm(weight, u, dim=0, itr=1, eps=1e-12, test=fixed)
 
     return normalise
-
-
-def smallest_input(blocks: int) -> int:
-    """The smallest image side the discriminator can judge, in pixels."""
-    side = 1
-    for i in range(blocks):
-        side = side * (1 if i == 0 else 2) + KERNEL - 1
-    return int(np.ceil(side))
