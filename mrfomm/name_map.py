@@ -22,6 +22,7 @@ import numpy as np
 
 from mrfomm.errors import UserError
 from mrfomm.networks.geometry import antialias_kernel
+from mrfomm.networks.perceptual import VGG19_LAYERS
 
 # What the sources hold beyond parameters. The anti-alias kernels ("down") are constants, see check_antialias.
 UPSTREAM_IGNORED = (
@@ -43,7 +44,6 @@ VGG19_IGNORED = (
 )
 _UPSTREAM_PARTS = ("generator", "kp_detector", "discriminator")
 _UPSTREAM_TRAINING = ("epoch", "optimizer_generator", "optimizer_kp_detector", "optimizer_discriminator")
-_VGG19_STAGES = (2, 2, 4, 4, 1)  # convolutions per stage, up to relu5_1
 _PER_CHANNEL = ("beta", "gamma", "mean", "var")
 _REMEDY = "give the configuration and the kind of file that fit"
 
@@ -274,7 +274,7 @@ def vgg19_names(source, origin="the checkpoint"):
 
 def _torchvision_vgg19():
     names, index = {}, 0
-    for stage, count in enumerate(_VGG19_STAGES, start=1):
+    for stage, (_, count) in enumerate(VGG19_LAYERS, start=1):
         for i in range(1, count + 1):
             names[f"vgg19/conv{stage}_{i}/W"] = f"features.{index}.weight"
             names[f"vgg19/conv{stage}_{i}/b"] = f"features.{index}.bias"
@@ -285,7 +285,7 @@ def _torchvision_vgg19():
 
 def _nnabla_examples_vgg19():
     names, number = {}, 0
-    for stage, count in enumerate(_VGG19_STAGES, start=1):
+    for stage, (_, count) in enumerate(VGG19_LAYERS, start=1):
         for i in range(1, count + 1):
             number += 1
             names[f"vgg19/conv{stage}_{i}/W"] = f"conv{number}/conv/W"
