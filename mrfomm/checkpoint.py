@@ -16,6 +16,7 @@ final name it is whole, whenever the program is killed. What a killed run left u
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ from mrfomm.h5_file import read_h5
 
 PREFIX = "checkpoint-"
 _PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
+_CHECKPOINT_FILE = re.compile(r"config\.yaml|state\.json|parameters\.h5|solver_\w+\.h5")
 _MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
 
 Parameters = Mapping[str, Union[nn.Variable, np.ndarray]]  # by name
@@ -130,7 +132,7 @@ def save_checkpoint(
     state: Optional[Mapping[str, object]] = None,
     solvers: Optional[Mapping[str, Solver]] = None,
 ) -> None:
-    """Write a checkpoint folder in one step (an existing one is replaced at the end).
+    """Write a checkpoint folder in one step (an existing checkpoint is replaced at the end).
 
     Args:
         folder: its final path.
@@ -140,9 +142,10 @@ def save_checkpoint(
         solvers: name -> nnabla solver.
 
     Raises:
-        UserError: the folder can't be written (no room, no permission).
+        UserError: the folder can't be written (no room, no permission), or holds something else.
     """
     folder = Path(folder)
+    _check_replaceable(folder)
     aside = _aside(folder)
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -161,6 +164,14 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise cant_write(folder, error) from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to put a checkpoint where there is anything but one."""
+    if folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if not _CHECKPOINT_FILE.fullmatch(path.name))
+        if others:
+            raise UserError(f"{folder}: holds something else than a checkpoint ({others[0]}); choose a new folder")
 
 
 def save_parameters(path: AnyPath, parameters: Parameters) -> None:

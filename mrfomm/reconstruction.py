@@ -10,12 +10,13 @@ A run is a folder that can be continued after a crash, and scored by ``python -m
 A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, NamedTuple, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, batches
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import whole_file
+from mrfomm.files import cant_write, locked, whole_file
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
@@ -154,6 +155,19 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
 # The run folder
 
 
+@contextlib.contextmanager
+def locked_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Iterator[Run]:
+    """Context manager of ``open_run`` that keeps other processes out of the folder."""
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise _something_else(folder)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cant_write(folder, error) from error
+    with locked(folder):
+        yield open_run(folder, settings, clips)
+
+
 def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
     """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
 
@@ -174,14 +188,19 @@ def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
         earlier = read_run(folder, torn_line=True)
         _check_same(folder, earlier.settings, settings)
         names = {clip.name for clip in clips}
-        rows = [row for row in earlier.rows if row.clip in names and is_whole(folder, row)]
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
+        by_clip = {row.clip: row for row in earlier.rows}
+        rows = [row for row in by_clip.values() if row.clip in names and is_whole(folder, row)]
+    elif folder.exists() and not (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
+        raise _something_else(folder)
     record = {"settings": settings._asdict(), "clips": len(clips)}
     for name, text in ((SETTINGS, json.dumps(record, indent=1) + "\n"), (MANIFEST, "".join(map(_line, rows)))):
         with whole_file(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return Run(folder, settings, len(clips), tuple(rows))
+
+
+def _something_else(folder: AnyPath) -> UserError:
+    return UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
 
 
 def append_clip(run: Run, row: ClipRow) -> None:

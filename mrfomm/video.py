@@ -37,6 +37,13 @@ _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 _FRAME_NAME = re.compile(r"\d{6,}\.png")
 _STAGING, _NEW_STAGING = ".mrfomm-", ".new-mrfomm-"  # how folders for unfinished output begin
 
+# What ffmpeg may take a file for: containers, streams, sound, and stills and text, which are refused with a better
+# message. A playlist or a list of files (hls, concat, dash, sdp) would have it open others.
+_FORMATS = (
+    "mov,matroska,webm,avi,gif,apng,webp_anim,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,dv,nut,ivf,rm,wtv,h264,hevc,m4v,mjpeg,"
+    "yuv4mpegpipe,wav,mp3,aac,flac,image2,tty,bmp_pipe,jpeg_pipe,pam_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
+)
+
 # Matroska's Segment with a length that was unknown when its recording began, as browsers write it
 _LIVE_SEGMENT = b"\x18\x53\x80\x67\x01" + b"\xff" * 7
 
@@ -147,7 +154,7 @@ def _ffmpeg(*arguments: str) -> Tuple[int, str, bytes]:
 
 def _input(path: AnyPath) -> Tuple[str, ...]:
     limit = ("-max_pixels", str(Image.MAX_IMAGE_PIXELS))  # of a frame, as for images
-    return ("-protocol_whitelist", "file", *limit, "-i", _url(path))  # the whitelist: no playlist of the network
+    return ("-protocol_whitelist", "file", "-format_whitelist", _FORMATS, *limit, "-i", _url(path))
 
 
 def _url(path: AnyPath) -> str:
@@ -160,7 +167,7 @@ def _complaint(log: str) -> Optional[str]:
     "mmco" is not one: a clip trimmed with ``ffmpeg -ss ... -c copy`` refers to frames before its start.
     """
     found = re.search(r"\[(?:error|fatal|panic)\] (?!mmco: unref short failure)(.+)", log)
-    return found.group(1).strip() if found else None
+    return re.sub("(on whitelist) '.*", r"\1", found.group(1).strip()) if found else None
 
 
 def _inspect(path: AnyPath, *output: str) -> Tuple[int, str, bytes]:

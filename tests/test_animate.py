@@ -94,6 +94,12 @@ def test_first_and_number_and_scale(files, tmp_path):
     assert (read(tmp_path / "scaled") != read(tmp_path / "zero")).any()
 
 
+def test_masks_do_not_take_the_place_of_the_result(files, tmp_path):
+    with pytest.raises(UserError, match="is --output too"):
+        run(files, tmp_path / "out", "--masks", str(tmp_path / "more" / ".." / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
 BAD = [
     (["--start", "7"], {}, "--start 7: the driving clip has 7 frames"),
     (["--start", "soon"], {}, "--start soon"),

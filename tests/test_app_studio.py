@@ -1,6 +1,7 @@
 """The page's jobs, without a browser: what they give, their limits, and the film strip."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v2 as imageio
 import numpy as np
@@ -78,6 +79,18 @@ def test_bad_jobs_leave_nothing(files, worker, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         worker.animate(job(files, **changes), tmp_path, plain)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_jobs_at_once_are_done_one_after_the_other(files, worker, tmp_path):
+    """As when a visitor has stopped one, whose thread is still at work: both results are those of a job alone."""
+    folders = [tmp_path / name for name in ("alone", "one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    jobs = [job(files), job(files), job(files, references=("r2.png", "r0.png"))]
+    alone = [worker.animate(each, folders[0], plain).alone.read_bytes() for each in jobs[1:]]
+    with ThreadPoolExecutor(2) as pool:
+        pending = [pool.submit(worker.animate, each, folder, plain) for each, folder in zip(jobs[1:], folders[1:])]
+    assert [future.result().alone.read_bytes() for future in pending] == alone
 
 
 def test_job_stopped_midway_leaves_nothing(files, worker, tmp_path):

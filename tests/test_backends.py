@@ -7,6 +7,7 @@ import tiny
 
 from mrfomm.animation import Animator, images_to_array, load_model
 from mrfomm.commands import backends
+from mrfomm.errors import UserError
 from mrfomm.onnx_backend import OnnxAnimator
 
 
@@ -23,6 +24,12 @@ def test_same_pictures(model):
         animator = backends.animator_maker(model, backend)(frames[:3], 2)
         results.append(animator.render(animator.keypoints(frames[3:])))
     np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def test_onnx_on_a_gpu_is_refused_not_run_elsewhere(model):
+    gpu = nn.Context(["cudnn:float"], "CudaCachedArray", "0")
+    with nn.context_scope(gpu), pytest.raises(UserError, match="--backend onnx: runs on a CPU"):
+        backends.animator_maker(model, "onnx")
 
 
 def test_auto(model, monkeypatch):

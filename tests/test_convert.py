@@ -49,6 +49,20 @@ def test_our_own_configuration(tmp_path):
     load_model(tmp_path / "c")
 
 
+def test_a_folder_with_something_else_stays_as_it_is(tmp_path):
+    """Not even beside the source, where one may well want the result."""
+    folder = tmp_path / "weights"
+    (folder / "other").mkdir(parents=True)
+    sony_file(folder / "s.h5", tiny.config().model)
+    before = (folder / "s.h5").read_bytes()
+    with pytest.raises(UserError, match=r"weights: holds something else than a checkpoint \(other\)"):
+        run(folder / "s.h5", "-o", folder, "--config", our_yaml(tmp_path / "c.yaml"))
+    assert sorted(path.name for path in folder.iterdir()) == ["other", "s.h5"]  # nothing beside them
+    assert (folder / "s.h5").read_bytes() == before
+    for _ in range(2):  # a checkpoint is replaced
+        assert run(folder / "s.h5", "-o", tmp_path / "c", "--config", our_yaml(tmp_path / "c.yaml")) == 0
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_failures_name_the_key(tmp_path, change):
     model = tiny.config().model

@@ -89,6 +89,8 @@ def test_check_notices_other_weights(weights, tmp_path):
         export.report_errors(errors)
     with pytest.raises(UserError, match="differ by more than"):
         export.report_errors({"prediction": float("nan")})
+    with pytest.raises(UserError, match="differ by more than"):
+        export.report_errors({"reference keypoints": 1e-6, "prediction": float("nan")})
 
 
 def test_plain_leaves_convolutions(weights, tmp_path):

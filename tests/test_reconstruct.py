@@ -14,6 +14,7 @@ from mrfomm import reconstruction
 from mrfomm.animation import Animator, array_to_images, images_to_array, load_model
 from mrfomm.commands import reconstruct
 from mrfomm.errors import UserError
+from mrfomm.files import locked
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = {"a#0": 5, "b.b#1": 6, "c#0": 3}
@@ -150,6 +151,20 @@ def test_interrupted_run_is_continued_where_it_stopped(files, tmp_path, broken_o
     assert "2 of 3 clips are there already" in capsys.readouterr().err
     run(files, tmp_path / "whole")
     assert contents(broken_off) == contents(tmp_path / "whole")
+
+
+def test_a_clip_that_two_runs_have_entered_counts_once(files, broken_off):
+    lines = (broken_off / "manifest.jsonl").read_text()
+    (broken_off / "manifest.jsonl").write_text(lines + lines)
+    run(files, broken_off)
+    assert [row["clip"] for row in manifest(broken_off)] == list(LENGTHS)
+
+
+def test_a_second_run_in_the_folder_is_refused(files, broken_off):
+    before = contents(broken_off)
+    with locked(broken_off), pytest.raises(UserError, match="another run is at work there"):
+        run(files, broken_off)
+    assert contents(broken_off) == before
 
 
 @pytest.mark.parametrize("damage", ["torn line", "missing frame", "staging left by a kill"])

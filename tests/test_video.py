@@ -272,6 +272,20 @@ def test_what_is_no_video(tmp_path, beep):
             open_frames(tmp_path / f"still.{suffix}")
 
 
+@pytest.mark.parametrize("ending", ["#EXT-X-ENDLIST\n", ""], ids=["finite", "endless"])
+def test_a_playlist_is_refused(beep, tmp_path, ending):
+    """ffmpeg would read the files it names, wherever they are, and wait for more of an endless one."""
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:100000\n#EXTINF:3,\nfile://{beep / 'beep.mp4'}\n"
+    for name in ("list.m3u8", "list.mp4"):
+        (tmp_path / name).write_text(text + ending)
+        with pytest.raises(UserError, match=f"{name}: not a readable video") as error:
+            open_frames(tmp_path / name)
+        assert "yuv4mpegpipe" not in str(error.value)  # the whole list helps nobody
+    (tmp_path / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile '{beep / 'beep.mp4'}'\n")
+    with pytest.raises(UserError, match="not a readable video"):
+        open_frames(tmp_path / "list.ffconcat")
+
+
 def test_video_can_be_read_twice_and_left_early(beep):
     source = open_frames(beep / "beep.mp4")
     frames = iter(source)

@@ -48,10 +48,12 @@ def check(args):
 
 
 def main(arguments=None):
-    """Serve the page until it is interrupted (Ctrl-C or SIGTERM)."""
+    """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
     studio = Studio(args.weights, args.context, args.backend, check(args))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else nothing would clean up
+    for number in (signal.SIGTERM, signal.SIGHUP):  # else nothing would clean up
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # nnabla makes the root logger print its requests
     sessions = Sessions()
     with tempfile.TemporaryDirectory(prefix="mrfomm-app-") as folder:

@@ -1,6 +1,7 @@
 """The jobs of the page: pictures and a driving clip in, videos and a film strip out. Nothing here knows of browsers."""
 
 import dataclasses
+import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple, Tuple
@@ -103,6 +104,7 @@ class Studio:
         self._weights = weights
         self._context = context
         self._backend = backend
+        self._busy = threading.Lock()
         self.trained_fusion = load_model(weights).config.fusion.mode
 
     @property
@@ -113,6 +115,9 @@ class Studio:
 
     def animate(self, job, folder, progress):
         """Do a Job.
+
+        A job that its visitor has stopped goes on until it next looks at ``progress``; the next one waits for that,
+        as nnabla's parameter scope is the process's and no thread's own.
 
         Args:
             job: Job. folder: where the files go.
@@ -125,6 +130,10 @@ class Studio:
             UserError: what was asked for is missing, broken or beyond the limits.
         """
         _check(job)
+        with self._busy:
+            return self._animate(job, folder, progress)
+
+    def _animate(self, job, folder, progress):
         notes = []
         model = load_model(self._weights, job.fusion)
         size = model.config.image_size

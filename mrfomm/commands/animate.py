@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -129,6 +130,8 @@ def check(args):
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if args.motion == "absolute" and (args.adapt_scale or args.start != "auto"):
         raise UserError("--adapt-scale and --start are for relative motion; leave them out with --motion absolute")
+    if args.masks and args.output and Path(args.masks).resolve() == Path(args.output).resolve():
+        raise UserError(f"--masks {args.masks}: is --output too; give the mask pictures a place of their own")
     if live.camera_number(args.driving) is not None:
         check_live(args)
     start = None if args.start == "auto" else 0 if args.start == "first" else int(args.start)

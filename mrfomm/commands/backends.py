@@ -5,6 +5,7 @@ from functools import partial
 import nnabla as nn
 
 from mrfomm.animation import Animator
+from mrfomm.errors import UserError
 from mrfomm.export import cached_graphs
 from mrfomm.onnx_backend import OnnxAnimator, is_installed
 
@@ -18,8 +19,13 @@ def animator_maker(model, backend, breakdown=False):
         model: Model.
         backend: one of BACKENDS; ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla.
         breakdown: the animators can also ``render_breakdown``.
+
+    Raises:
+        UserError: onnxruntime was asked for and isn't installed, or the context is a GPU's.
     """
     on_cpu = all(name.startswith("cpu") for name in nn.get_current_context().backend)
+    if backend == "onnx" and not on_cpu:
+        raise UserError("--backend onnx: runs on a CPU; give --context cpu with it, or --backend nnabla for the GPU")
     if backend == "onnx" or (backend == "auto" and on_cpu and is_installed()):
         return partial(OnnxAnimator, cached_graphs(model, breakdown), breakdown=breakdown)
     return partial(Animator, model.config, model.tree, breakdown=breakdown)

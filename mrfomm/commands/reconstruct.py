@@ -13,7 +13,7 @@ from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, run_command
-from mrfomm.reconstruction import Settings, append_clip, open_run, rebuild_clip
+from mrfomm.reconstruction import Settings, append_clip, locked_run, rebuild_clip
 from mrfomm.runtime import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
@@ -61,8 +61,8 @@ def main(arguments=None):
         fusion=model.config.fusion.mode,
         pseudo=args.pseudo,
     )
-    with use_context(args.context):
-        rows = rebuild_missing(clips, model, args.backend, args.batch, open_run(args.output, settings, clips))
+    with use_context(args.context), locked_run(args.output, settings, clips) as run:
+        rows = rebuild_missing(clips, model, args.backend, args.batch, run)
     frames = [frame.l1 for row in rows for frame in row.frames]
     method = "pseudo multi-reference, the best of" if args.pseudo else "from"
     print(
