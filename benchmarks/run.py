@@ -234,8 +234,8 @@ def markdown(report):
         f"{peak['after']:.0f} after; shares are of the larger. Rewritten convolutions need fewer operations than are",
         "counted, so a share can pass 100 %. Times vary by some 20 % between runs: compare within this page.",
         "",
-        "Parts are of the vox-256 architecture with random weights, with keypoints and motion at 64x64 whatever the size, not",
-        "of the bundled 64x64 models; training steps are of `configs/person-64.yaml` with ten keypoints.",
+        "Parts are of the vox-256 architecture with random weights, with keypoints and motion at 64x64 whatever the",
+        "size, not of the bundled 64x64 models; training steps are of `configs/person-64.yaml` with ten keypoints.",
     ]
     for section in dict.fromkeys(row["section"] for row in report["rows"]):
         lines += ["", f"## {section.capitalize()}", "", *_table(section, report["rows"], limit)]
