@@ -10,12 +10,13 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from eval import generation
 from eval.angle_bins import IdentityFeatures, Images, Score, make_axis, plan_bins, score_sets
 from eval.detectors import IDENTITY_BACKENDS, identity_backend
 from eval.generation import MOTIONS, Poses, generate, missing_entries, pairs_of, plan_transfers
@@ -38,7 +39,7 @@ from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, run_command
 from mrfomm.export import fingerprint
-from mrfomm.files import whole_file
+from mrfomm.files import sha256_of, whole_file
 from mrfomm.runtime import CONTEXTS, use_context
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
@@ -223,7 +224,7 @@ def generate_all(args, contestants, patterns, folder):
     methods, work = [], []
     for one in contestants:
         root = folder / one.name
-        origin = {"model": fingerprint(one.model), "backend": args.backend}
+        origin = {"model": fingerprint(one.model), "backend": args.backend, "code": sha256_of(generation.__file__)}
         transfers = plan_transfers(patterns, root, one.references, args.motion, poses, origin)
         work.append((one.model, missing_entries(transfers)))
         methods.append(Method(one.name, root))
@@ -376,6 +377,25 @@ def means(results, method, kind) -> Dict:
     }
 
 
+def common_means(results, first, second, kind) -> Tuple[List[float], List[float]]:
+    """Two methods' scores of the pairs that both have, each the mean over the bins that both have.
+
+    A method that loses its faces where they are hardest (``--features identity``) must not gain by that.
+    """
+    ours, theirs = (
+        {
+            (result.reference, result.driving): {b.angle: b.distance for b in result.score.bins}
+            for result in results
+            if (result.method, result.kind) == (method, kind)
+        }
+        for method in (first, second)
+    )
+    pairs = [(ours[pair], theirs[pair]) for pair in sorted(ours.keys() & theirs.keys())]
+    common = [(a, b, sorted(a.keys() & b.keys())) for a, b in pairs]
+    both = [[float(np.mean([part[k] for k in keys])) for part in (a, b)] for a, b, keys in common if keys]
+    return [a for a, _ in both], [b for _, b in both]
+
+
 def score_table(args, results, names):
     """The paper's table: methods by kinds of sequence, with bootstrap intervals over the pairs."""
     rows = [[name, *(_interval_cell(list(means(results, name, kind).values())) for kind in KINDS)] for name in names]
@@ -386,15 +406,10 @@ def score_table(args, results, names):
 
 
 def difference_table(results, names):
-    """Every two methods, the mean difference over the pairs that both have; empty with one method."""
+    """Every two methods, the mean difference over the pairs and bins that both have; empty with one method."""
     rows = []
     for a, b in itertools.combinations(names, 2):
-        cells = []
-        for kind in KINDS:
-            ours, theirs = means(results, a, kind), means(results, b, kind)
-            both = sorted(set(ours) & set(theirs))
-            cells.append(_interval_cell([ours[pair] for pair in both], [theirs[pair] for pair in both]))
-        rows.append([f"{a} - {b}", *cells])
+        rows.append([f"{a} - {b}", *(_interval_cell(*common_means(results, a, b, kind)) for kind in KINDS)])
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
@@ -420,7 +435,7 @@ def notes(args, results, patterns, size, arguments):
         f"Bins of {args.bin_width:g} degrees, {-args.range:g} to {args.range:g}.",
         f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size.",
         f"{used} of {total} generated frames were averaged in a bin that has true ones.",
-        f"{dropped} true or generated frames were left out as no face was found in them.",
+        f"{dropped} true or generated frames, counted in every comparison, were left out as no face was found in them.",
         f"Command: `python -m eval.bins {shlex.join(map(str, arguments))}`",
         f"Versions: {versions}",
     ]

@@ -63,10 +63,10 @@ def read_rows(path: AnyPath) -> List[Dict[str, Any]]:
     """
     check_is_file(path)
     try:
-        lines = Path(path).read_text(**ENCODING).splitlines()
+        lines = Path(path).read_text(**ENCODING).split("\n")  # splitlines() splits at U+2028 and the like too
     except OSError as error:
         raise UserError(f"{path}: not a readable file of JSON lines ({error})") from error
-    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
+    return [_row(path, number, line) for number, line in enumerate(lines, 1) if line or number < len(lines)]
 
 
 def _line(row: Row) -> str:

@@ -158,9 +158,9 @@ def fingerprint(model: Model) -> str:
     """A digest of what the graphs depend on: the model (with its fusion mode) and the code behind them."""
     package = Path(__file__).parent
     digest = hashlib.sha256(model_digest(model).encode())
-    for name in ("export.py", "onnx_graph.py", "animation.py", "model.py"):
+    for name in ("export.py", "onnx_graph.py", "onnx_backend.py", "animation.py", "model.py"):
         digest.update((package / name).read_bytes())
-    for path in sorted(package.glob("networks/*.py")):
+    for path in sorted(package.glob("networks/**/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -176,7 +176,7 @@ def distances_by_yaw(model, sequence, poses):
     frames = sequence.content.frames
     rebuild = Rebuilder(model.make_animator, frames.read(numbers, model.size), BATCH, model.pseudo)
     distances = rebuild(frames.read(range(frames.length), model.size))[1]
-    bins = np.round(angles / 10) * 10
+    bins = np.floor(angles / 10 + 0.5) * 10  # np.round() makes bins of 9 and 11 whole degrees by turns
     return {int(yaw): float(distances[bins == yaw].mean()) for yaw in np.unique(bins)}
 
 

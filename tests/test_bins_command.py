@@ -346,6 +346,17 @@ def test_the_mean_over_the_bins_is_the_score(files, tmp_path):
         )
 
 
+def test_a_method_gains_nothing_by_losing_the_hardest_bins():
+    """Equal where both have a face; the first has none beyond 40 degrees, where the second is off."""
+    one, two = (
+        bins.Result(method, "a", "b", "yaw", Score([Bin(angle, value, 1, 1) for angle, value in values], 0))
+        for method, values in (("one", [(0, 1.0), (20, 2.0)]), ("two", [(0, 1.0), (20, 2.0), (50, 9.0)]))
+    )
+    assert bins.common_means([one, two], "one", "two", "yaw") == ([1.5], [1.5])
+    assert bins.common_means([one, two], "one", "two", "roll") == ([], [])
+    assert bins.difference_table([one, two], ["one", "two"]).count("0.0000 [0.0000, 0.0000]") == 1
+
+
 def test_identity_features_drop_frames_without_a_face(files, tmp_path, monkeypatch):
     """The "embedding" is the mean colour; it sees no face in black frames."""
 

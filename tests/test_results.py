@@ -117,3 +117,10 @@ def test_markdown_table():
 def test_table_rows_must_fit_the_header():
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         results.markdown_table(["a", "b"], [["x"]])
+
+
+def test_rows_hold_any_letter(tmp_path):
+    """Line ends of Unicode in a name are none in JSON lines."""
+    rows = [{"clip": "a\u0085b\u2028c\u2029d\x0be"}, {"clip": "next"}]
+    results.write_rows(tmp_path / "rows.jsonl", rows)
+    assert results.read_rows(tmp_path / "rows.jsonl") == rows
