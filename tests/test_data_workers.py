@@ -159,7 +159,8 @@ def test_workers_do_not_import_nnabla(start):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script inherits it ignored
 print("the main script runs", flush=True)
 from mrfomm.data.workers import WorkerPool
 import test_data_workers as t

@@ -20,6 +20,7 @@ import fuzz  # first: it sets the paths and the number of threads
 import numpy as np
 
 from mrfomm.errors import run_command
+from mrfomm.files import LOCK
 
 
 class Job(NamedTuple):
@@ -42,8 +43,9 @@ class Job(NamedTuple):
 
 
 def contents(folder):
-    """Relative path -> bytes of the files in a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Relative path -> bytes of the files in a folder, but for the empty one that stands for its lock."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def is_hidden(name):
