@@ -36,8 +36,9 @@ _Built = TypeVar("_Built")
 class Settings(NamedTuple):
     """What decides the frames of a run: it is only continued with the same.
 
-    weights: digest of the model; data: the data's folder; image_size in pixels; references: K; fusion: mode;
-    pseudo: whether K single-reference results compete (the paper's pseudo multi-reference baseline).
+    weights: digest of the model and of the code that draws with it (``export.fingerprint``); data: the data's folder;
+    image_size in pixels; references: K; fusion: mode; pseudo: whether K single-reference results compete (the paper's
+    pseudo multi-reference baseline).
     """
 
     weights: str

@@ -195,6 +195,14 @@ def test_finished_run_is_left_alone(files, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == before
 
 
+def test_frames_of_older_code_are_not_gone_on_with(files, broken_off, monkeypatch):
+    before = contents(broken_off)
+    monkeypatch.setattr(reconstruct, "fingerprint", lambda model: "of newer code")
+    with pytest.raises(UserError, match="weights was [0-9a-f]+, is of newer code"):
+        run(files, broken_off)
+    assert contents(broken_off) == before
+
+
 OTHER = [
     (["--refs", "2"], {}, "references was 3, is 2"),
     (["--pseudo"], {}, "pseudo was False, is True"),

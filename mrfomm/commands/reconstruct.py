@@ -8,11 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
-from mrfomm.animation import load_model, model_digest
+from mrfomm.animation import load_model
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, run_command
+from mrfomm.export import fingerprint
 from mrfomm.reconstruction import Settings, append_clip, locked_run, rebuild_clip
 from mrfomm.runtime import CONTEXTS, use_context
 
@@ -54,7 +55,7 @@ def main(arguments=None):
     clips = find_clips(Path(args.data) / "test")
     model = load_model(args.weights, args.fusion)
     settings = Settings(
-        weights=model_digest(model),
+        weights=fingerprint(model),
         data=str(Path(args.data).resolve()),
         image_size=model.config.image_size,
         references=count,
