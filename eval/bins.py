@@ -368,10 +368,10 @@ def bin_rows(args, results):
             }
 
 
-def means(results, method, kind) -> Dict:
-    """(reference, driving) -> score, of the pairs with a bin."""
+def scores_by_pair(results, method, kind) -> Dict[Tuple[str, str], Score]:
+    """(reference, driving) -> Score, of the pairs with a bin."""
     return {
-        (result.reference, result.driving): result.score.mean
+        (result.reference, result.driving): result.score
         for result in results
         if (result.method, result.kind) == (method, kind) and result.score.bins
     }
@@ -382,23 +382,23 @@ def common_means(results, first, second, kind) -> Tuple[List[float], List[float]
 
     A method that loses its faces where they are hardest (``--features identity``) must not gain by that.
     """
-    ours, theirs = (
-        {
-            (result.reference, result.driving): {b.angle: b.distance for b in result.score.bins}
-            for result in results
-            if (result.method, result.kind) == (method, kind)
-        }
-        for method in (first, second)
-    )
-    pairs = [(ours[pair], theirs[pair]) for pair in sorted(ours.keys() & theirs.keys())]
-    common = [(a, b, sorted(a.keys() & b.keys())) for a, b in pairs]
-    both = [[float(np.mean([part[k] for k in keys])) for part in (a, b)] for a, b, keys in common if keys]
-    return [a for a, _ in both], [b for _, b in both]
+    scores = [scores_by_pair(results, method, kind) for method in (first, second)]
+    ours, theirs = [], []
+    for pair in sorted(scores[0].keys() & scores[1].keys()):
+        a, b = ({one.angle: one.distance for one in each[pair].bins} for each in scores)
+        common = sorted(a.keys() & b.keys())
+        if common:
+            ours.append(float(np.mean([a[angle] for angle in common])))
+            theirs.append(float(np.mean([b[angle] for angle in common])))
+    return ours, theirs
 
 
 def score_table(args, results, names):
     """The paper's table: methods by kinds of sequence, with bootstrap intervals over the pairs."""
-    rows = [[name, *(_interval_cell(list(means(results, name, kind).values())) for kind in KINDS)] for name in names]
+    rows = []
+    for name in names:
+        means = [[score.mean for score in scores_by_pair(results, name, kind).values()] for kind in KINDS]
+        rows.append([name, *map(_interval_cell, means)])
     if args.features == "lpips" and Path(args.lpips_weights) == bundled.LPIPS_ALEXNET:
         for name, values in PAPER.items():
             rows.append([f"{name}, paper (its own recordings)", *(f"{value:.3f}" for value in values)])

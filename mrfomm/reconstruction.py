@@ -159,10 +159,10 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
 @contextlib.contextmanager
 def locked_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Iterator[Run]:
     """Context manager of ``open_run`` that keeps other processes out of the folder."""
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise _something_else(folder)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _something_else(folder) from error
     except OSError as error:
         raise cant_write(folder, error) from error
     with locked(folder):
