@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mrfomm.data.clips import BrokenClip, Clip
-from mrfomm.data.sampling import draw_sample, driving_indices, epoch_order, group_items, reference_indices
+from mrfomm.data.sampling import draw_sample, epoch_order, group_items, reference_indices, spread
 
 
 def clip(name):
@@ -111,7 +111,7 @@ def test_reference_indices():
     assert reference_indices(1, 3) == [0, 0, 0]
 
 
-def test_driving_indices():
-    assert driving_indices(101, 5) == [0, 25, 50, 75, 100]
-    assert driving_indices(3, 10) == [0, 1, 2]
-    assert driving_indices(1, 4) == [0]
+def test_spread():
+    assert spread(101, 5) == [0, 25, 50, 75, 100]
+    assert spread(3, 10) == [0, 1, 2]
+    assert spread(1, 4) == [0]

@@ -6,7 +6,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
-import numpy as np
 from PIL import Image
 
 from mrfomm import provenance, video
@@ -14,6 +13,7 @@ from mrfomm.animation import KeypointArrays, images_to_array, load_model, model_
 from mrfomm.app.strip import film_strip
 from mrfomm.commands.backends import animator_maker
 from mrfomm.config import FUSION_MODES
+from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.overlap import read_ahead, write_behind
@@ -182,8 +182,3 @@ def _write_videos(outputs, sound, comment, driving, images, chosen):
             if number in chosen:
                 shown.append((frame, image))
     return shown
-
-
-def spread(count, most):
-    """Up to ``most`` numbers evenly from 0 to count - 1, without repetition."""
-    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()

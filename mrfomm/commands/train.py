@@ -13,7 +13,7 @@ from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load
 from mrfomm.config import check_trainable, load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
-from mrfomm.data.sampling import driving_indices
+from mrfomm.data.sampling import spread
 from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import locked
@@ -178,7 +178,7 @@ def held_out(config):
     if not folder.is_dir() or not config.train.validation_clips:
         return []
     clips = find_clips(folder)
-    clips = [clips[i] for i in driving_indices(len(clips), config.train.validation_clips)]
+    clips = [clips[i] for i in spread(len(clips), config.train.validation_clips)]
     pairs = validation_pairs(clips, config.data.num_references, DRIVING_PER_CLIP, config.model.image_size)
     return [(references, driving) for _, references, driving in pairs]
 

@@ -100,9 +100,9 @@ def reference_indices(length: int, num_references: int) -> List[int]:
     return ([0, length - 1] + inner)[:num_references]
 
 
-def driving_indices(length: int, max_frames: int) -> List[int]:
-    """At most ``max_frames`` evenly spaced frames of a held-out clip, the first and the last included."""
-    return np.linspace(0, length - 1, min(length, max_frames)).round().astype(int).tolist()
+def spread(count: int, most: int) -> List[int]:
+    """At most ``most`` evenly spaced numbers of 0 to ``count`` - 1, the first and the last included."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -1,7 +1,7 @@
 """Frames of held-out clips, for validation during training."""
 
 from mrfomm.data.clips import open_clip
-from mrfomm.data.sampling import driving_indices, reference_indices
+from mrfomm.data.sampling import reference_indices, spread
 
 
 def validation_pairs(clips, num_references, max_per_clip, size):
@@ -22,4 +22,4 @@ def validation_pairs(clips, num_references, max_per_clip, size):
     for clip in clips:
         frames = open_clip(clip)
         references = frames.read(reference_indices(frames.length, num_references), size)
-        yield clip, references, frames.read(driving_indices(frames.length, max_per_clip), size)
+        yield clip, references, frames.read(spread(frames.length, max_per_clip), size)
