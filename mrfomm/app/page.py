@@ -177,10 +177,10 @@ def _job(studio, folder, sessions):
         paths = tuple(path for path, _ in references or ())
         job = Job(paths, driving, fusion, Transfer(motion, adapt_scale and motion == "relative"), crop)
         output = Path(folder, secrets.token_hex(16))  # who does not know the name can't ask for the files
-        output.mkdir()
-        bar(0, desc="preparing")
         message = None
-        with sessions.job(request.session_hash) as check:
+        with sessions.job(request.session_hash) as check:  # first, so that Stop finds the job as soon as it is seen
+            output.mkdir()
+            bar(0, desc="preparing")
             try:
                 result = studio.animate(job, output, progress)
             except UserError as error:
