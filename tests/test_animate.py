@@ -94,6 +94,19 @@ def test_first_and_number_and_scale(files, tmp_path):
     assert (read(tmp_path / "scaled") != read(tmp_path / "zero")).any()
 
 
+@pytest.mark.parametrize("option", ["--output", "--masks"])
+@pytest.mark.parametrize("taken", ["driving", "driving.mp4", "r1.png"])
+def test_no_result_takes_the_place_of_what_it_is_made_from(files, tmp_path, taken, option):
+    before = sorted(path.name for path in files.rglob("*"))
+    driving = taken if taken.startswith("driving") else "driving.mp4"
+    place = str(files / "empty" / ".." / taken)
+    outputs = [place] if option == "--output" else [str(tmp_path / "out"), "--masks", place]
+    with pytest.raises(UserError, match=f"{option} .*: is --(driving|refs) too"):
+        run(files, *outputs, driving=driving)
+    assert sorted(path.name for path in files.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_masks_do_not_take_the_place_of_the_result(files, tmp_path):
     with pytest.raises(UserError, match="is --output too"):
         run(files, tmp_path / "out", "--masks", str(tmp_path / "more" / ".." / "out"))

@@ -130,12 +130,22 @@ def check(args):
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if args.motion == "absolute" and (args.adapt_scale or args.start != "auto"):
         raise UserError("--adapt-scale and --start are for relative motion; leave them out with --motion absolute")
-    if args.masks and args.output and Path(args.masks).resolve() == Path(args.output).resolve():
-        raise UserError(f"--masks {args.masks}: is --output too; give the mask pictures a place of their own")
+    check_places(args)
     if live.camera_number(args.driving) is not None:
         check_live(args)
     start = None if args.start == "auto" else 0 if args.start == "first" else int(args.start)
     return Transfer(args.motion, args.adapt_scale, start)
+
+
+def check_places(args):
+    """Refuse to write two results into one place, or one over what it is made from."""
+    read = [("--driving", args.driving), *(("--refs", path) for path in args.refs)]
+    taken = {Path(path).resolve(): option for option, path in read}
+    for option, path in (("--output", args.output or OUTPUT), ("--masks", args.masks)):
+        if path:
+            other = taken.setdefault(Path(path).resolve(), option)
+            if other != option:
+                raise UserError(f"{option} {path}: is {other} too; give it a place of its own")
 
 
 def check_live(args):
