@@ -43,10 +43,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        sys.exit(main())
+        sys.exit(_without_wrapping(main))
     except UserError as error:
         _give_up(str(error))
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
         _give_up(f"not enough memory ({error}); give smaller input, a smaller model or batch")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,6 +56,21 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _without_wrapping(main: Callable[[], int]) -> int:
+    """``main()``; an error of one of our functions inside an nnabla graph comes as itself, not as a SystemError."""
+    try:
+        return main()
+    except SystemError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """nnabla and oneDNN tell it by a RuntimeError's text."""
+    return isinstance(error, MemoryError) or "memory error in alloc" in str(error) or "out of memory" in str(error)
 
 
 def _give_up(message: str) -> NoReturn:

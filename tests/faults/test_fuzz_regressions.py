@@ -9,9 +9,11 @@ import zipfile
 
 import cv2
 import h5py
+import nnabla as nn
 import numpy as np
 import pytest
 import tiny
+from nnabla.function import PythonFunction
 
 from eval.angle_bins import make_axis
 from eval.lpips import load_lpips
@@ -114,6 +116,53 @@ def test_lack_of_memory_is_one_line(capsys):
         run_command(lambda: np.empty(1 << 60, np.uint8))
     assert leaving.value.code == 2
     assert capsys.readouterr().err.startswith("error: not enough memory (Unable to allocate")
+
+
+@pytest.mark.parametrize("told", ["memory error in alloc, SingletonManager", "oneDNN: create: out of memory"])
+def test_the_libraries_lack_of_memory_is_one_line(capsys, told):
+    def fail():
+        raise RuntimeError(told)
+
+    with pytest.raises(SystemExit) as leaving:
+        run_command(fail)
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: not enough memory ({told})")
+
+
+class Failing(PythonFunction):
+    """An operator of ours in which something goes wrong."""
+
+    def __init__(self, error):
+        super().__init__(nn.Context(["cpu:float"]))
+        self.error = error
+
+    name = "Failing"
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def forward_impl(self, inputs, outputs):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (MemoryError("1 GB"), 2, "error: not enough memory (1 GB)"),
+        (UserError("a.png: broken"), 2, "error: a.png: broken\n"),
+    ],
+)
+def test_an_error_inside_the_networks_operators_is_itself(capsys, error, code, line):
+    """nnabla wraps it into a SystemError."""
+    output = Failing(error)(nn.Variable((1,)))
+    with pytest.raises(SystemExit) as leaving:
+        run_command(lambda: output.forward())
+    assert leaving.value.code == code
+    assert capsys.readouterr().err.startswith(line)
 
 
 def test_pillows_remarks_are_not_shown(tmp_path):
