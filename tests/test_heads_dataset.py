@@ -151,8 +151,27 @@ def test_a_folder_of_other_settings_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="begun with seed 5, not 6"):
         make_dataset(tiny, TINY._replace(seed=6))
     (tmp_path / "manifest-train.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        make_dataset(tmp_path, TINY)
+    for text in ("{", "[]", "{}", '{"subjects": "x", "clips": 1}'):
+        (tmp_path / "manifest-train.json").write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            make_dataset(tmp_path, TINY)
+
+
+def test_a_set_does_not_shrink(tiny):
+    with pytest.raises(UserError, match="begun with subjects 2, not 1"):
+        make_dataset(tiny, TINY._replace(subjects=1))
+
+
+def test_an_interruption_leaves_what_is_not_begun(tmp_path, monkeypatch):
+    """The bar is interrupted after the first of nine people; workers have some more in hand, not the rest."""
+    class Bar(dataset.tqdm):
+        def update(self, n=1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "tqdm", Bar)
+    with pytest.raises(KeyboardInterrupt):
+        make_dataset(tmp_path, TINY._replace(subjects=9, clips=1, frames=2), workers=2)
+    assert 1 <= len(list((tmp_path / "train").glob("*.mp4"))) <= 6
 
 
 def test_manifest_records_seed_and_version(tiny):

@@ -133,8 +133,13 @@ def _render_all(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterat
     spawn = get_context("spawn")  # forking is unsafe where threads run
     try:
         with ProcessPoolExecutor(min(workers, len(tasks)), spawn) as pool:
-            for future in as_completed([pool.submit(_render_task, task, settings) for task in tasks]):
-                yield future.result()
+            futures = [pool.submit(_render_task, task, settings) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                for future in futures:  # leaving the pool waits for what is not begun, too
+                    future.cancel()
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed (out of memory?); use fewer --workers and start again") from error
 
@@ -203,10 +208,11 @@ def _write_manifest(path: Path, settings: Settings) -> None:
     if path.exists():
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and the clips beside it") from error
-        for key, value in fixed.items():
-            if key not in growing and begun.get(key) != value:
-                raise UserError(f"{path}: begun with {key} {begun.get(key)}, not {value}; choose another --out")
+            smaller = [key for key in growing if begun[key] > fixed[key]]
+            other = [key for key in fixed if key not in growing and begun[key] != fixed[key]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: damaged ({error!r}); delete it and the clips beside it") from error
+        for key in smaller + other:
+            raise UserError(f"{path}: begun with {key} {begun[key]}, not {fixed[key]}; choose another --out")
     with whole_file(path) as aside:
         aside.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
