@@ -232,6 +232,12 @@ def check_trainable(config: Config, source: AnyPath) -> None:
             f"{source}: loss.scales make images of {size:g} pixels, {loss.perceptual_network} needs {smallest}; "
             "leave out the smallest scale"
         )
+    perceptual = loss.perceptual and loss.perceptual_network != "none"
+    if not (perceptual or loss.pixel or loss.warp or config.train.discriminator):
+        raise UserError(
+            f"{source}: no loss looks at the result (loss.perceptual with a loss.perceptual_network, loss.pixel, "
+            "loss.warp, train.discriminator are all off); switch one on"
+        )
     judged = smallest_judged(config.model.discriminator.blocks)
     if config.train.discriminator and config.model.image_size < judged:
         raise UserError(
@@ -278,10 +284,12 @@ def _constraints(config: Config) -> Iterator[Tuple[str, bool, str]]:
         model.image_size * model.keypoints.scale >= 8,
         "is too small: the keypoint detector needs 8 pixels after model.keypoints.scale",
     )
+    halved = model.image_size / 2**model.generator.down_blocks
     yield (
         "model.generator.down_blocks",
-        model.image_size % 2**model.generator.down_blocks == 0,
-        f"{model.generator.down_blocks} halvings don't divide model.image_size = {model.image_size}",
+        halved >= 2 and halved.is_integer(),
+        f"{model.generator.down_blocks} halvings make {halved:g} pixels of model.image_size = {model.image_size}; "
+        "a whole number of 2 or more is needed",
     )
     yield "model.keypoints.temperature", model.keypoints.temperature > 0, "must be positive"
     yield "model.motion.variance", model.motion.variance > 0, "must be positive"

@@ -5,7 +5,10 @@ discriminator then learns from the same prediction, detached, so that the genera
 """
 
 import contextlib
+import hashlib
+import itertools
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -232,6 +235,7 @@ class Trainer:
         self._folder = folder
         self._communicator = communicator
         self._validation = validation
+        self._validation_digest = digest_of(validation)
         self._run_log = RunLog(folder, config.train.tensorboard and communicator.rank == 0)
         local_batch = config.train.batch_size // communicator.size
         with tree.scope():
@@ -250,7 +254,8 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data.
 
-        What the run's folder holds of later steps is put out of the way.
+        What the run's folder holds of later steps is put out of the way. The best model is looked for anew where the
+        held-out clips are others than before, as errors over them can't be compared.
 
         Raises:
             UserError: the checkpoint lacks something, or it doesn't fit.
@@ -262,6 +267,9 @@ class Trainer:
                 raise UserError(f"{path}: missing; this checkpoint can't be resumed, start from it with --init")
             _load_states(solver, path)
         self.progress, self.best = _position(checkpoint)
+        if checkpoint.state.get("validation") != self._validation_digest:
+            print("the held-out clips are others than before: best/ is looked for anew", file=sys.stderr)
+            self.best = float("inf")
         if self._communicator.rank == 0:
             set_later_aside(self._folder, checkpoint.folder)
             self._run_log.rewind(self.progress.step)
@@ -388,7 +396,7 @@ class Trainer:
     def save(self, name: Optional[str] = None) -> None:
         """Write a checkpoint (rank 0) and delete the oldest beyond ``train.keep_checkpoints``."""
         if self._communicator.rank == 0:
-            state = {**self.progress._asdict(), "best": self.best}
+            state = {**self.progress._asdict(), "best": self.best, "validation": self._validation_digest}
             folder = self._folder / (name or f"{PREFIX}{self.progress.step:08d}")
             save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
             remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
@@ -425,6 +433,15 @@ def _position(checkpoint: Checkpoint) -> Tuple[Progress, float]:
             f"{checkpoint.folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init"
         )
     return Progress(*values), best
+
+
+def digest_of(clips: Iterable[HeldOut]) -> str:
+    """SHA-256 of the pictures of held-out clips, which decides whether two validation errors can be compared."""
+    digest = hashlib.sha256()
+    for pictures in itertools.chain.from_iterable(clips):
+        digest.update(repr(pictures.shape).encode())
+        digest.update(pictures)
+    return digest.hexdigest()
 
 
 def reconstruction_error(config: Config, tree: ParameterTree, clips: Iterable[HeldOut]) -> float:

@@ -138,6 +138,53 @@ def test_stage_2_starts_from_stage_1(tmp_path, data):
     assert {"discriminator", "adversarial", "feature_matching"} <= row.keys()
     before, after = load_checkpoint(first).parameters, load_checkpoint(second).parameters
     assert after.keys() - before.keys() == {n for n in after if n.startswith(("fusion/", "discriminator/"))}
+    assert_begins_with(second, before)
+
+
+def assert_begins_with(folder, parameters):
+    """The run's first checkpoint holds all of these parameters."""
+    begun = load_checkpoint(folder / "checkpoint-00000000").parameters
+    for name, value in parameters.items():
+        np.testing.assert_array_equal(begun[name], value, err_msg=name)
+
+
+def test_stage_2_goes_on_with_the_learned_fusion(tmp_path, data):
+    first = run(tmp_path, data, "first", train={"epochs": 1})
+    second = run(tmp_path, data, "second", "--init", str(first), train={"discriminator": True, "epochs": 1})
+    before = load_checkpoint(first).parameters
+    assert any(name.startswith("fusion/") and np.abs(value).max() > 0 for name, value in before.items())
+    assert_begins_with(second, before)
+
+
+def test_the_learning_rate_falls_for_both_sides(tmp_path, data, monkeypatch):
+    rates = []
+    original = training.Trainer.step
+
+    def step(self, batch):
+        rates.append((self.progress.epoch, *(s.learning_rate() for s in self._solvers.values())))
+        return original(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    changes = {"discriminator": True, "epochs": 3, "milestones": [1], "learning_rate": 1e-3}
+    run(tmp_path, data, "run", train=changes, data={"num_repeats": 1})
+    np.testing.assert_allclose(rates, [(0, 1e-3, 1e-3), (1, 1e-4, 1e-4), (2, 1e-4, 1e-4)], rtol=1e-6)
+
+
+def test_other_held_out_clips_make_the_best_model_anew(tmp_path, data, capsys):
+    """Errors over other clips can't be compared: the earlier one, here unbeatable, doesn't stand in the way."""
+    folder = run(tmp_path, data, "run", train={"epochs": 1, "validate_every": 4, "checkpoint_every": 4})
+    for path in [*list_checkpoints(folder), folder / "best"]:
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        record["state"]["best"] = 1e-9
+        (path / "state.json").write_text(json.dumps(record), encoding="utf-8")
+    resume = ["--resume", str(folder), "--context", "cpu", "--set"]
+    assert train.main([*resume, "train.epochs=2"]) == 0
+    assert load_checkpoint(folder / "best").state["best"] == 1e-9
+    assert "held-out" not in capsys.readouterr().err
+    imageio.imwrite(data / "test" / "c#0.png", np.concatenate(list(tiny.frames(6, seed=9)), axis=1))
+    assert train.main([*resume, "train.epochs=3"]) == 0
+    assert load_checkpoint(folder / "best").state["best"] > 1e-9
+    assert "held-out clips are others than before" in capsys.readouterr().err
 
 
 def test_init_drops_a_discriminator_of_another_kind(tmp_path, data):
@@ -148,6 +195,7 @@ def test_init_drops_a_discriminator_of_another_kind(tmp_path, data):
     second = run(tmp_path, data, "second", "--init", str(first), **changes)
     before, after = load_checkpoint(first).parameters, load_checkpoint(second).parameters
     assert before.keys() - after.keys() == {name for name in before if name.endswith("/u")} != set()
+    assert_begins_with(second, {n: v for n, v in before.items() if not n.startswith("discriminator/")})
 
 
 def test_stage_2_runs_the_generator_once(tmp_path, data):
