@@ -1,4 +1,4 @@
-"""Pack a checkpoint for shipping: `python scripts/ship_weights.py runs/heads/patch -o mrfomm/assets/heads-patch`.
+"""Pack a checkpoint for shipping: `python scripts/ship_weights.py RUN/checkpoint-NUMBER -o mrfomm/assets/heads-patch`.
 
 Half precision and no solver states: a sixth of the size. Pictures change by less than a grey level
 (docs/model-card.md). A model trained with one reference has not learned to fuse; it gets the mode ``mean``.
