@@ -16,17 +16,23 @@ def is_installed():
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
+def default_threads():
+    """One for each core that the process may use, or as many as OMP_NUM_THREADS asks for if that is less."""
+    cores, asked = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
+
+
 class OnnxGraphs:
     """The graphs of an exported model. Each is loaded when it is first run, once.
 
     Args:
         folder: with reference.onnx, keypoints.onnx and frame.onnx or breakdown.onnx.
-        threads: that compute; by default as many as the process has cores.
+        threads: that compute; by default as ``default_threads`` says.
     """
 
     def __init__(self, folder, threads=None):
         self._folder = Path(folder)
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or default_threads()
         self._sessions = {}
 
     def run(self, name, inputs):

@@ -16,7 +16,7 @@ from mrfomm.config import FUSION_MODES, FusionConfig
 from mrfomm.errors import UserError
 from mrfomm.model import create_parameters
 from mrfomm.networks.fusion import LEARNED_MODES
-from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs
+from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, default_threads
 
 FIXTURE = Path(__file__).parent / "golden" / "fomm-tiny"
 TOLERANCE = 1e-5
@@ -106,6 +106,13 @@ def test_one_set_of_graphs_serves_several_sets_of_references(folder, golden):
     alone = OnnxAnimator(OnnxGraphs(folder), images[:1]).render(keypoints)
     assert not np.allclose(second.render(keypoints), alone, atol=1e-3)
     np.testing.assert_array_equal(first.render(keypoints), alone)
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("2", 2), ("99", 4), ("0", 4), ("many", 4), ("", 4)])
+def test_omp_num_threads_limits_the_threads(monkeypatch, asked, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert default_threads() == threads
 
 
 def test_number_of_threads_changes_nothing(folder, golden):
