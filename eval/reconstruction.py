@@ -303,9 +303,11 @@ def _prepare_folder(folder, fingerprint):
 
 def _belongs(scores, row):
     """Whether rows of scores are of the frames that a ClipRow lists, by number and L1D."""
-    found = [(score.get("frame"), score.get("l1", math.nan)) for score in scores]
-    return len(found) == len(row.frames) and all(
-        number == frame.frame and abs(l1 - frame.l1) <= _SAME_L1 for (number, l1), frame in zip(found, row.frames)
+    return len(scores) == len(row.frames) and all(
+        score.get("frame") == frame.frame
+        and isinstance(score.get("l1"), float)
+        and abs(score["l1"] - frame.l1) <= _SAME_L1
+        for score, frame in zip(scores, row.frames)
     )
 
 

@@ -175,8 +175,8 @@ def test_a_manifest_cut_short_is_mended(tmp_path):
 def test_a_manifest_of_something_else_is_refused(tmp_path):
     write_video(tmp_path / "raw" / "ann.mp4", [30] * 5)
     (tmp_path / "data").mkdir()
-    for text in ("no record\n", "[]\n", "{}\n"):
-        (tmp_path / "data" / "manifest.jsonl").write_text(text)
+    for text in (b"no record\n", b"[]\n", b"{}\n", b"\xff\xfe\n", b'{}\n{"video": "a", "clips": 5}\n'):
+        (tmp_path / "data" / "manifest.jsonl").write_bytes(text)
         with pytest.raises(UserError, match="manifest.jsonl: not a record that this command wrote"):
             run(tmp_path)
     (tmp_path / "file").touch()

@@ -184,10 +184,10 @@ def open_manifest(path, settings):
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # the last line was being written when a run was killed
-            os.truncate(path, len(whole.encode()))
+            os.truncate(path, len(whole.encode(errors="surrogateescape")))
         if not whole:
             _append(path, settings)
             return {}
@@ -195,7 +195,7 @@ def open_manifest(path, settings):
         raise UserError(f"{path}: can't be written ({error.strerror}); choose another --output") from error
     try:
         earlier, *records = map(json.loads, whole.splitlines())
-        done = {record["video"]: record["clips"] for record in records}
+        done = {record["video"]: list(record["clips"]) for record in records}
         changed = [f"{key} was {earlier[key]}" for key in settings if earlier[key] != settings[key]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a record that this command wrote; choose another --output") from error
