@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 
 import numpy as np
 import pytest
@@ -54,14 +55,13 @@ def test_damage_is_named_and_stepped_over(run, capsys, name, damage):
         path.write_bytes(
             data[:middle] if damage == "truncate" else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         )
-    if name == "state.json" and damage == "delete":
-        with pytest.raises(UserError, match="state.json"):
-            load_checkpoint(path.parent)
-    elif name != "state.json" or damage == "truncate":
-        with pytest.raises(UserError, match=name):
-            load_checkpoint(path.parent)
-        assert load_resumable(run).state == {"step": 1}
-        assert name in capsys.readouterr().err
+    # The bit in the middle of state.json is in another file's checksum, which that file then seems to fail.
+    named = "config.yaml|parameters.h5|state.json" if (name, damage) == ("state.json", "flip") else name
+    with pytest.raises(UserError, match=named):
+        load_checkpoint(path.parent)
+    assert load_resumable(run).state == {"step": 1}
+    if (name, damage) != ("state.json", "delete"):  # a folder without it is no checkpoint
+        assert re.search(named, capsys.readouterr().err)
 
 
 def test_no_whole_checkpoint(run):

@@ -164,6 +164,7 @@ def test_a_set_does_not_shrink(tiny):
 
 def test_an_interruption_leaves_what_is_not_begun(tmp_path, monkeypatch):
     """The bar is interrupted after the first of nine people; workers have some more in hand, not the rest."""
+
     class Bar(dataset.tqdm):
         def update(self, n=1):
             raise KeyboardInterrupt
