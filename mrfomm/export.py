@@ -272,8 +272,8 @@ def spread_frames(path: AnyPath, size: int, count: int) -> List[np.ndarray]:
 def export_int8(model: Model, folder: Path, clip: AnyPath, rewrites: Sequence[Callable[..., object]]) -> None:
     """Write frame-int8.onnx and print what it loses and gains against frame.onnx.
 
-    References are the clip's first, middle and last frame. Of its other frames, every second serves to choose the
-    ranges of the 8-bit numbers, and the others to compare.
+    References are the clip's first, middle and last frame. Of all its frames, those three among them, every second
+    serves to choose the ranges of the 8-bit numbers, and the others to compare.
     """
     images = images_to_array(spread_frames(clip, model.config.image_size, CALIBRATION_FRAMES))
     graphs = OnnxGraphs(folder)

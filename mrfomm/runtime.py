@@ -257,8 +257,8 @@ def start_processes(context_name: str) -> Iterator[Communicator]:
         context_name: one of CONTEXTS.
 
     Raises:
-        UserError: mpi4py is missing or doesn't fit this ``mpirun``, or the context can't be had. Only in a single
-            process; several end here.
+        UserError: mpi4py is missing or doesn't fit this ``mpirun``, which every process tells for itself; or the
+            context can't be had, in a single process only: several end here.
     """
     announced = next((int(os.environ[name]) for name in _SIZE_VARIABLES if name in os.environ), None)
     if announced is None:

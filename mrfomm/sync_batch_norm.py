@@ -47,7 +47,10 @@ def sync_batch_normalization(x, beta, gamma, mean, var, relu, add_up, processes,
 
 
 def compiled_kernels():
-    """The loops of the CPU operators (extra ``cpu``), with which the results are theirs to the bit."""
+    """The loops of the CPU operators (extra ``cpu``), whose outputs are then theirs to the bit.
+
+    The running statistics may differ in the last bit: here they are added up in double precision.
+    """
     from mrfomm.networks.cpu import kernels
     from mrfomm.networks.cpu.backend import backend
 
