@@ -58,14 +58,16 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         sys.exit(141)
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The error of a function of ours inside an nnabla graph, which comes out as a SystemError; others as they are."""
+    return error.__cause__ if isinstance(error, SystemError) and error.__cause__ else error
+
+
 def _without_wrapping(main: Callable[[], int]) -> int:
-    """``main()``; an error of one of our functions inside an nnabla graph comes as itself, not as a SystemError."""
     try:
         return main()
     except SystemError as error:
-        if error.__cause__ is None:
-            raise
-        raise error.__cause__ from None
+        raise unwrapped(error) from None
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

@@ -440,7 +440,7 @@ def digest_of(clips: Iterable[HeldOut]) -> str:
     digest = hashlib.sha256()
     for pictures in itertools.chain.from_iterable(clips):
         digest.update(repr(pictures.shape).encode())
-        digest.update(pictures)
+        digest.update(pictures.tobytes())
     return digest.hexdigest()
 
 

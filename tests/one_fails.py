@@ -17,7 +17,10 @@ def main():
         if communicator.rank == rank:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise {"user error": UserError, "bug": ZeroDivisionError}[how]("the\nmessage")
+            error = {"bug": ZeroDivisionError}.get(how, UserError)("the\nmessage")
+            if how == "wrapped":  # as nnabla does with the errors of a PythonFunction
+                raise SystemError("returned a result with an exception set") from error
+            raise error
         communicator.barrier()
 
 

@@ -171,9 +171,9 @@ def test_sigusr1_to_mpirun_saves_and_ends(tmp_path):
     assert load_checkpoint(newest).state["step"] >= last >= 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_user_error_in_one_process_ends_all(rank):
-    done = mpirun(2, TESTS / "one_fails.py", "user error", rank)
+@pytest.mark.parametrize(("rank", "how"), [(0, "user error"), (1, "user error"), (1, "wrapped")])
+def test_a_user_error_in_one_process_ends_all(rank, how):
+    done = mpirun(2, TESTS / "one_fails.py", how, rank)
     assert done.returncode == 2
     assert done.stderr.splitlines().count("error: the message") == 1
     assert "Traceback" not in done.stderr
