@@ -24,6 +24,7 @@ from eval.bins import Result, draw_curves
 from eval.labels import KINDS, find_media, read_labels
 from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
+from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import whole_file
 from mrfomm.reconstruction import SETTINGS, read_run
@@ -211,7 +212,7 @@ def read_frame(path, number, size):
 def masks_section(folder):
     """An even choice of the pictures that animate.py --masks wrote."""
     files = sorted(folder.glob("*.png"))
-    chosen = np.unique(np.linspace(0, len(files) - 1, MASK_PICTURES).round().astype(int))
+    chosen = spread(len(files), MASK_PICTURES)
     note = "a row a reference: input, its warp, mask, masked warp; at the end the result"
     figures = [Figure(picture_row([read_image(files[i])], SMALLEST_MASKS), f"{files[i].name}: {note}") for i in chosen]
     return Section(f"Masks: {folder}", "", [Group("What each reference supplies", figures)], "")

@@ -232,8 +232,7 @@ def check_trainable(config: Config, source: AnyPath) -> None:
             f"{source}: loss.scales make images of {size:g} pixels, {loss.perceptual_network} needs {smallest}; "
             "leave out the smallest scale"
         )
-    perceptual = loss.perceptual and loss.perceptual_network != "none"
-    if not (perceptual or loss.pixel or loss.warp or config.train.discriminator):
+    if not (needs_perceptual(loss) or loss.pixel or loss.warp or config.train.discriminator):
         raise UserError(
             f"{source}: no loss looks at the result (loss.perceptual with a loss.perceptual_network, loss.pixel, "
             "loss.warp, train.discriminator are all off); switch one on"
@@ -244,6 +243,11 @@ def check_trainable(config: Config, source: AnyPath) -> None:
             f"{source}: model.discriminator.blocks = {config.model.discriminator.blocks} need pictures of {judged} "
             "pixels; use fewer"
         )
+
+
+def needs_perceptual(loss: LossConfig) -> bool:
+    """Whether a perceptual network is asked for and counts."""
+    return loss.perceptual_network != "none" and loss.perceptual > 0
 
 
 def smallest_judged(blocks: int) -> int:

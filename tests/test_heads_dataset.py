@@ -150,7 +150,6 @@ def test_bad_workers(tmp_path):
 def test_a_folder_of_other_settings_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="begun with seed 5, not 6"):
         make_dataset(tiny, TINY._replace(seed=6))
-    (tmp_path / "manifest-train.json").write_text("{")
     for text in ("{", "[]", "{}", '{"subjects": "x", "clips": 1}'):
         (tmp_path / "manifest-train.json").write_text(text)
         with pytest.raises(UserError, match="damaged"):

@@ -14,16 +14,6 @@ from mrfomm.equivariance import deform_grid, draw_deformation, mirrored
 from mrfomm.model import judge, keypoints_of
 from mrfomm.training import DiscriminatorStep, GeneratorStep
 
-OFF = {
-    "perceptual": 0.0,
-    "pixel": 0.0,
-    "equivariance_value": 0.0,
-    "equivariance_jacobian": 0.0,
-    "separation": 0.0,
-    "warp": 0.0,
-    "adversarial": 0.0,
-    "feature_matching": 0.0,
-}
 TEACHES = {  # a part of the network that the loss must reach
     "perceptual": ("generator/", "motion/", "keypoints/"),
     "pixel": ("generator/", "motion/", "keypoints/"),
@@ -34,6 +24,7 @@ TEACHES = {  # a part of the network that the loss must reach
     "adversarial": ("generator/", "motion/", "keypoints/"),
     "feature_matching": ("generator/", "motion/", "keypoints/"),
 }
+OFF = dict.fromkeys(TEACHES, 0.0)
 
 
 def stepped(**changes):

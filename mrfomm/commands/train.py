@@ -10,7 +10,7 @@ import numpy as np
 
 from mrfomm import bundled
 from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load_resumable, tidy
-from mrfomm.config import check_trainable, load_config
+from mrfomm.config import check_trainable, load_config, needs_perceptual
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
 from mrfomm.data.sampling import spread
@@ -185,7 +185,7 @@ def held_out(config):
 
 def load_perceptual(loss):
     """The frozen perceptual network's parameters, or None: AlexNet is bundled, VGG19 the user brings."""
-    if loss.perceptual_network == "none" or not loss.perceptual:
+    if not needs_perceptual(loss):
         return None
     if loss.perceptual_network == "alexnet":
         with np.load(bundled.LPIPS_ALEXNET) as file:
