@@ -45,6 +45,10 @@ BLOCK = 4096  # bytes that even an empty file counts for
 PATIENCE = 20.0  # seconds that a job goes on without anybody listening: a page asks first, then listens
 
 
+class StoppedError(UserError):
+    """The job's visitor has stopped or replaced it, or left: nobody waits for its result or for an error."""
+
+
 class Sessions:
     """Which visitors listen for results, and the job of each."""
 
@@ -70,7 +74,7 @@ class Sessions:
 
     @contextlib.contextmanager
     def job(self, session):
-        """Yield a function that raises UserError once the job was stopped, replaced by another, or nobody listens."""
+        """Yield a function that raises StoppedError once the job was stopped or replaced, or nobody listens."""
         token = self._current[session] = object()
         heard = time.monotonic()
 
@@ -79,7 +83,7 @@ class Sessions:
             if self._listening[session]:
                 heard = time.monotonic()
             if self._current.get(session) is not token or time.monotonic() - heard > self._patience:
-                raise UserError("stopped")
+                raise StoppedError("stopped")
 
         try:
             yield check

@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio
 
 from mrfomm import bundled
+from mrfomm.app.gate import StoppedError
 from mrfomm.app.studio import MAX_REFERENCES, Job
 from mrfomm.errors import UserError
 from mrfomm.reenactment import Transfer
@@ -177,17 +178,21 @@ def _job(studio, folder, sessions):
         paths = tuple(path for path, _ in references or ())
         job = Job(paths, driving, fusion, Transfer(motion, adapt_scale and motion == "relative"), crop)
         output = Path(folder, secrets.token_hex(16))  # who does not know the name can't ask for the files
-        message = None
+        result = message = None
         with sessions.job(request.session_hash) as check:  # first, so that Stop finds the job as soon as it is seen
             output.mkdir()
             bar(0, desc="preparing")
             try:
                 result = studio.animate(job, output, progress)
+            except StoppedError:
+                pass  # an error would show or not, as Gradio's own cancelling is slower or quicker
             except UserError as error:
                 message = html.escape(without_folder(str(error), folder))
         _release_memory()
-        if message:
+        if result is None:
             shutil.rmtree(output)
+            if message is None:
+                return [gradio.skip()] * 6
             raise gradio.Error(message, duration=None, title="", print_exception=False)
         text = "\n".join(without_folder(line, folder) for line in result.notes)
         return (
