@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 export PYTHON
 
 help:
-	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (3.8 to 3.10)'
+	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (a CPython 3.10)'
 	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'

@@ -9,11 +9,10 @@ HERE = Path(__file__).resolve().parent
 
 CORE = [
     "nnabla==1.39.0",
-    "numpy~=1.26.0; python_version >= '3.9'",
-    "numpy~=1.24.0; python_version < '3.9'",
+    "numpy~=1.26.0",
     "h5py>=3.1",
+    "av>=14,<18",  # FFmpeg's libraries: all clips are read and written through them
     "imageio>=2.28,<3",
-    "imageio-ffmpeg>=0.4.8,<1",
     "matplotlib>=3.7,<4",
     "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2, which nnabla cannot load
     "pillow>=9.1",
@@ -21,7 +20,7 @@ CORE = [
     "tqdm>=4.60",
 ]
 
-# For mrfomm/networks/cpu, operators faster than nnabla's own. numba 0.58 is the last for Python 3.8.
+# For mrfomm/networks/cpu, operators faster than nnabla's own.
 CPU = ["numba>=0.58,<1", "onednn-cpu-gomp==2023.2.0"]
 
 # The pip wheel of Open MPI brings mpirun and libmpi: no system package is needed.
@@ -54,8 +53,8 @@ MEDIAPIPE = ["mediapipe==0.10.9", "opencv-contrib-python>=4.7,<4.12"]
 DLIB = ["dlib-bin>=19.24", "face-recognition-models==0.3.0"]
 FACE_ALIGNMENT = ["face-alignment>=1.4,<2"]  # brings torch, and fetches its weights when first used
 
-# The page of mrfomm/app.py. Gradio 6 needs Python 3.10; starlette is what it is built on.
-APP = ["gradio>=6.20,<7; python_version >= '3.10'", "starlette; python_version >= '3.10'"]
+# The page of mrfomm/app.py; starlette is what Gradio is built on.
+APP = ["gradio>=6.20,<7", "starlette"]
 
 REPORT = ["jinja2>=3.1,<4", "markdown-it-py>=3,<5"]
 
@@ -72,9 +71,10 @@ DEV = [
     *APP,
     *REPORT,
     *DOCS,
-    "mypy>=1.10; python_version >= '3.10'",
-    "types-PyYAML; python_version >= '3.10'",
-    "types-tqdm; python_version >= '3.10'",
+    "mypy>=1.10",
+    "types-PyYAML",
+    "types-tqdm",
+    "imageio-ffmpeg>=0.5,<1",  # an ffmpeg for the tests: the oracle for what the library reads and writes
     "playwright>=1.48",  # drives the browser that tests/chromium.py fetches
     "pytest>=7.4",
     "pytest-random-order>=1.1",
@@ -96,7 +96,7 @@ setup(
     version=read_version(),
     description="Multi-reference face reenactment in nnabla (arXiv 2202.10758)",
     license="Apache-2.0",
-    python_requires=">=3.8,<3.11",
+    python_requires=">=3.10,<3.11",
     packages=[*find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]), "mrfomm.configs"],
     package_dir={"mrfomm.configs": "configs"},  # the checkout's folder, where bundled.CONFIGS finds it
     package_data={

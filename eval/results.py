@@ -24,7 +24,7 @@ _PACKAGES = (  # what a number may depend on
     "numpy",
     "opencv-python",
     "pillow",
-    "imageio-ffmpeg",
+    "av",
     "onnxruntime",
     "mediapipe",
     "dlib-bin",

@@ -1,9 +1,9 @@
 #!/bin/sh
-# make_venv.sh DIR: make the virtual environment DIR with a CPython that nnabla has wheels for (3.8 to 3.10).
+# make_venv.sh DIR: make the virtual environment DIR with CPython 3.10, the last that nnabla has wheels for.
 # Run from the top of the checkout.
 #
 # Taken is the first that fits of: $PYTHON (alone, if set); the version in .python-version under pyenv;
-# python3.10, 3.9, 3.8, python3, python on PATH; any version under pyenv; uv, which may download one.
+# python3.10, python3, python on PATH; any 3.10 under pyenv; uv, which may download one.
 # A fitting environment in DIR is kept unless $PYTHON is set. Exit code 2 if there is no such Python.
 set -eu
 dir=$1
@@ -11,7 +11,7 @@ dir=$1
 usable() {
     "$1" -c '
 import sys, ensurepip, venv
-sys.exit(sys.implementation.name != "cpython" or not (3, 8) <= sys.version_info[:2] <= (3, 10))
+sys.exit(sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 10))
 ' >/dev/null 2>&1
 }
 
@@ -25,19 +25,19 @@ in_pyenv() { # called by path: pyenv's shims fail for versions that are installe
 }
 
 on_path() {
-    for python in python3.10 python3.9 python3.8 python3 python; do
+    for python in python3.10 python3 python; do
         if usable "$python"; then return; fi
     done
     return 1
 }
 
 find_python() {
-    in_pyenv "$(cat .python-version)" || on_path || in_pyenv 3.10 || in_pyenv 3.9 || in_pyenv 3.8
+    in_pyenv "$(cat .python-version)" || on_path || in_pyenv 3.10
 }
 
 if [ -n "${PYTHON:-}" ]; then
     if ! usable "$PYTHON"; then
-        echo "error: PYTHON=$PYTHON does not run, is not CPython 3.8 to 3.10, or lacks venv and ensurepip" >&2
+        echo "error: PYTHON=$PYTHON does not run, is not CPython 3.10, or lacks venv and ensurepip" >&2
         exit 2
     fi
     "$PYTHON" -m venv --clear "$dir"
@@ -49,7 +49,7 @@ elif rm -rf "$dir" && command -v uv >/dev/null && uv venv --quiet --seed --pytho
     :
 else
     cat >&2 <<'END'
-error: no CPython 3.8 to 3.10 with venv found, and nnabla 1.39 has wheels for no other. Any one of these helps:
+error: no CPython 3.10 with venv found, and nnabla 1.39 has wheels for none newer. Any one of these helps:
   pyenv install 3.10
   pip install uv                          (make venv then lets uv download Python 3.10)
   apt-get install python3.10-venv         (where the distribution has it)

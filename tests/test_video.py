@@ -112,9 +112,10 @@ def test_grey_palette_and_alpha(tmp_path):
     palette = Image.fromarray(image).quantize(256)
     palette.save(tmp_path / "palette.png")
     three = np.repeat(grey[:, :, None], 3, axis=2)
+    opacity = alpha[..., None] / 255
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), three)
-    np.testing.assert_array_equal(read_image(tmp_path / "la.png"), three)
-    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), image)
+    for name, colours in (("la", three), ("rgba", image)):  # over white
+        assert np.abs(read_image(tmp_path / f"{name}.png") - (colours * opacity + 255 * (1 - opacity))).max() <= 0.5
     np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), image)  # 35 colours: none is lost
 
 
@@ -419,12 +420,13 @@ def test_browsers_recording(tmp_path, beep):
     assert default_duration
     path.write_bytes(head + b"\xec\x86" + bytes(6) + rest[4:])  # "void" in its place, as in Chrome's
     source = open_frames(path)
-    assert (source.count_hint, source.has_audio) == (None, True)
+    assert source.has_audio
     stamps = [n * 43 + n * n * 11 % 37 for n in range(20)]
     assert source.fps == pytest.approx(19_000 / (stamps[-1] - stamps[0]), rel=1e-3)
     shown = identify(source, moving_frames())
     late = [stamps[index] - 1000 * n / source.fps for n, index in enumerate(shown)]
-    assert len(shown) == 20
+    assert sorted(set(shown)) == list(range(20))
+    assert len(shown) <= 21
     assert np.abs(late).max() <= np.diff(stamps).max()
 
 
@@ -561,8 +563,8 @@ def test_no_frame(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failing_ffmpeg(tmp_path, monkeypatch):
-    broken = video._CONTAINERS[".mp4"]._replace(encoding=("-c:v", "nonsense"))
+def test_failing_encoder(tmp_path, monkeypatch):
+    broken = video._CONTAINERS[".mp4"]._replace(codec="nonsense")
     monkeypatch.setitem(video._CONTAINERS, ".mp4", broken)
     with pytest.raises(UserError, match=r"a\.mp4: cannot be written \(.*nonsense"):
         write(tmp_path / "a.mp4", itertools.cycle(moving_frames()))

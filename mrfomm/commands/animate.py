@@ -59,6 +59,7 @@ def parse_arguments(arguments=None):
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
     add("--start", default="auto", metavar="auto|first|N", help="driving frame that relative motion starts from (auto)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
     add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, a picture a frame")
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
@@ -90,7 +91,10 @@ def main(arguments=None):
 def write(args, transfer, model, references):
     """Animate by a clip; returns the path of the output."""
     output = args.output or OUTPUT
-    driving = prepare_driving(video.open_frames(args.driving), model.config.image_size, args.crop, tell)
+    source = video.open_frames(args.driving, args.fps)
+    if Path(args.driving).is_dir() and args.fps is None:
+        tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
+    driving = prepare_driving(source, model.config.image_size, args.crop, tell)
     comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
     with open_outputs(args, output, driving.source.fps, comment) as (write_result, write_masks):
         animator = animator_maker(model, args.backend, bool(args.masks))(images_to_array(references), args.batch)
@@ -156,6 +160,7 @@ def check_live(args):
         "--no-audio": args.no_audio,
         "--no-provenance": args.no_provenance,
         "--batch": args.batch > 1,
+        "--fps": args.fps is not None,
         "--start": args.start.isdecimal(),
     }
     for option in (option for option, given in senseless.items() if given):

@@ -4,35 +4,34 @@ A clip is a video (mp4, mov), a gif, a folder of frames, or one png or jpg with 
 width is a multiple of its height). What comes before the first ``#`` of its name is the identity it shows.
 
 Frames of a video are found by their exact time. The container's frame count can be wrong (videos cut without
-re-encoding) and seeking by frame number misses where the frame rate varies. So a video is decoded once,
-without converting a frame, to list the time of every frame; a later seek is only trusted if the time of the
-frame it landed on is in that list.
+re-encoding). So a video is decoded once, without converting a frame, to list the time of every frame; a later seek
+is only trusted if the time of the frame it landed on is in that list.
 """
 
 import contextlib
-import os
+import logging
 import re
 import struct
 import zlib
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-from mrfomm.video import fit, read_image
+from mrfomm.media.container import Damage, decode, open_container, picture_stream
+from mrfomm.media.images import fit, read_image
+from mrfomm.media.pixels import Converter
 
 VIDEO_SUFFIXES = (".mp4", ".mov")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SUFFIXES = (*VIDEO_SUFFIXES, ".gif", *IMAGE_SUFFIXES)
 
-_SILENT = 0  # of OpenCV's own log levels
 _Bomb = Image.DecompressionBombError
-
-# OpenCV's seek decodes from the last key frame that is at least this many frames before the one asked for.
-_SEEK_MARGIN = 16
+_log = logging.getLogger(__name__)
 
 
 class Clip(NamedTuple):
@@ -108,9 +107,7 @@ def open_clip(clip: Clip) -> "Frames":
         check_is_file(clip.path)
     except UserError as error:
         raise BrokenClip(clip, str(error)) from error
-    if suffix in VIDEO_SUFFIXES:
-        return VideoFrames(clip)
-    return GifFrames(clip) if suffix == ".gif" else StackedFrames(clip)
+    return StackedFrames(clip) if suffix in IMAGE_SUFFIXES else VideoFrames(clip)
 
 
 class Frames:
@@ -147,78 +144,91 @@ class Frames:
 
 
 class VideoFrames(Frames):
-    """Frames of an mp4 or mov. A damaged video has the frames that can be decoded."""
+    """Frames of an mp4, mov or gif. A damaged video has the frames before the damage."""
 
     def __init__(self, clip: Clip) -> None:
-        capture = self._open(clip)
-        times: List[float] = []
+        stamps: List[int] = []
         keyframes: List[int] = []
-        while capture.grab():
-            if capture.get(cv2.CAP_PROP_FRAME_TYPE) == ord("I"):
-                keyframes.append(len(times))
-            times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-        super().__init__(clip, len(times))
-        self._times = np.array(times)
+        is_stamped = True
+        with _open_video(clip) as (container, stream):
+            try:
+                for frame in decode(container, stream):
+                    if frame.key_frame:
+                        keyframes.append(len(stamps))
+                    is_stamped = is_stamped and frame.pts is not None
+                    stamps.append(frame.pts or 0)
+            except Damage as damage:
+                if not stamps:
+                    raise BrokenClip(clip, f"no frame can be decoded ({damage})") from damage
+                _log.warning("%s: damaged (%s); its first %d frames are used", clip.path, damage, len(stamps))
+        super().__init__(clip, len(stamps))
         # Times that don't ascend don't identify frames; without key frames to go to, nothing seeks.
-        self._keyframes = np.array(keyframes if np.all(np.diff(times) > 0) else [], dtype=np.int64)
-
-    @staticmethod
-    def _open(clip: Clip) -> cv2.VideoCapture:
-        # FFmpeg prints warnings for healthy videos too (open GOPs); what is broken, we report.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2.setLogLevel(_SILENT)
-        # One thread: every seek flushes the decoder, which several threads only delay (measured: 0 to 60 %).
-        capture = cv2.VideoCapture(_utf8_name(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        if not capture.isOpened():
-            raise BrokenClip(clip, "not a video that can be opened")
-        return capture
+        is_ascending = is_stamped and bool(np.all(np.diff(stamps) > 0))
+        self._stamps = np.array(stamps if is_ascending else [], np.int64)
+        self._keyframes = np.array(keyframes if is_ascending else [], np.int64)
 
     def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        capture, position = self._open(self.clip), -1  # position: number of the last frame grabbed
-        for index in indices:
-            if self._keyframe_before(index) > position + _SEEK_MARGIN:
-                found = self._seek(capture, index)
-                if found is None:
-                    capture, position = self._open(self.clip), -1
-                else:
-                    position = found
-            while position < index:
-                if not capture.grab():
-                    raise BrokenClip(self.clip, f"frame {position + 1} of {self.length} can't be decoded")
-                position += 1
-            decoded, frame = capture.retrieve()
-            if not decoded:
-                raise BrokenClip(self.clip, f"frame {index} of {self.length} can't be decoded")
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        done = 0
+        try:
+            for frame in self._seek(indices):
+                done += 1
+                yield frame
+        except (Damage, _Lost):
+            yield from self._decode_in_order(indices[done:])
 
-    def _keyframe_before(self, index: int) -> int:
-        """The key frame from which a seek to ``index`` decodes, or -1."""
-        count = np.searchsorted(self._keyframes, index - _SEEK_MARGIN, side="right")
-        return self._keyframes[count - 1] if count else -1
-
-    def _seek(self, capture: cv2.VideoCapture, index: int) -> Optional[int]:
-        """Seek to ``index`` and grab a frame. Returns its number, or None if that is unknown or beyond."""
-        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        if not capture.grab():
-            return None
-        time = capture.get(cv2.CAP_PROP_POS_MSEC)
-        position = int(np.searchsorted(self._times, time))
-        return position if position <= index and self._times[position] == time else None
-
-
-class GifFrames(Frames):
-    """Frames of a gif."""
-
-    def __init__(self, clip: Clip) -> None:
-        with _broken_if_unreadable(clip), Image.open(clip.path) as image:
-            length = getattr(image, "n_frames", 1)  # what another format calls itself .gif may be a still
-        super().__init__(clip, length)
-
-    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        with _broken_if_unreadable(self.clip), Image.open(self.clip.path) as image:
+    def _seek(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Decode each from the last key frame before it. Where a seek landed is told by the frame's time alone."""
+        with _open_video(self.clip) as (container, stream):
+            convert, frames, position = Converter(stream.sample_aspect_ratio), decode(container, stream), -1
             for index in indices:
-                image.seek(index)
-                yield np.asarray(image.convert("RGB"))
+                key = np.searchsorted(self._keyframes, index, side="right") - 1
+                if key >= 0 and self._keyframes[key] > position + 1:
+                    container.seek(int(self._stamps[self._keyframes[key]]), stream=stream)
+                    frames = decode(container, stream)
+                for frame in frames:
+                    position = self._number(frame.pts, position + 1)
+                    if position >= index:
+                        break
+                if position != index:
+                    raise _Lost
+                yield convert(frame)
+
+    def _number(self, stamp: Optional[int], following: int) -> int:
+        if stamp is None or not self._stamps.size:
+            return following
+        found = int(np.searchsorted(self._stamps, stamp))
+        if found == self.length or self._stamps[found] != stamp:
+            raise _Lost
+        return found
+
+    def _decode_in_order(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted, number = set(indices), -1
+        with _open_video(self.clip) as (container, stream):
+            convert = Converter(stream.sample_aspect_ratio)
+            try:
+                for number, frame in enumerate(decode(container, stream)):
+                    if number in wanted:
+                        yield convert(frame)
+                    if number == indices[-1]:
+                        return
+            except Damage:
+                pass
+        raise BrokenClip(self.clip, f"frame {number + 1} of {self.length} can't be decoded")
+
+
+class _Lost(Exception):  # noqa: N818
+    """A seek landed on an unknown frame, or behind the one that was asked for."""
+
+
+@contextlib.contextmanager
+def _open_video(clip: Clip) -> Iterator[Tuple[InputContainer, VideoStream]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            container = stack.enter_context(open_container(clip.path))
+            stream = picture_stream(container, clip.path)
+        except UserError as error:
+            raise BrokenClip(clip, str(error).replace(f"{clip.path}: ", "", 1)) from error
+        yield container, stream
 
 
 class FolderFrames(Frames):
@@ -258,14 +268,6 @@ class StackedFrames(Frames):
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
-
-
-def _utf8_name(clip: Clip) -> str:
-    """The path as OpenCV takes it: it crashes on bytes that Python couldn't read as letters, as in an ASCII locale."""
-    try:
-        return os.fsencode(clip.path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BrokenClip(clip, "the name is not UTF-8; rename it") from error
 
 
 def _natural_order(path: Path) -> List[Union[int, str]]:

@@ -89,9 +89,9 @@ def test_a_long_override_is_not_told_in_full():
 
 
 def test_a_gif_that_is_an_hdf5_file(tmp_path):
-    h5py.File(tmp_path / "a.gif", "w").close()  # Pillow takes it for a picture without frames
+    h5py.File(tmp_path / "a.gif", "w").close()
     (clip,) = find_clips(tmp_path)
-    with pytest.raises(BrokenClip, match="can't be read"):
+    with pytest.raises(BrokenClip, match="not a readable video"):
         open_clip(clip).read([0], 4)
 
 
@@ -103,12 +103,11 @@ def test_a_pipe_among_the_clips_is_broken(tmp_path):
             open_clip(clip)
 
 
-def test_opencv_says_nothing_of_broken_clips(tmp_path, capfd):
+def test_nothing_is_printed_of_broken_clips(tmp_path, capfd):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(BrokenClip):
         open_clip(*find_clips(tmp_path))
     assert capfd.readouterr().err == ""
-    assert cv2.getLogLevel() == 0
 
 
 def test_lack_of_memory_is_one_line(capsys):

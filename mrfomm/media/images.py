@@ -1,0 +1,150 @@
+"""Still images: read as a viewer shows them, fitted to a network's size, listed in natural order."""
+
+import contextlib
+import io
+import logging
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from mrfomm.errors import AnyPath, UserError, check_is_file
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+GROUND = 255  # white: what transparent pixels are shown on
+
+# what Pillow's decoders raise
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_log = logging.getLogger(__name__)
+
+
+def read_image(path: AnyPath) -> np.ndarray:
+    """Read an image file as uint8 [H,W,3], in sRGB, turned upright by its EXIF orientation.
+
+    An embedded colour profile is converted; transparent pixels are laid over white. Of 16 bits the high byte is kept,
+    as libpng and OpenCV do; grey, CMYK and palette images become RGB; of an animation the first frame is read.
+
+    Raises:
+        UserError: missing, a folder, not an image, truncated, 32 bits per channel, or too many pixels
+            (Pillow's own limit against decompression bombs, 89 megapixels).
+    """
+    check_is_file(path)
+    with _readable(path), Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        profile = image.info.get("icc_profile")
+        if profile is None and _means_adobe_rgb(image):
+            _log.warning("%s: Adobe RGB by its EXIF, but without a profile; colours are taken as sRGB", path)
+    return over_ground(_to_srgb(path, _to_eight_bits(path, upright), profile))
+
+
+@contextlib.contextmanager
+def _readable(path: AnyPath) -> Iterator[None]:
+    """Name the file in what Pillow raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that is damaged beside a picture that is whole
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UserError(f"{path}: more than {limit} megapixels; make the image smaller") from error
+    except _BROKEN as error:
+        raise UserError(f"{path}: not a readable image ({error}); give a whole PNG or JPEG file") from error
+
+
+def _means_adobe_rgb(image: Image.Image) -> bool:
+    """Cameras without room for a profile name Adobe RGB so (DCF 2.0)."""
+    interoperability = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.IFD.Interop)
+    return isinstance(interoperability, dict) and interoperability.get(ExifTags.Interop.InteropIndex) == "R03"
+
+
+def _to_eight_bits(path: AnyPath, image: Image.Image) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image
+    grey = np.asarray(image)  # convert() would clip these modes at 255
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise UserError(f"{path}: more than 16 bits per channel; convert it to an 8-bit PNG")
+    return Image.fromarray((grey >> 8).astype(np.uint8))
+
+
+def _to_srgb(path: AnyPath, image: Image.Image, profile: "bytes | None") -> np.ndarray:
+    """uint8 [H,W,3], or [H,W,4] where there is transparency."""
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    colours = image if image.mode in ("L", "CMYK", "LAB") else image.convert("RGB")  # what profiles are made for
+    if image.mode == "LA":
+        colours = image.getchannel("L")
+    if profile is not None:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), colours.mode, "RGB")
+            colours = ImageCms.applyTransform(colours, to_srgb) or colours
+        except (ImageCms.PyCMSError, OSError) as error:
+            _log.warning("%s: its colour profile can't be used (%s); colours are taken as sRGB", path, error)
+    rgb = np.array(colours.convert("RGB"))
+    return rgb if alpha is None else np.dstack([rgb, np.asarray(alpha)])
+
+
+def over_ground(image: np.ndarray) -> np.ndarray:
+    """Lay uint8 [H,W,4] over white; [H,W,3] comes back as it is."""
+    if image.shape[2] == 3:
+        return image
+    colours, alpha = image[..., :3].astype(np.uint16), image[..., 3:].astype(np.uint16)
+    return ((colours * alpha + GROUND * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def fit(frame: np.ndarray, size: int) -> np.ndarray:
+    """Cut the central square out of uint8 [H,W,3] and resize it to uint8 [size,size,3].
+
+    Shrinking averages areas, growing is bilinear. A frame that has the size already is returned as it is.
+    """
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = frame[top : top + side, left : left + side]
+    if side == size:
+        return square
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    return cv2.resize(square, (size, size), interpolation=interpolation)
+
+
+def list_images(folder: AnyPath) -> List[Path]:
+    """The images of a folder in natural order (2 before 10); hidden files don't count.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = [entry for entry in entries(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
+    files = sorted((entry for entry in files if not entry.name.startswith(".")), key=_natural)
+    if not files:
+        raise UserError(f"{folder}: no image in this folder; give a folder of PNG or JPEG frames, or a video")
+    return files
+
+
+def entries(folder: AnyPath) -> List[Path]:
+    """What is in a folder.
+
+    Raises:
+        UserError: it can't be listed.
+    """
+    try:
+        return list(Path(folder).iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+
+
+def _natural(entry: Path) -> Tuple[list, str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
+
+
+def read_text(path: AnyPath) -> "str | None":
+    """The comment in an image's metadata (PNG's tEXt, for one); None without one."""
+    check_is_file(path)
+    with _readable(path), Image.open(path) as image:
+        return image.info.get("Comment")

@@ -1,0 +1,107 @@
+"""A decoded frame as players show it: RGB by its own matrix and range, tone-mapped, upright, with square pixels."""
+
+from fractions import Fraction
+from typing import Iterable, Optional, Tuple, cast
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.sidedata.sidedata import SideData, Type
+from av.video.reformatter import ColorTrc
+
+from mrfomm.media.images import over_ground
+
+# FFmpeg's fast conversion between RGB and YUV darkens a frame by one level of 255.
+EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+_WHITE = 203  # cd/m2: where diffuse white lies in HDR (ITU-R BT.2408)
+_KNEE = 0.85  # of white: lights above it are rolled off, colours below it stay
+_TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
+
+
+class Converter:
+    """Turns the frames of one stream into uint8 [H,W,3].
+
+    Args:
+        aspect: width over height of one pixel; None for square ones.
+        side: of the frames, the shorter one; None: as it is.
+    """
+
+    def __init__(self, aspect: Optional[Fraction], side: Optional[int] = None) -> None:
+        self._aspect = aspect or Fraction(1)
+        self._side = side
+        self._kind: Tuple = ()
+        self._filters: Tuple = ()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """The frame as RGB."""
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if kind != self._kind:
+            self._kind, self._filters = kind, self._scaling(frame)
+        _, first, last = self._filters
+        first.push(frame)
+        pixels = last.pull().to_ndarray()
+        if frame.color_trc in _TO_LIGHT:
+            pixels = _tone_mapped(pixels, frame.color_trc)
+        return np.ascontiguousarray(_upright(over_ground(pixels), frame))
+
+    def _scaling(self, frame: av.VideoFrame) -> Tuple:
+        width, height = max(1, round(frame.width * self._aspect)), frame.height
+        factor = self._side / min(width, height) if self._side else 1
+        width, height = (max(1, round(length * factor)) for length in (width, height))
+        deep, clear = frame.color_trc in _TO_LIGHT, any(part.is_alpha for part in frame.format.components)
+        graph = Graph()
+        graph.threads = 1
+        source = graph.add(
+            "buffer",
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
+            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
+        )
+        nodes = [
+            source,
+            graph.add("scale", f"{width}:{height}:{EXACT}"),
+            graph.add("format", "rgb48le" if deep else "rgba" if clear else "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph, source, nodes[-1]
+
+
+def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror by the display matrix (ISO 14496-12): (x, y) is shown at (a x + c y, b x + d y)."""
+    found = [side for side in cast(Iterable[SideData], frame.side_data) if side.type == Type.DISPLAYMATRIX]
+    if not found:
+        return pixels
+    a, b, _, c, d = np.frombuffer(memoryview(cast(bytes, found[0])), np.int32)[:5]
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _hlg_to_light(signal: np.ndarray) -> np.ndarray:
+    """The light of a screen in cd/m2 by hybrid log-gamma (BT.2100, table 5).
+
+    The screen's gamma of 1.2, at 1000 cd/m2, is taken by channel, as FFmpeg's zscale has it.
+    """
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+    return 1000 * scene**1.2
+
+
+def _pq_to_light(signal: np.ndarray) -> np.ndarray:
+    """The light of a screen in cd/m2 by the perceptual quantiser (BT.2100, table 4)."""
+    power = signal ** (1 / 78.84375)
+    return 10000 * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
+
+
+_TO_LIGHT = {int(ColorTrc.ARIB_STD_B67): _hlg_to_light, int(ColorTrc.SMPTE2084): _pq_to_light}
+
+
+def _tone_mapped(pixels: np.ndarray, transfer: int) -> np.ndarray:
+    """HDR as sRGB: uint16 [H,W,3] of BT.2020 primaries to uint8 [H,W,3]."""
+    table = _TO_LIGHT[int(transfer)](np.arange(65536) / 65535).astype(np.float32) / _WHITE
+    light = np.maximum(table[pixels] @ _TO_709.T, 0)
+    peak = np.maximum(light.max(axis=2, keepdims=True), 1e-6)
+    over = np.maximum(peak - _KNEE, 0) / (1 - _KNEE)
+    light *= np.where(over > 0, _KNEE + (1 - _KNEE) * over / (1 + over), peak) / peak
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.round(255 * srgb).clip(0, 255).astype(np.uint8)
