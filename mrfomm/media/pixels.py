@@ -7,7 +7,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
-from av.video.reformatter import ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorTrc
 
 from mrfomm.media.images import over_ground
 
@@ -16,7 +16,10 @@ EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 _WHITE = 203  # cd/m2: where diffuse white lies in HDR (ITU-R BT.2408)
 _KNEE = 0.85  # of white: lights above it are rolled off, colours below it stay
-_TO_709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
+_TO_709 = {  # primaries of linear light
+    int(ColorPrimaries.BT2020): ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
+    int(ColorPrimaries.SMPTE432): ((1.2249, -0.2247, 0), (-0.0420, 1.0419, 0), (-0.0197, -0.0786, 1.0979)),  # P3
+}
 
 
 class Converter:
@@ -35,21 +38,23 @@ class Converter:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """The frame as RGB."""
-        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        colours = (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)
+        kind = (frame.width, frame.height, frame.format.name, *colours)
         if kind != self._kind:
             self._kind, self._filters = kind, self._scaling(frame)
         _, first, last = self._filters
         first.push(frame)
         pixels = last.pull().to_ndarray()
-        if frame.color_trc in _TO_LIGHT:
-            pixels = _tone_mapped(pixels, frame.color_trc)
+        if pixels.dtype == np.uint16:
+            pixels = _to_srgb(pixels, frame.color_trc, frame.color_primaries)
         return np.ascontiguousarray(_upright(over_ground(pixels), frame))
 
     def _scaling(self, frame: av.VideoFrame) -> Tuple:
         width, height = max(1, round(frame.width * self._aspect)), frame.height
         factor = self._side / min(width, height) if self._side else 1
         width, height = (max(1, round(length * factor)) for length in (width, height))
-        deep, clear = frame.color_trc in _TO_LIGHT, any(part.is_alpha for part in frame.format.components)
+        deep = frame.color_trc in _TO_LIGHT or frame.color_primaries in _TO_709
+        clear = any(part.is_alpha for part in frame.format.components)
         graph = Graph()
         graph.threads = 1
         source = graph.add(
@@ -96,12 +101,19 @@ def _pq_to_light(signal: np.ndarray) -> np.ndarray:
 _TO_LIGHT = {int(ColorTrc.ARIB_STD_B67): _hlg_to_light, int(ColorTrc.SMPTE2084): _pq_to_light}
 
 
-def _tone_mapped(pixels: np.ndarray, transfer: int) -> np.ndarray:
-    """HDR as sRGB: uint16 [H,W,3] of BT.2020 primaries to uint8 [H,W,3]."""
-    table = _TO_LIGHT[int(transfer)](np.arange(65536) / 65535).astype(np.float32) / _WHITE
-    light = np.maximum(table[pixels] @ _TO_709.T, 0)
-    peak = np.maximum(light.max(axis=2, keepdims=True), 1e-6)
-    over = np.maximum(peak - _KNEE, 0) / (1 - _KNEE)
-    light *= np.where(over > 0, _KNEE + (1 - _KNEE) * over / (1 + over), peak) / peak
+def _to_srgb(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """HDR and wide gamuts: uint16 [H,W,3] to uint8 [H,W,3]."""
+    signal = np.arange(65536) / 65535
+    if transfer in _TO_LIGHT:
+        light = (_TO_LIGHT[transfer](signal) / _WHITE).astype(np.float32)[pixels]
+    else:
+        light = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4).astype(np.float32)[
+            pixels
+        ]
+    light = np.maximum(light @ np.array(_TO_709.get(primaries, np.eye(3)), np.float32).T, 0)
+    if transfer in _TO_LIGHT:
+        peak = np.maximum(light.max(axis=2, keepdims=True), 1e-6)
+        over = np.maximum(peak - _KNEE, 0) / (1 - _KNEE)
+        light *= np.where(over > 0, _KNEE + (1 - _KNEE) * over / (1 + over), peak) / peak
     srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(255 * srgb).clip(0, 255).astype(np.uint8)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from fractions import Fraction
@@ -87,10 +88,13 @@ def read_comment(path: AnyPath) -> Optional[str]:
     return by_name.get("comment")
 
 
+_Span = Tuple[Fraction, Fraction]  # when a frame is shown first, and for how long, in seconds
+
+
 class _Video(NamedTuple):
     rate: Fraction
     start: Fraction  # of the grid
-    times: Optional[List[Fraction]]  # of all frames in order, where the container doesn't stamp them
+    times: Optional[List[_Span]]  # of all frames in order, where the container's stamps don't tell
     may_jump: bool
 
 
@@ -123,12 +127,15 @@ def _check_moving(container: InputContainer, path: AnyPath) -> None:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
-def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, List[Tuple[Fraction, Fraction]]]:
+def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, List[_Span]]:
     """The grid, and when frames are shown and for how long, in order, in seconds: without decoding them."""
     guess, unit = stream.guessed_rate or Fraction(0), stream.time_base or Fraction(1)
     packets = _whole_packets(container, stream)
-    is_stamped = container.format.name != "avi" and all(pts is not None for pts, _, _ in packets)
-    if is_stamped:
+    is_stamped = container.format.name not in ("avi", "gif") and all(pts is not None for pts, _, _ in packets)
+    if container.format.name == "gif":
+        shown = [duration if duration > 1 else 10 for _, _, duration in packets]  # in 1/100 s, as browsers do it
+        times = [(start * unit, duration * unit) for start, duration in zip(itertools.accumulate([0, *shown]), shown)]
+    elif is_stamped:
         times = sorted(((pts or 0) * unit, duration * unit) for pts, _, duration in packets)
     elif all(dts is not None for _, dts, _ in packets):
         times = [((dts or 0) * unit, duration * unit) for _, dts, duration in packets]
@@ -139,8 +146,7 @@ def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, L
     steps = [time - before for (before, _), (time, _) in zip(times, times[1:])]
     steps += [duration for _, duration in times[-1:] if duration]
     rate = guess if may_jump and 0 < guess <= 60 else constant_rate(steps, guess)
-    by_order = None if is_stamped else [time for time, _ in times]
-    return _Video(rate, containers.clock_start(container, rate), by_order, may_jump), times
+    return _Video(rate, containers.clock_start(container, rate), None if is_stamped else times, may_jump), times
 
 
 def _whole_packets(container: InputContainer, stream: VideoStream) -> List[Tuple[Optional[int], Optional[int], int]]:
@@ -182,4 +188,4 @@ def _timed(
             yield frame.pts * unit, (frame.duration or 0) * unit, convert(frame)
         else:
             known = (video.times or [])[number : number + 1]
-            yield known[0] if known else number * step, step, convert(frame)
+            yield (*(known[0] if known else (number * step, step)), convert(frame))

@@ -33,6 +33,8 @@ def staging_folder(target: Path) -> Iterator[Path]:
     home = target if target.is_dir() else target.parent
     with named_errors(target):
         home.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # a name too long for the disk is told before the work
         for left in home.glob(f"{_STAGING}*"):
             with _lock(left) as is_mine:
                 if is_mine:

@@ -33,6 +33,7 @@ def constant_rate(steps: List[Fraction], guess: Optional[Fraction]) -> Fraction:
     usual = [Fraction(round(own)), Fraction(round(own * 1001 / 1000) * 1000, 1001)]
     close = [rate for rate in usual if rate and abs(rate - own) * sum(typical) <= Fraction(1, 2)]
     grids = [guess] if guess and guess <= _COARSE else []
+    close.sort(key=lambda rate: abs(rate - own))
     return next((rate for rate in grids + close if _is_apart(steps, rate)), own.limit_denominator(1001))
 
 

@@ -1,0 +1,648 @@
+"""One reader for all: every kind of clip as ffmpeg decodes it, in its own time; and what is written says what it is."""
+
+import ast
+import re
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+import mrfomm
+from mrfomm.data.clips import Clip, open_clip
+from mrfomm.errors import UserError
+from mrfomm.media.images import read_image
+from mrfomm.media.reading import open_frames
+from mrfomm.media.timeline import constant_rate, on_grid
+from mrfomm.media.writing import open_sink
+
+EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+COLOURS = ((220, 30, 40), (30, 200, 60), (40, 60, 220), (222, 160, 130))  # the last one about that of skin
+
+
+def ffmpeg(*arguments):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+
+def describe(path):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def pictures(count=12, width=96, height=64):
+    """Four quarters of one colour each, and a white bar that grows from frame to frame."""
+    frames = np.empty((count, height, width, 3), np.uint8)
+    for n, frame in enumerate(frames):
+        halves, sides = (
+            (slice(None, height // 2), slice(height // 2, None)),
+            (slice(None, width // 2), slice(width // 2, None)),
+        )
+        for colour, (rows, columns) in zip(COLOURS, [(r, c) for r in halves for c in sides]):
+            frame[rows, columns] = colour
+        frame[height // 2 - 4 : height // 2 + 4, : width * (n + 1) // (count + 1)] = 255
+    return frames
+
+
+def number_of(frame, count=12):
+    """Which of the pictures it is."""
+    row = frame[len(frame) // 2].astype(int).min(axis=1)
+    return round((row > 215).mean() * (count + 1)) - 1
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A lossless clip of the pictures, and a second of sound."""
+    folder = tmp_path_factory.mktemp("source")
+    for n, frame in enumerate(pictures()):
+        Image.fromarray(frame).save(folder / f"{n:03d}.png")
+    ffmpeg("-framerate", 25, "-i", folder / "%03d.png", "-c:v", "libx264rgb", "-crf", 0, folder / "rgb.mkv")
+    ffmpeg("-f", "lavfi", "-i", "sine=440:d=1:r=48000", folder / "tone.wav")
+    return folder
+
+
+def x264(matrix="bt709", pixels="yuv420p", full=False, *more):
+    scale = f"scale=out_color_matrix={matrix}:out_range={'pc' if full else 'tv'}:{EXACT}"
+    tags = ["-colorspace", {"bt601": "smpte170m"}.get(matrix, matrix), "-color_range", "pc" if full else "tv"]
+    tags += ["-color_primaries", "bt709", "-color_trc", "bt709"]
+    return ["-vf", f"{scale},format={pixels}", "-c:v", "libx264", "-crf", 4, "-pix_fmt", pixels, *tags, *more]
+
+
+# kind: the encoder's options and the suffix
+KINDS = {
+    "bt601": (x264("bt601"), "mp4"),
+    "bt709": (x264(), "mp4"),
+    "full range": (x264("bt709", "yuv420p", True), "mp4"),
+    "4:4:4": (x264("bt709", "yuv444p"), "mp4"),
+    "10 bit": (x264("bt709", "yuv420p10le"), "mov"),
+    "b-frames": (x264("bt709", "yuv420p", False, "-bf", 3, "-b_strategy", 0, "-g", 6), "mp4"),
+    "anamorphic": (x264("bt709", "yuv420p", False, "-aspect", "3:1"), "mp4"),
+    "interlaced": (x264("bt709", "yuv420p", False, "-flags", "+ilme+ildct", "-x264opts", "tff=1"), "mp4"),
+    "mpeg-4": (["-c:v", "mpeg4", "-q:v", 2, "-bf", 2], "mp4"),
+    "jpeg": (["-c:v", "mjpeg", "-q:v", 2, "-pix_fmt", "yuvj422p"], "mov"),
+    "av1": (["-c:v", "libsvtav1", "-crf", 10, "-pix_fmt", "yuv420p", "-svtav1-params", "lp=1"], "mp4"),
+}
+MATRICES = {  # how a frame is stored: ffmpeg's options for the display matrix
+    "turned 90": ("-display_rotation", "90"),
+    "turned 180": ("-display_rotation", "180"),
+    "turned 270": ("-display_rotation", "270"),
+    "mirrored": ("-display_hflip",),
+    "upside down": ("-display_vflip",),
+    "turned and mirrored": ("-display_rotation", "90", "-display_hflip"),
+}
+
+
+def make(folder, source, kind):
+    if kind in KINDS:
+        options, suffix = KINDS[kind]
+        path = folder / f"a.{suffix}"
+        ffmpeg("-i", source / "rgb.mkv", *options, path)
+        return path
+    ffmpeg("-i", source / "rgb.mkv", *x264(), folder / "plain.mp4")
+    ffmpeg(*MATRICES[kind], "-i", folder / "plain.mp4", "-c", "copy", folder / "a.mp4")
+    return folder / "a.mp4"
+
+
+def decoded(path):
+    """The frames by the ffmpeg program, whatever their time, upright and with square pixels."""
+    size = re.search(r"Video:.* (\d+)x(\d+)", describe(path))
+    squared = f"scale=round(iw*if(sar\\,sar\\,1)):ih:{EXACT}"
+    raw = ffmpeg("-i", path, "-vf", f"{squared},format=rgb24", "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    count = 12
+    assert size
+    pixels = len(raw) // count // 3
+    shape = probe_shape(path, pixels)
+    return np.frombuffer(raw, np.uint8).reshape(count, *shape, 3)
+
+
+def probe_shape(path, pixels):
+    """Height and width of what ffmpeg wrote, from a PNG of the first frame."""
+    png = path.with_suffix(".png")
+    ffmpeg("-i", path, "-vf", f"scale=round(iw*if(sar\\,sar\\,1)):ih:{EXACT}", "-frames:v", 1, png)
+    with Image.open(png) as image:
+        width, height = image.size
+    assert width * height == pixels
+    return height, width
+
+
+def shown(path):
+    """The frames as each part of the project gets them: to animate and prepare, to train and score."""
+    clip = open_clip(Clip(path, "a", "a"))
+    return list(open_frames(path)), list(clip._decode(range(clip.length)))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *MATRICES])
+def test_every_part_of_the_project_sees_what_ffmpeg_shows(tmp_path, source, kind):
+    path = make(tmp_path, source, kind)
+    expected = decoded(path).astype(int)
+    for frames in shown(path):
+        assert [frame.shape for frame in frames] == [expected[0].shape] * 12
+        assert np.abs(np.array(frames) - expected).max() <= 2
+        if kind in KINDS:
+            assert [number_of(frame) for frame in frames] == list(range(12))
+
+
+@pytest.mark.parametrize("kind", ["bt601", "bt709", "full range", "4:4:4", "10 bit"])
+def test_colours_are_those_that_were_filmed(tmp_path, source, kind):
+    """Whatever matrix and range a clip is stored with, it says so, and the same picture comes out."""
+    path = make(tmp_path, source, kind)
+    for frames in shown(path):
+        corners = [frames[0][y, x] for y in (8, 56) for x in (16, 80)]
+        assert np.abs(np.array(corners, int) - COLOURS).max() <= 3, corners
+
+
+def test_only_one_module_opens_clips():
+    """Everything else goes through it; the camera is no clip."""
+    root = Path(mrfomm.__file__).parent.parent
+    openers = set()
+    for path in (
+        file for folder in ("mrfomm", "eval", "scripts", "benchmarks") for file in (root / folder).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("av.open", "cv2.VideoCapture", "cv2.VideoWriter") or "imageio_ffmpeg" in name:
+                openers.add(str(path.relative_to(root)))
+    assert openers == {"mrfomm/media/container.py", "mrfomm/media/writing.py", "mrfomm/live.py"}
+
+
+def test_frames_by_number_are_those_of_a_reading_in_order(tmp_path, source):
+    """Random access agrees with order wherever key frames lie, also where a picture is renewed without any."""
+    for options in (("-g", 5, "-bf", 2), ("-x264-params", "intra-refresh=1:keyint=8:bframes=0"), ("-g", 100)):
+        ffmpeg(
+            "-stream_loop", 4, "-i", source / "rgb.mkv", *x264("bt709", "yuv420p", False, *options), tmp_path / "a.mp4"
+        )
+        clip = open_clip(Clip(tmp_path / "a.mp4", "a", "a"))
+        everything = list(clip._decode(range(clip.length)))
+        for index in (58, 41, 23, 9, 0):
+            np.testing.assert_array_equal(next(clip._decode([index])), everything[index])
+
+
+# HDR, wide gamuts, profiles
+
+
+def to_hdr(folder, transfer):
+    """The four colours, filmed with white at 203 cd/m2 (ITU-R BT.2408), by zscale."""
+    Image.fromarray(pictures(1, 256, 256)[0]).save(folder / "one.png")
+    srgb = "setparams=color_trc=iec61966-2-1:color_primaries=bt709:colorspace=gbr:range=pc"
+    change = f"{srgb},zscale=t=linear:npl=203,format=gbrpf32le"
+    change += f",zscale=p=bt2020:t={transfer}:m=bt2020nc:r=limited:npl=203,format=yuv420p10le"
+    tags = f"log-level=error:transfer={transfer}:colorprim=bt2020:colormatrix=bt2020nc:range=limited"
+    ffmpeg(
+        "-i",
+        folder / "one.png",
+        "-vf",
+        change,
+        "-frames:v",
+        1,
+        "-c:v",
+        "libx265",
+        "-crf",
+        4,
+        "-x265-params",
+        tags,
+        "-color_trc",
+        transfer,
+        "-color_primaries",
+        "bt2020",
+        "-colorspace",
+        "bt2020nc",
+        folder / "hdr.mp4",
+    )
+    return folder / "hdr.mp4"
+
+
+@pytest.mark.parametrize(("transfer", "tolerance"), [("arib-std-b67", 6), ("smpte2084", 8), ("iec61966-2-1", 4)])
+def test_hdr_and_wide_gamuts_become_srgb(tmp_path, transfer, tolerance):
+    path = to_hdr(tmp_path, transfer)
+    for frames in shown(path):
+        corners = [frames[0][y, x] for y in (64, 192) for x in (64, 192)]
+        assert np.abs(np.array(corners, int) - COLOURS).max() <= tolerance, corners
+
+
+def test_lights_above_white_are_rolled_off():
+    """They stay apart, in order, and neutral."""
+    from mrfomm.media.pixels import _to_srgb
+
+    grey = np.linspace(40000, 65535, 30).astype(np.uint16)[None, :, None].repeat(3, axis=2)
+    for transfer in (16, 18):
+        row = _to_srgb(grey, transfer, 1)[0].astype(int)
+        assert np.all(np.diff(row[:, 1]) >= 0)
+        assert np.ptp(row, axis=1).max() <= 1
+        assert row[-1, 1] <= 255 > row[0, 1]
+
+
+def p3_profile():
+    """Display P3 with sRGB's curve, made by hand: a matrix profile (ICC.1, 8.3)."""
+
+    def fixed(value):
+        return round(value * 65536).to_bytes(4, "big", signed=True)
+
+    def xyz(*values):
+        return b"XYZ " + bytes(4) + b"".join(map(fixed, values))
+
+    curve = b"para" + bytes(4) + b"\0\3\0\0" + b"".join(map(fixed, (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)))
+    text = b"desc" + bytes(4) + (3).to_bytes(4, "big") + b"P3\0" + bytes(79)
+    tags = {
+        b"desc": text,
+        b"wtpt": xyz(0.9642, 1, 0.8249),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+        b"rXYZ": xyz(0.51512, 0.24120, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.15710, 0.06657, 0.78407),
+    }
+    table, body, offset = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += name + (offset + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
+        body += data
+    size = offset + len(body)
+    head = size.to_bytes(4, "big") + bytes(4) + b"\x02\x40\0\0" + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    head += fixed(0.9642) + fixed(1) + fixed(0.8249)
+    return head + bytes(128 - len(head)) + len(tags).to_bytes(4, "big") + table + body
+
+
+def test_profiles_are_converted(tmp_path):
+    """(202, 54, 51) in Display P3 is (220, 30, 40) in sRGB, as every viewer shows it."""
+    in_p3 = [(202, 54, 51), (95, 197, 81), (44, 59, 212), (213, 163, 135)]
+    expected = [(220, 31, 41), (32, 200, 59), (40, 60, 220), (222, 160, 130)]
+    image = Image.fromarray(np.array([in_p3], np.uint8))
+    for name, picture in (("rgb", image), ("rgba", image.convert("RGBA")), ("palette", image.quantize(4))):
+        picture.save(tmp_path / f"{name}.png", icc_profile=p3_profile())
+        assert np.abs(read_image(tmp_path / f"{name}.png")[0].astype(int) - expected).max() <= 3, name
+    image.save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.png")[0], in_p3)
+
+
+def test_a_profile_that_cannot_be_used_is_told(tmp_path, caplog):
+    image = Image.fromarray(pictures(1)[0])
+    image.save(tmp_path / "a.png", icc_profile=b"no profile")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pictures(1)[0])
+    assert "a.png: its colour profile can't be used" in caplog.text
+
+
+def test_cmyk_without_a_profile(tmp_path):
+    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - (255, 0, 0)).max() <= 12
+
+
+# Time
+
+
+def steps(*milliseconds):
+    return [Fraction(ms, 1000) for ms in milliseconds]
+
+
+def test_a_pause_lowers_no_rate():
+    jitter = [33 + (-1) ** n * (n % 5) for n in range(60)]
+    assert float(constant_rate(steps(*jitter, 8000, *jitter), Fraction(1000))) == pytest.approx(30, abs=0.7)
+
+
+@pytest.mark.parametrize(
+    "rate", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(120)]
+)
+def test_steady_rates_are_exact(rate):
+    stamps = [round(1000 * n / rate) for n in range(400)]
+    assert constant_rate(steps(*np.diff(stamps)), Fraction(1000)) == rate
+
+
+def test_a_rate_that_is_a_little_off_is_kept():
+    """30.06 frames a second on a grid of 30 would lose one every 17 seconds."""
+    stamps = [round(1000 * n / 30.06) for n in range(2000)]
+    assert float(constant_rate(steps(*np.diff(stamps)), Fraction(30))) == pytest.approx(30.06, abs=0.002)
+
+
+@pytest.mark.parametrize("phase", np.linspace(0, 1, 9)[:-1])
+@pytest.mark.parametrize("jitter", [0, 0.5, 2])
+def test_no_frame_is_lost_wherever_the_sound_begins(phase, jitter):
+    noise = np.random.default_rng(0).uniform(-jitter, jitter, 200)
+    stamps = [Fraction(round(phase * 1000 / 24 + 1000 * n / 24 + noise[n]), 1000) for n in range(200)]
+    frames = ((stamp, Fraction(1, 24), n) for n, stamp in enumerate(stamps))
+    placed = list(on_grid(frames, Fraction(24), Fraction(0)))
+    assert sorted(set(placed)) == list(range(200))
+    assert len(placed) <= 202
+    assert placed == sorted(placed)
+
+
+def test_a_clock_that_is_set_anew_takes_no_time():
+    frames = [(Fraction(n % 10, 25) + 1000 * (n // 10 % 2), Fraction(1, 25), n) for n in range(40)]
+    assert list(on_grid(frames, Fraction(25), Fraction(0), may_jump=True)) == list(range(40))
+
+
+def events(path):
+    """When the picture turns white, and when the sound begins."""
+    white = [n / open_frames(path).fps for n, frame in enumerate(open_frames(path)) if frame.mean() > 200]
+    sound = np.frombuffer(
+        ffmpeg("-i", path, "-ac", 1, "-ar", 48000, "-af", "aresample=async=1:first_pts=0", "-f", "f32le", "-"),
+        np.float32,
+    )
+    return white[0], np.argmax(np.abs(sound) > 0.1) / 48000
+
+
+@pytest.fixture(scope="module")
+def clap(tmp_path_factory):
+    """Flash and tone come together at 0.8 s, in several containers; in some the sound is 0.43 s ahead."""
+    folder = tmp_path_factory.mktemp("clap")
+    flash = "color=black:s=64x48:r=25:d=1.6,drawbox=t=fill:color=white:enable='gte(t,0.8)'"
+    tone = "aevalsrc='if(gte(t,0.8),0.5*sin(2*PI*440*t),0)':s=48000:d=1.6"
+    inputs = ("-f", "lavfi", "-i", flash, "-f", "lavfi", "-i", tone)
+    ffmpeg(*inputs, "-c:v", "libx264", "-g", 5, "-bf", 0, "-pix_fmt", "yuv420p", "-c:a", "aac", folder / "whole.mkv")
+    for name in ("a.mp4", "a.mkv", "a.ts", "a.flv", "a.mov"):
+        ffmpeg("-i", folder / "whole.mkv", "-c", "copy", folder / name)
+        ffmpeg(
+            "-i",
+            folder / "whole.mkv",
+            "-itsoffset",
+            -0.43,
+            "-i",
+            folder / "whole.mkv",
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-c",
+            "copy",
+            folder / f"early-{name}",
+        )
+    ffmpeg("-i", folder / "whole.mkv", "-c:v", "mpeg4", "-q:v", 2, "-c:a", "pcm_s16le", folder / "a.avi")
+    ffmpeg("-ss", 0.3, "-i", folder / "a.mp4", "-c", "copy", folder / "edited.mp4")  # an edit list hides the start
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv", "a.mov", "a.avi", "edited.mp4"])
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "out.avi", "out.mov"])
+def test_picture_and_sound_keep_their_distance(tmp_path, clap, name, out):
+    frames = open_frames(clap / name)
+    with open_sink(tmp_path / out, frames.fps, audio_from=clap / name) as sink:
+        for frame in frames:
+            sink.write(frame)
+    white, sound = events(tmp_path / out)
+    assert white == pytest.approx(sound, abs=0.045)  # a frame lasts 0.04 s
+
+
+@pytest.mark.parametrize("name", ["early-a.mp4", "early-a.mkv", "early-a.ts", "early-a.mov"])
+def test_a_distance_between_the_starts_is_kept(tmp_path, clap, name):
+    """The sound is 0.43 s ahead of its picture in the clip, and in the result."""
+    frames = open_frames(clap / name)
+    with open_sink(tmp_path / "out.mp4", frames.fps, audio_from=clap / name) as sink:
+        for frame in frames:
+            sink.write(frame)
+    white, sound = events(tmp_path / "out.mp4")
+    assert white - sound == pytest.approx(0.43, abs=0.045)
+
+
+def test_a_size_that_changes_on_the_way(tmp_path, source, caplog):
+    """As in calls: no frame is lost, and what is round stays round."""
+    for name, size in (("a", "96x64"), ("b", "72x48"), ("c", "64x96")):
+        ffmpeg(
+            "-i",
+            source / "rgb.mkv",
+            "-vf",
+            f"scale={size},setsar=1",
+            "-c:v",
+            "libx264",
+            "-pix_fmt",
+            "yuv420p",
+            tmp_path / f"{name}.ts",
+        )
+    whole = b"".join((tmp_path / f"{name}.ts").read_bytes() for name in "abc")
+    (tmp_path / "all.ts").write_bytes(whole)
+    frames = list(open_frames(tmp_path / "all.ts"))
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 24 + [(96, 64, 3)] * 12
+    assert [number_of(frame) for frame in frames[:24]] == [*range(12), *range(12)]
+    assert "the picture's shape changes" in caplog.text
+
+
+def test_gif_delays_are_those_that_browsers_show(tmp_path):
+    """A hundredth of a second or less is shown for a tenth."""
+    first, *others = [Image.fromarray(frame) for frame in pictures()]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=10)
+    assert open_frames(tmp_path / "a.gif").fps == 10
+    with pytest.raises(UserError, match="browsers show no faster gif"), open_sink(tmp_path / "b.gif", 60):
+        pytest.fail("must not be entered")
+
+
+def test_rate_of_a_folder(source, tmp_path):
+    assert open_frames(source, 60).fps == 60
+    ffmpeg("-i", source / "rgb.mkv", *x264(), tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="--fps with a folder"):
+        open_frames(tmp_path / "a.mp4", 60)
+
+
+# Which stream
+
+
+def test_default_tracks_are_taken(tmp_path, source):
+    tones = ("-f", "lavfi", "-i", "sine=300:d=0.48:r=48000", "-f", "lavfi", "-i", "sine=1000:d=0.48:r=48000")
+    ffmpeg(
+        "-i",
+        source / "rgb.mkv",
+        *tones,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-map",
+        "2",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        "-disposition:a:0",
+        "comment",
+        "-disposition:a:1",
+        "default",
+        "-metadata",
+        "title=Stream #0:0: Audio: mp3",
+        tmp_path / "a.mkv",
+    )
+    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mkv") as sink:
+        for frame in open_frames(tmp_path / "a.mkv"):
+            sink.write(frame)
+    sound = np.frombuffer(ffmpeg("-i", tmp_path / "out.mp4", "-ac", 1, "-ar", 48000, "-f", "f32le", "-"), np.float32)
+    peak = np.abs(np.fft.rfft(sound))[1:].argmax() * 48000 / sound.size
+    assert peak == pytest.approx(1000, abs=20)
+    assert "Stream #0:0: Audio" not in "".join(
+        line for line in describe(tmp_path / "out.mp4").splitlines() if "title" in line
+    )
+
+
+def test_many_channels_are_mixed_down(tmp_path, source):
+    layout = "7.1.4"
+    ffmpeg(
+        "-i",
+        source / "rgb.mkv",
+        "-f",
+        "lavfi",
+        "-i",
+        f"anoisesrc=d=0.48:r=48000,aformat=channel_layouts=mono,pan={layout}|FL=c0|FR=c0",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "pcm_s16le",
+        tmp_path / "a.mov",
+    )
+    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mov") as sink:
+        for frame in open_frames(tmp_path / "a.mov"):
+            sink.write(frame)
+    assert "stereo" in describe(tmp_path / "out.mp4")
+
+
+def undecodable(path):
+    """Rename the AC-3 of the sound in an mp4 to a codec that nobody has."""
+    data = path.read_bytes()
+    assert data.count(b"ac-3") == 1
+    path.write_bytes(data.replace(b"ac-3", b"zzzz"))
+
+
+def test_sound_that_cannot_be_decoded_is_found_out_before_the_work(tmp_path, source):
+    ffmpeg(
+        "-i",
+        source / "rgb.mkv",
+        "-i",
+        source / "tone.wav",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "ac3",
+        tmp_path / "a.mp4",
+    )
+    undecodable(tmp_path / "a.mp4")
+    match = r"a\.mp4: its sound can't be decoded.*--no-audio"
+    with pytest.raises(UserError, match=match), open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mp4"):
+        pytest.fail("must not be entered")
+
+
+def test_the_next_track_that_can_be_decoded_is_taken(tmp_path, source):
+    ffmpeg(
+        "-i",
+        source / "rgb.mkv",
+        "-i",
+        source / "tone.wav",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-map",
+        1,
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a:0",
+        "ac3",
+        "-c:a:1",
+        "aac",
+        tmp_path / "a.mp4",
+    )
+    undecodable(tmp_path / "a.mp4")
+    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mp4") as sink:
+        for frame in open_frames(tmp_path / "a.mp4"):
+            sink.write(frame)
+    sound = np.frombuffer(ffmpeg("-i", tmp_path / "out.mp4", "-ac", 1, "-ar", 48000, "-f", "f32le", "-"), np.float32)
+    assert np.abs(sound).max() > 0.05
+
+
+def test_animated_avif(tmp_path):
+    first, *others = [Image.fromarray(frame) for frame in pictures()]
+    first.save(tmp_path / "a.avif", save_all=True, append_images=others, duration=40, quality=90)
+    frames = open_frames(tmp_path / "a.avif")
+    assert frames.fps == 25
+    assert [number_of(frame) for frame in frames] == list(range(12))
+    first.save(tmp_path / "still.avif")
+    with pytest.raises(UserError, match="a still image"):
+        open_frames(tmp_path / "still.avif")
+
+
+# Whole or cut
+
+
+def test_what_comes_after_the_end_does_not_matter(tmp_path, source):
+    ffmpeg("-i", source / "rgb.mkv", *x264(), tmp_path / "a.mp4")
+    with open_sink(tmp_path / "b.gif", 25) as sink:
+        for frame in pictures():
+            sink.write(frame)
+    for name, tail in (("a.mp4", b"\x01\x02GPS trailer" * 9), ("b.gif", b"\n"), ("b.gif", b"<!-- served by -->")):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes() + tail)
+        assert len(list(open_frames(path))) == 12
+
+
+# Written
+
+
+def test_streams_say_their_colours(tmp_path):
+    """And are written by them: a small picture and a large one, each read by the tags alone."""
+    for width, height in ((64, 64), (1280, 720)):
+        path = tmp_path / f"{height}.mp4"
+        with open_sink(path, 25) as sink:
+            for _ in range(3):
+                sink.write(np.full((height, width, 3), COLOURS[0], np.uint8))
+        assert re.search(r"yuv420p\(tv, (smpte170m|bt470bg)/bt709/bt709", describe(path))
+        assert np.abs(next(iter(open_frames(path))).astype(int) - COLOURS[0]).max() <= 2
+        frame = cv2.VideoCapture(str(path)).read()[1][..., ::-1]  # a reader that looks at no tag
+        assert np.abs(frame.astype(int) - COLOURS[0]).max() <= 3
+
+
+def test_foreign_frames_are_not_cleared(tmp_path):
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "mine" / "000000.png")
+    before = (tmp_path / "mine" / "000000.png").read_bytes()
+    with pytest.raises(UserError, match=r"holds 000000\.png, which this program didn't write"), open_sink(
+        tmp_path / "mine", 25
+    ):
+        pytest.fail("must not be entered")
+    assert (tmp_path / "mine" / "000000.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a" * 252 + ".mp4", "ä" * 126 + ".mp4", "a" * 300, "a/" + "b" * 300 + ".gif"])
+def test_long_names_are_one_line(tmp_path, name):
+    with pytest.raises(UserError, match="File name too long"), open_sink(tmp_path / name, 25):
+        pytest.fail("must not be entered")
+
+
+def test_nothing_of_the_clip_but_its_sound_goes_along(tmp_path, source):
+    chapters = tmp_path / "chapters.txt"
+    chapters.write_text(
+        ";FFMETADATA1\ntitle=secret\nartist=secret\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=400\ntitle=secret\n"
+    )
+    ffmpeg(
+        "-i",
+        source / "rgb.mkv",
+        "-i",
+        source / "tone.wav",
+        "-i",
+        chapters,
+        "-map_metadata",
+        2,
+        "-map_chapters",
+        2,
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        "-metadata:s:a",
+        "title=secret",
+        "-metadata:s:a",
+        "handler_name=secret",
+        tmp_path / "a.mkv",
+    )
+    for name in ("out.mp4", "out.mkv", "out.avi"):
+        with open_sink(tmp_path / name, 25, audio_from=tmp_path / "a.mkv") as sink:
+            for frame in open_frames(tmp_path / "a.mkv"):
+                sink.write(frame)
+        assert "secret" not in describe(tmp_path / name)
+        assert "Audio" in describe(tmp_path / name)
