@@ -134,7 +134,7 @@ def cached_graphs(model: Model, breakdown: bool = False) -> OnnxGraphs:
     for name in missing:
         export_graph(name, model, folder / f"{name}.onnx")
         checksum = sha256_of(folder / f"{name}.onnx")
-        with whole_file(_checksum_file(folder / f"{name}.onnx"), shared=True) as aside:
+        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
             aside.write_text(checksum)
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:

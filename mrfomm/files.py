@@ -16,22 +16,18 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file 
 
 
 @contextlib.contextmanager
-def whole_file(path: AnyPath, shared: bool = False) -> Iterator[Path]:
+def whole_file(path: AnyPath) -> Iterator[Path]:
     """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
 
-    The folder is made if need be.
-
-    Args:
-        path: the file.
-        shared: several processes may write it at once. Each then writes its own, and the last one stays; what a killed
-            process leaves is not overwritten by the next.
+    The folder is made if need be. Where several processes write the file at once, each has its own path to write to,
+    and the last one stays.
 
     Raises:
         UserError: what was written inside, or the file itself, didn't find room or permission.
     """
     path = Path(path)
-    owner = f"{os.getpid()}-" if shared else ""
-    aside = path.with_name(f".partial-{owner}{path.name}")  # ends like the file: writers choose their format by that
+    # the name ends like the file's: writers choose their format by that
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -58,19 +54,25 @@ def sha256_of(path: AnyPath) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: AnyPath) -> Iterator[None]:
-    """Context manager during which no other process can hold the lock of an existing folder.
+def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
+    """Context manager during which no other process can hold a folder's lock.
 
     The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
+
+    Args:
+        folder: a folder that is there.
+        make: make it if it isn't.
 
     Raises:
         UserError: another process holds it, or the folder can't be written to.
     """
     path = Path(folder) / LOCK
     try:
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by processes started later
     except OSError as error:
-        raise cant_write(path, error) from error
+        raise cant_write(folder, error) from error
     try:
         _lock(descriptor, folder)
         yield

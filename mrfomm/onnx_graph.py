@@ -558,7 +558,7 @@ def write_onnx(signature, graph, name, path):
     proto = onnx.helper.make_model(body, opset_imports=[opset], ir_version=IR_VERSION, **producer)
     for key, array in constants.items():  # one by one: the helpers above would copy the weights twice more
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, key))
-    with whole_file(path, shared=True) as aside:  # in the cache: of every process that needs this model
+    with whole_file(path) as aside:
         aside.write_bytes(proto.SerializeToString())
 
 

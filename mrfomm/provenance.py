@@ -8,8 +8,7 @@ One line of JSON in the file's own comment (mp4, mov, mkv, avi, gif) or in that 
   references           SHA-256 of each reference picture's file
   driving              SHA-256 of the driving clip's file; for a folder, of what
                        `sha256sum` prints for its images in order
-  weights              digest of the model's configuration and parameters, as
-                       in the settings of reconstruct.py
+  weights              digest of the model's configuration and parameters
 
 Names and dates are not in it. It helps the honest: it is neither signed nor hidden, and a service that encodes the
 file again may drop it.
@@ -48,7 +47,7 @@ def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> s
         "tool": TOOL,
         "version": __version__,
         "references": [_file_digest(path) for path in references],
-        "driving": _clip_digest(driving),
+        "driving": clip_digest(driving),
         "weights": weights,
     }
     return json.dumps(record)
@@ -78,7 +77,12 @@ def _file_digest(path: AnyPath) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def _clip_digest(path: AnyPath) -> str:
+def clip_digest(path: AnyPath) -> str:
+    """What a clip is known by: SHA-256 of its file; for a folder, of what ``sha256sum`` prints for its images in order.
+
+    Raises:
+        UserError: it can't be read.
+    """
     if not os.path.isdir(path):
         return _file_digest(path)
     lines = [f"{_file_digest(image)}  {image.name}\n" for image in video.list_images(path)]

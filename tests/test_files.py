@@ -43,15 +43,32 @@ def write_and_fail(path, problem):
         raise problem
 
 
-def test_several_processes_write_a_shared_file_and_the_last_one_stays(tmp_path, monkeypatch):
+def test_several_processes_write_a_file_and_the_last_one_stays(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
-    with whole_file(path, shared=True) as ours:
+    with whole_file(path) as ours:
         ours.write_text("ours")
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        with whole_file(path, shared=True) as theirs:
+        with whole_file(path) as theirs:
             theirs.write_text("theirs")
         assert path.read_text() == "theirs"
     assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_that_write_one_file_don_t_disturb_each_other(tmp_path):
+    """Four at once, with text of their own: each comes to its end, and the file is always one of the four."""
+    code = (
+        "import sys; from mrfomm.files import whole_file\n"
+        "for i in range(300):\n"
+        "    with whole_file(sys.argv[1]) as aside: aside.write_text(sys.argv[2] * 1000)"
+    )
+    path = tmp_path / "a.txt"
+    commands = [[sys.executable, "-c", code, str(path), letter] for letter in "abcd"]
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    while any(process.poll() is None for process in processes):
+        if path.exists():
+            assert path.read_text() in [letter * 1000 for letter in "abcd"]
+    assert [process.returncode for process in processes] == [0] * 4
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -125,3 +142,5 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, capl
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UserError, match="can't write there"):
         take(tmp_path / "none")
+    with locked(tmp_path / "new" / "deep", make=True):
+        assert (tmp_path / "new" / "deep").is_dir()

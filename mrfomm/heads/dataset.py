@@ -195,7 +195,7 @@ def draw_identity(template: Template, rng: np.random.Generator) -> Identity:
 
 def write_labels(path: Path, angles: np.ndarray) -> None:
     """Write angles [frames,3] as rows frame,yaw,pitch,roll in degrees, aside, then rename."""
-    with whole_file(path, shared=True) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         writer.writerows([number, *(f"{angle:.4f}" for angle in row)] for number, row in enumerate(angles))

@@ -366,7 +366,7 @@ def test_frames_with_names_that_are_no_text_have_a_provenance(tmp_path):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "0.png"), tiny.frames(1)[0])
         (tmp_path / folder / "0.png").rename(tmp_path / folder / os.fsdecode(name))
-    assert provenance._clip_digest(tmp_path / "a") != provenance._clip_digest(tmp_path / "b")
+    assert provenance.clip_digest(tmp_path / "a") != provenance.clip_digest(tmp_path / "b")
 
 
 # What a killed run left
