@@ -33,7 +33,7 @@ from mrfomm import video
 from mrfomm.animation import Animator, Model, contributions, images_to_array, load_model, model_digest
 from mrfomm.config import FUSION_MODES, ModelConfig
 from mrfomm.errors import AnyPath, UserError, run_command
-from mrfomm.files import sha256_of, whole_file
+from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.model import References, Synthesis, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
@@ -210,15 +210,26 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         raise UserError("--quantize needs --calibration CLIP, typical frames to choose the 8-bit ranges from")
     model = load_model(args.weights, args.fusion)
     folder = Path(args.output)
-    names = ["reference", "keypoints", "frame"] + ["breakdown"] * args.breakdown
-    for name in names:
-        export_graph(name, model, folder / f"{name}.onnx", () if args.plain else REWRITES)
-    print(folder)
-    if args.check:
-        report_errors(largest_errors(model, OnnxGraphs(folder), args.breakdown))
-    if args.quantize:
-        export_int8(model, folder, args.calibration, () if args.plain else INT8_REWRITES)
+    with locked(folder, make=True):
+        export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES)
+        print(folder)
+        if args.check:
+            report_errors(largest_errors(model, OnnxGraphs(folder), args.breakdown))
+        if args.quantize:
+            export_int8(model, folder, args.calibration, () if args.plain else INT8_REWRITES)
     return 0
+
+
+def export_graphs(model: Model, folder: Path, breakdown: bool, rewrites: Sequence[Callable[..., object]]) -> None:
+    """Write the graphs of a model into a folder, in the place of all that an earlier export has left there."""
+    names = ["reference", "keypoints", "frame"] + ["breakdown"] * breakdown
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        for name in names:
+            export_graph(name, model, Path(aside, f"{name}.onnx"), rewrites)
+        for name in (*GRAPHS, "frame-int8"):  # of another model, perhaps
+            (folder / f"{name}.onnx").unlink(missing_ok=True)
+        for name in names:
+            Path(aside, f"{name}.onnx").replace(folder / f"{name}.onnx")
 
 
 def largest_errors(

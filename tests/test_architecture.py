@@ -28,7 +28,7 @@ ALLOWED = {
     "mrfomm.video": {"mrfomm.errors"},
     "mrfomm.crop": {"mrfomm.errors"},
     "mrfomm.visualize": set(),
-    "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.video", "mrfomm.crop"},
+    "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.files", "mrfomm.video", "mrfomm.crop"},
     "mrfomm.config": {"mrfomm.data.augment", "mrfomm.errors"},
     "mrfomm.model": {"mrfomm.networks", "mrfomm.config"},
     "mrfomm.losses": {"mrfomm.networks"},

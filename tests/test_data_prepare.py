@@ -15,6 +15,7 @@ from mrfomm.crop import Box
 from mrfomm.data import prepare
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
+from mrfomm.files import locked
 from mrfomm.video import open_frames, open_sink
 
 SIDE = 24  # of the face
@@ -180,8 +181,15 @@ def test_a_manifest_of_something_else_is_refused(tmp_path):
         with pytest.raises(UserError, match="manifest.jsonl: not a record that this command wrote"):
             run(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="manifest.jsonl: can't be written .*; choose another --output"):
+    with pytest.raises(UserError, match="file/data: can't write there .*choose another place"):
         prepare.main([str(tmp_path / "raw"), "-o", str(tmp_path / "file" / "data")])
+
+
+def test_a_second_run_into_the_folder_is_refused(tmp_path):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 5)
+    with locked(tmp_path / "data", make=True), pytest.raises(UserError, match="another run is at work there"):
+        run(tmp_path)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".lock"]
 
 
 def test_a_video_that_ends_early_leaves_no_clip(tmp_path):

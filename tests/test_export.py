@@ -16,6 +16,7 @@ from mrfomm.animation import Model, load_model
 from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError
+from mrfomm.files import locked
 from mrfomm.model import create_parameters
 from mrfomm.onnx_backend import OnnxGraphs
 
@@ -45,7 +46,7 @@ def clip(tmp_path):
 def test_command_writes_free_axes(weights, tmp_path):
     assert export.main([str(weights), "-o", str(tmp_path / "out"), "--breakdown"]) == 0
     shapes = {}
-    for path in (tmp_path / "out").iterdir():
+    for path in (tmp_path / "out").glob("*.onnx"):
         proto = onnx.load(path)
         onnx.checker.check_model(proto, full_check=True)
         assert proto.opset_import[0].version >= 16
@@ -102,6 +103,30 @@ def test_plain_leaves_convolutions(weights, tmp_path):
     assert "DepthToSpace" in fast
 
 
+def test_no_graph_of_an_earlier_export_stays(weights, tmp_path):
+    export.main([str(weights), "-o", str(tmp_path), "--breakdown"])
+    (tmp_path / "frame-int8.onnx").write_bytes(b"of another model")
+    (tmp_path / "notes.txt").write_text("mine")
+    export.main([str(weights), "-o", str(tmp_path)])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "frame.onnx", "keypoints.onnx", "reference.onnx", "notes.txt"}
+
+
+def test_an_export_that_fails_leaves_the_earlier_one(weights, tmp_path, monkeypatch):
+    export.main([str(weights), "-o", str(tmp_path), "--breakdown"])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="pip install"):
+        export.main([str(weights), "-o", str(tmp_path)])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_export_into_the_folder_is_refused(weights, tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another run is at work there"):
+        export.main([str(weights), "-o", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="needs onnxruntime 1.21")
 def test_quantize(weights, clip, tmp_path, capsys):
     arguments = [str(weights), "-o", str(tmp_path / "out")]
@@ -112,6 +137,7 @@ def test_quantize(weights, clip, tmp_path, capsys):
     kinds = operators(onnx.load(tmp_path / "out" / "frame-int8.onnx"))
     assert kinds.count("QuantizeLinear") >= kinds.count("Conv") > 5
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lock",
         "frame-int8.onnx",
         "frame.onnx",
         "keypoints.onnx",

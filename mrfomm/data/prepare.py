@@ -24,6 +24,7 @@ from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.data.tracks import Chunk, Region, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
 from mrfomm.errors import UserError, run_command
+from mrfomm.files import locked
 from mrfomm.video import fit, open_frames, open_sink
 
 RAW_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
@@ -95,9 +96,10 @@ def main(arguments=None):
     if args.vox_metadata:
         raws = match_utterances(raws, read_utterances(args.vox_metadata))
     identities = {shown.identity for raw in raws for shown in raw.utterances or (raw,)}
-    done = open_manifest(args.output / MANIFEST, _settings(args, identities))
-    test = choose_test_identities(identities, args.test_share, done)
-    return _report(args, done, skipped=prepare(raws, args, test, done))
+    with locked(args.output, make=True):
+        done = open_manifest(args.output / MANIFEST, _settings(args, identities))
+        test = choose_test_identities(identities, args.test_share, done)
+        return _report(args, done, skipped=prepare(raws, args, test, done))
 
 
 def _check(args):
