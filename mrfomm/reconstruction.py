@@ -7,7 +7,8 @@ A run is a folder that can be continued after a crash, and scored by ``python -m
       manifest.jsonl           one line a clip, written when all its frames are on the disk
       frames/CLIP/000000.png   lossless
 
-A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it.
+A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it. The
+digest in it tells a clip that was replaced by another of its name.
 """
 
 import contextlib
@@ -15,8 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -25,10 +27,12 @@ from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, batches
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import cant_write, locked, whole_file
+from mrfomm.files import locked, whole_file
+from mrfomm.provenance import clip_digest
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
+_SAME_L1 = 1e-9  # all sides compute it from the same bytes
 
 _Built = TypeVar("_Built")
 
@@ -38,7 +42,7 @@ class Settings(NamedTuple):
 
     weights: digest of the model and of the code that draws with it (``export.fingerprint``); data: the data's folder;
     image_size in pixels; references: K; fusion: mode; pseudo: whether K single-reference results compete (the paper's
-    pseudo multi-reference baseline).
+    pseudo multi-reference baseline); backend: what runs the model, whose pictures differ from another's by rounding.
     """
 
     weights: str
@@ -47,6 +51,7 @@ class Settings(NamedTuple):
     references: int
     fusion: str
     pseudo: bool
+    backend: str = "unknown"  # as of results from before it was written down
 
 
 class FrameRow(NamedTuple):
@@ -61,7 +66,8 @@ class FrameRow(NamedTuple):
 class ClipRow(NamedTuple):
     """clip: name; source: path of the truth; references: frame numbers given; l1: mean; frames: FrameRows.
 
-    digest: SHA-256 of the pictures' files, one after the other; "" where it isn't known.
+    digest: SHA-256 of the pictures' files, one after the other; truth: ``provenance.clip_digest`` of the source. They
+    are "" where they aren't known.
     """
 
     clip: str
@@ -70,6 +76,7 @@ class ClipRow(NamedTuple):
     l1: float
     frames: Tuple[FrameRow, ...]
     digest: str = ""
+    truth: str = ""
 
 
 class Run(NamedTuple):
@@ -120,6 +127,15 @@ def l1_distances(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return difference.mean(axis=(1, 2, 3), dtype=np.float64) / 255
 
 
+def check_l1(distance: float, frame: FrameRow, folder: AnyPath, truth: AnyPath) -> None:
+    """Raise UserError unless a FrameRow's L1D is that of its picture and its frame of the clip ``truth`` today."""
+    if abs(distance - frame.l1) > _SAME_L1:
+        raise UserError(
+            f"{Path(folder) / frame.file}: L1D {distance:.6f} to frame {frame.frame} of {truth}, but {frame.l1:.6f} in "
+            "the manifest: one of them has changed; reconstruct again"
+        )
+
+
 def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) -> ClipRow:
     """Rebuild every frame of a clip into the run's folder, in the place of what an interrupted run left of it.
 
@@ -133,6 +149,7 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
         BrokenClip: the clip can't be read. UserError: the folder can't be written.
     """
     settings = run.settings
+    truth = clip_digest(clip.path)
     frames = open_clip(clip)
     given = tuple(int(index) for index in reference_indices(frames.length, settings.references))
     size = settings.image_size
@@ -150,7 +167,8 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
                 references = (given[animator],) if settings.pseudo else given
                 rows.append(FrameRow(index, file, references, float(distance)))
     mean = float(np.mean([row.l1 for row in rows]))
-    return ClipRow(clip.name, str(clip.path.resolve()), given, mean, tuple(rows), files_digest(run.folder, rows))
+    digest = files_digest(run.folder, rows)
+    return ClipRow(clip.name, str(clip.path.resolve()), given, mean, tuple(rows), digest, truth)
 
 
 # The run folder
@@ -159,18 +177,14 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
 @contextlib.contextmanager
 def locked_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Iterator[Run]:
     """Context manager of ``open_run`` that keeps other processes out of the folder."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise _something_else(folder) from error
-    except OSError as error:
-        raise cant_write(folder, error) from error
-    with locked(folder):
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise _something_else(folder)
+    with locked(folder, make=True):
         yield open_run(folder, settings, clips)
 
 
 def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
-    """Begin a run, or continue one: whole clips stay, a torn last line of the manifest and damaged clips go.
+    """Begin a run, or continue one: clips stay that are whole and whose truth is the same, others go from the manifest.
 
     Args:
         folder: the run folder.
@@ -188,9 +202,7 @@ def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
     if (folder / SETTINGS).exists():
         earlier = read_run(folder, torn_line=True)
         _check_same(folder, earlier.settings, settings)
-        names = {clip.name for clip in clips}
-        by_clip = {row.clip: row for row in earlier.rows}
-        rows = [row for row in by_clip.values() if row.clip in names and is_whole(folder, row)]
+        rows = _kept(folder, earlier.rows, clips)
     elif folder.exists() and not (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         raise _something_else(folder)
     record = {"settings": settings._asdict(), "clips": len(clips)}
@@ -198,6 +210,23 @@ def open_run(folder: AnyPath, settings: Settings, clips: Sequence[Clip]) -> Run:
         with whole_file(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return Run(folder, settings, len(clips), tuple(rows))
+
+
+def _kept(folder: Path, rows: Iterable[ClipRow], clips: Iterable[Clip]) -> List[ClipRow]:
+    """The rows of the clips that need no more work; says which clips are others than their frames were made of."""
+    paths = {clip.name: clip.path for clip in clips}
+    by_clip = {row.clip: row for row in rows}
+    changed = [row.clip for row in by_clip.values() if row.clip in paths and row.truth != clip_digest(paths[row.clip])]
+    gone = [name for name in by_clip if name not in paths]
+    for names, what in (
+        (changed, "clips were replaced and are rebuilt"),
+        (gone, "clips left the data and are removed"),
+    ):
+        if names:
+            print(f"{folder}: {what}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}", file=sys.stderr)
+    for name in gone:
+        shutil.rmtree(folder / "frames" / name, ignore_errors=True)
+    return [row for name, row in by_clip.items() if name not in (*changed, *gone) and is_whole(folder, row)]
 
 
 def _something_else(folder: AnyPath) -> UserError:
@@ -280,7 +309,7 @@ def _parsed(path: Path, number: int, text: str, build: Callable[[Dict[str, Any]]
 
 def _settings(record: Dict[str, Any]) -> Tuple[Settings, int]:
     settings = Settings(**record["settings"])
-    types = dict(zip(Settings._fields, (str, str, int, int, str, bool)))
+    types = dict(zip(Settings._fields, (str, str, int, int, str, bool, str)))
     if any(type(value) is not types[name] for name, value in settings._asdict().items()) or settings.image_size < 1:
         raise TypeError("settings of other types")
     return settings, _natural(record["clips"])
@@ -290,8 +319,9 @@ def _clip_row(record: Dict[str, Any]) -> ClipRow:
     clip, frames = _name(record["clip"]), tuple(_frame_row(frame) for frame in record["frames"])
     if not frames:
         raise ValueError("a clip without frames")
-    references, digest = tuple(map(_natural, record["references"])), str(record.get("digest", ""))
-    return ClipRow(clip, str(record["source"]), references, _distance(record["l1"]), frames, digest)
+    references = tuple(map(_natural, record["references"]))
+    digest, truth = (str(record.get(name, "")) for name in ("digest", "truth"))
+    return ClipRow(clip, str(record["source"]), references, _distance(record["l1"]), frames, digest, truth)
 
 
 def _frame_row(record: Dict[str, Any]) -> FrameRow:

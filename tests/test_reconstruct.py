@@ -1,6 +1,7 @@
 """reconstruct.py and mrfomm/reconstruction.py: what is rebuilt, the manifest, the baseline, resuming, bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,79 @@ def test_finished_run_is_left_alone(files, tmp_path, monkeypatch):
     run(files, tmp_path / "out")
     assert calls == []
     assert contents(tmp_path / "out") == before
+
+
+@pytest.fixture
+def changing(files, tmp_path):
+    """Data that a test may change, as a folder for ``run``, and a finished run of it in out."""
+    shutil.copytree(files / "data", tmp_path / "data")
+    (tmp_path / "weights").symlink_to(files / "weights")
+    run(tmp_path, tmp_path / "out")
+    return tmp_path
+
+
+def assert_as_if_made_now(folder):
+    run(folder, folder / "now")
+    ours, whole = contents(folder / "out"), contents(folder / "now")
+    for found in (ours, whole):  # the order of the lines may differ
+        found[Path("manifest.jsonl")] = sorted(found[Path("manifest.jsonl")].splitlines())
+    assert ours == whole
+
+
+def test_a_clip_that_was_replaced_is_rebuilt(changing, capsys):
+    capsys.readouterr()
+    kept = stamps(changing / "out", "a#0", "c#0")
+    imageio.imwrite(changing / "data" / "test" / "b.b#1" / "4.png", tiny.frames(1, seed=9)[0])
+    run(changing, changing / "out")
+    printed = capsys.readouterr()
+    assert "out: clips were replaced and are rebuilt: b.b#1\n" in printed.err
+    assert "2 of 3 clips are there already" in printed.err
+    assert stamps(changing / "out", "a#0", "c#0") == kept
+    assert_as_if_made_now(changing)
+
+
+def stamps(output, *clips):
+    return [path.stat().st_mtime_ns for clip in clips for path in sorted((output / "frames" / clip).iterdir())]
+
+
+def test_a_clip_of_which_only_the_name_stayed_is_rebuilt(changing, capsys):
+    """A folder of frames in the place of another of as many frames, all of the same age."""
+    shutil.rmtree(changing / "data" / "test" / "a#0")
+    (changing / "data" / "test" / "a#0").mkdir()
+    for i, image in enumerate(tiny.frames(LENGTHS["a#0"], seed=9)):
+        imageio.imwrite(changing / "data" / "test" / "a#0" / f"{i}.png", image)
+    run(changing, changing / "out")
+    assert "clips were replaced and are rebuilt: a#0\n" in capsys.readouterr().err
+    assert_as_if_made_now(changing)
+
+
+def test_a_clip_that_left_the_data_leaves_the_result(changing, capsys):
+    shutil.rmtree(changing / "data" / "test" / "c#0")
+    run(changing, changing / "out")
+    assert "clips left the data and are removed: c#0\n" in capsys.readouterr().err
+    assert_as_if_made_now(changing)
+
+
+def test_results_from_before_truths_were_known_are_rebuilt(changing):
+    rows = manifest(changing / "out")
+    for row in rows:
+        del row["truth"]
+    (changing / "out" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    imageio.imwrite(changing / "data" / "test" / "a#0" / "0.png", tiny.frames(1, seed=9)[0])
+    run(changing, changing / "out")
+    assert_as_if_made_now(changing)
+
+
+def test_frames_of_another_back_end_are_not_gone_on_with(files, broken_off):
+    before = contents(broken_off)
+    with pytest.raises(UserError, match="backend was nnabla on cpu, is onnx"):
+        run(files, broken_off, "--backend", "onnx")
+    record = json.loads((broken_off / "settings.json").read_text())
+    del record["settings"]["backend"]
+    (broken_off / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="backend was unknown, is nnabla on cpu"):
+        run(files, broken_off)
+    assert contents(broken_off).keys() == before.keys()
 
 
 def test_frames_of_older_code_are_not_gone_on_with(files, broken_off, monkeypatch):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mrfomm import bundled
 from mrfomm.animation import load_model
-from mrfomm.commands.backends import BACKENDS, animator_maker
+from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, run_command
@@ -54,16 +54,18 @@ def main(arguments=None):
         raise UserError(f"--batch {args.batch}: at least 1")
     clips = find_clips(Path(args.data) / "test")
     model = load_model(args.weights, args.fusion)
-    settings = Settings(
-        weights=fingerprint(model),
-        data=str(Path(args.data).resolve()),
-        image_size=model.config.image_size,
-        references=count,
-        fusion=model.config.fusion.mode,
-        pseudo=args.pseudo,
-    )
-    with use_context(args.context), locked_run(args.output, settings, clips) as run:
-        rows = rebuild_missing(clips, model, args.backend, args.batch, run)
+    with use_context(args.context):
+        settings = Settings(
+            weights=fingerprint(model),
+            data=str(Path(args.data).resolve()),
+            image_size=model.config.image_size,
+            references=count,
+            fusion=model.config.fusion.mode,
+            pseudo=args.pseudo,
+            backend=backend_name(args.backend),
+        )
+        with locked_run(args.output, settings, clips) as run:
+            rows = rebuild_missing(clips, model, args.backend, args.batch, run)
     frames = [frame.l1 for row in rows for frame in row.frames]
     method = "pseudo multi-reference, the best of" if args.pseudo else "from"
     print(
