@@ -1,7 +1,8 @@
 """Score what reconstruct.py has rebuilt (the paper's L1D, AKD and AED): `python -m eval.reconstruction RESULT...`.
 
 Every RESULT is a run folder of reconstruct.py, a row of the table. Without one, ./reconstruction is scored, and made
-first from the bundled clips with the bundled model if it isn't there. Frames meet their truth by clip and frame number.
+first from the bundled clips with the bundled model if it isn't there. Frames meet their truth by clip and frame number;
+clips are known by their content.
 
 ::
 
@@ -42,8 +43,9 @@ from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, run_command
-from mrfomm.files import sha256_of, whole_file
-from mrfomm.reconstruction import Run, read_run
+from mrfomm.files import locked, sha256_of, whole_file
+from mrfomm.provenance import clip_digest
+from mrfomm.reconstruction import Run, check_l1, read_run
 from mrfomm.runtime import CONTEXTS, use_context
 from mrfomm.video import read_image
 
@@ -55,16 +57,17 @@ PAPER = {  # VoxCeleb1, arXiv 2202.10758: L1D, AKD, AED
     "patch-wise": (0.031, 1.159, 0.084),
     "element-wise": (0.032, 1.156, 0.078),
 }
-_SAME_L1 = 1e-9  # both sides compute it from the same bytes
 
 
 class Method(NamedTuple):
-    """A row of the table. run: Run; truth: clip name -> path; folder: where its scores go."""
+    """A row of the table. run: Run; truth: clip name -> path; folder: where its scores go; digests: clip name -> digest
+    of the true clip."""
 
     name: str
     run: Run
     truth: Dict[str, Path]
     folder: Path
+    digests: Dict[str, str]
 
 
 class Column(NamedTuple):
@@ -110,13 +113,14 @@ def main(arguments=None):
         raise UserError(f"--batch {args.batch}: at least 1")
     measures = Measures(args)
     methods = open_methods(args)
-    with use_context(args.context):
-        scored = score_methods(methods, measures, args.batch)
     command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
-    table = report(scored, measures.columns, f"python -m eval.reconstruction {command}".strip())
-    write_rows(Path(args.output) / "summary.jsonl", summary_rows(scored, measures.columns))
-    with whole_file(Path(args.output) / "table.md") as aside:
-        aside.write_text(table, **ENCODING)
+    with locked(args.output, make=True):
+        with use_context(args.context):
+            scored = score_methods(methods, measures, args.batch)
+        table = report(scored, measures.columns, f"python -m eval.reconstruction {command}".strip())
+        write_rows(Path(args.output) / "summary.jsonl", summary_rows(scored, measures.columns))
+        with whole_file(Path(args.output) / "table.md") as aside:
+            aside.write_text(table, **ENCODING)
     print(table, end="")
     return 0
 
@@ -144,7 +148,19 @@ def open_methods(args):
     sizes = {method.run.settings.image_size for method in methods}
     if len(sizes) > 1:
         raise UserError(f"results of {' and '.join(map(str, sorted(sizes)))} pixels: score them apart from each other")
+    for first, second in itertools.combinations(methods, 2):
+        check_same_clips(first, second)
     return methods
+
+
+def check_same_clips(first, second):
+    """Refuse two Methods if clips of one name are not the same clip: their frames are no pairs."""
+    for clip in sorted(first.digests.keys() & second.digests.keys()):
+        if first.digests[clip] != second.digests[clip]:
+            raise UserError(
+                f"{first.truth[clip]} and {second.truth[clip]} are two clips of one name: {first.name} and "
+                f"{second.name} are results of different data; score them apart from each other"
+            )
 
 
 def _open_method(name, folder, args):
@@ -156,10 +172,17 @@ def _open_method(name, folder, args):
     sources = {row.clip: Path(row.source) for row in run.rows}
     if args.data:
         sources = {clip: Path(args.data) / "test" / source.name for clip, source in sources.items()}
-    for source in sources.values():
-        if not source.exists():
-            raise UserError(f"{source}: this true clip of {folder} is missing; name the data's folder with --data")
-    return Method(name, run, sources, Path(args.output) / name)
+    digests = {row.clip: _digest_of_truth(sources[row.clip], row, folder) for row in run.rows}
+    return Method(name, run, sources, Path(args.output) / name, digests)
+
+
+def _digest_of_truth(source, row, folder):
+    if not source.exists():
+        raise UserError(f"{source}: this true clip of {folder} is missing; name the data's folder with --data")
+    digest = clip_digest(source)
+    if digest != (row.truth or digest):
+        raise UserError(f"{source}: not the clip that {folder} was made of; reconstruct again, or see --data")
+    return digest
 
 
 # Measuring
@@ -260,7 +283,9 @@ def score_methods(methods, measures, batch):
         UserError: a frame or its truth is missing, damaged or of another size, or not what the manifest says.
     """
     for method in methods:
-        _prepare_folder(method.folder, {**measures.fingerprint, "run": method.run.settings._asdict()})
+        settings, rows = method.run.settings._asdict(), {row.clip: (row.digest, row.l1) for row in method.run.rows}
+        made_of = {"run": settings, "frames": rows, "truth": method.digests}
+        _prepare_folder(method.folder, {**measures.fingerprint, **made_of})
     scored = [Scored(method, {}) for method in methods]
     jobs = sorted(((one, row) for one in scored for row in one.method.run.rows), key=lambda job: job[1].clip)
     with tqdm(total=len(jobs), desc="scoring", unit="clip") as progress:
@@ -275,11 +300,9 @@ def score_methods(methods, measures, batch):
 def _scores_of(method, row, measures, batch):
     """The scores of a ClipRow: those on the disk, or new ones, which are then there."""
     path = method.folder / f"{row.clip}.jsonl"
-    scores = read_rows(path) if path.exists() else []
-    if not _belongs(scores, row):
-        scores = list(score_clip(method, row, measures, batch))
-        write_rows(path, scores)
-    return scores
+    if not path.exists():
+        write_rows(path, list(score_clip(method, row, measures, batch)))
+    return read_rows(path)
 
 
 def _prepare_folder(folder, fingerprint):
@@ -301,16 +324,6 @@ def _prepare_folder(folder, fingerprint):
         aside.write_text(text, encoding="utf-8")
 
 
-def _belongs(scores, row):
-    """Whether rows of scores are of the frames that a ClipRow lists, by number and L1D."""
-    return len(scores) == len(row.frames) and all(
-        score.get("frame") == frame.frame
-        and isinstance(score.get("l1"), float)
-        and abs(score["l1"] - frame.l1) <= _SAME_L1
-        for score, frame in zip(scores, row.frames)
-    )
-
-
 def score_clip(method, row, measures, batch):
     """Yield a dictionary for every frame of a ClipRow: clip, frame, and a number or None for every column."""
     size = method.run.settings.image_size
@@ -323,11 +336,7 @@ def score_clip(method, row, measures, batch):
         pictures = np.stack([_read_picture(method.run.folder / frame.file, size) for frame in frames])
         true = truth.read([frame.frame for frame in frames], size)
         for frame, values in zip(frames, measures(true, pictures)):
-            if abs(values["l1"] - frame.l1) > _SAME_L1:
-                raise UserError(
-                    f"{method.run.folder / frame.file}: L1D {values['l1']:.6f} to frame {frame.frame} of {path}, but "
-                    f"{frame.l1:.6f} in the manifest: one of them has changed; reconstruct again"
-                )
+            check_l1(values["l1"], frame, method.run.folder, path)
             yield {"clip": row.clip, "frame": frame.frame, **values}
 
 
@@ -400,11 +409,17 @@ def score_table(scored, columns):
     shown = [*columns, *(column for column in paper if column not in columns)]
     rows = []
     for one in scored:
-        rows.append([one.method.name, *(_cell(*clip_means(one, c.key)) if c in columns else None for c in shown)])
+        name = one.method.name + _clips_if_unequal(scored, len(one.rows))
+        rows.append([name, *(_cell(*clip_means(one, c.key)) if c in columns else None for c in shown)])
     for name, values in PAPER.items():
         known = {column: f"{value:.3f}" for column, value in zip(paper, values)}
         rows.append([f"{name}, paper (VoxCeleb1)", *(known.get(column) for column in shown)])
     return markdown_table(["method", *(column.title for column in shown)], rows)
+
+
+def _clips_if_unequal(scored, count):
+    """A number of clips for the name of a row, if rows are not all of the same clips."""
+    return f" ({_counted(count, 'clip')})" if len({frozenset(one.rows) for one in scored}) > 1 else ""
 
 
 def difference_table(scored, columns):
@@ -415,7 +430,8 @@ def difference_table(scored, columns):
         for column in columns:
             ours, theirs, counts = paired_means(first, second, column.key)
             cells.append(_interval(paired_difference(ours, theirs, counts), len(ours)) if ours else None)
-        rows.append([f"{first.method.name} - {second.method.name}", *cells])
+        common = _clips_if_unequal(scored, len(first.rows.keys() & second.rows.keys()))
+        rows.append([f"{first.method.name} - {second.method.name}{common}", *cells])
     return markdown_table(["difference", *(column.title for column in columns)], rows) if rows else ""
 
 
@@ -439,6 +455,8 @@ def notes(scored, columns, command):
         + "; AED the sum of squared differences.",
         "PSNR and SSIM (Wang et al. 2004, mean over colour channels) are higher for better frames, all others lower.",
     ]
+    if _clips_if_unequal(scored, 0):
+        lines.append("Rows are of different clips: only differences, over the clips that both have, compare methods.")
     for one in scored:
         lines += _notes_of_method(one, columns)
     versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
@@ -450,8 +468,9 @@ def _notes_of_method(one, columns):
     settings, name = one.method.run.settings, one.method.name
     clips, total = len(one.rows), sum(map(len, one.rows.values()))
     made = "per frame the best by L1D of results from each of" if settings.pseudo else "from"
-    yield f"{name}: {_counted(total, 'frame')} of {_counted(clips, 'clip')}, {made} " + (
-        f"{_counted(settings.references, 'reference')}, fusion {settings.fusion}."
+    folder = next(iter(one.method.truth.values())).parent
+    yield f"{name}: {_counted(total, 'frame')} of {_counted(clips, 'clip')} in {folder}, {made} " + (
+        f"{_counted(settings.references, 'reference')}, fusion {settings.fusion}, model {settings.weights[:12]}."
     )
     for column in columns:
         dropped = total - sum(clip_means(one, column.key)[1])

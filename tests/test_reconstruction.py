@@ -17,8 +17,10 @@ from eval import reconstruction
 from eval.lpips import load_lpips
 from eval.results import paired_difference
 from mrfomm import bundled
+from mrfomm.commands import reconstruct
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
+from mrfomm.files import locked
 from mrfomm.reconstruction import ClipRow, FrameRow, Settings, append_clip, l1_distances, open_run
 
 ROOT = Path(__file__).parent.parent
@@ -218,7 +220,7 @@ def test_paired_difference_uses_the_frames_that_both_have(tmp_path, data, capsys
 
 
 def scored(rows):
-    method = reconstruction.Method("m", None, {}, None)
+    method = reconstruction.Method("m", None, {}, None, {})
     rows = {clip: [{"frame": frame, "x": x} for frame, x in items] for clip, items in rows.items()}
     return reconstruction.Scored(method, rows)
 
@@ -310,6 +312,75 @@ def test_a_result_that_does_not_fit_is_named(tmp_path, data, spoil, named):
     with pytest.raises(UserError, match=named):
         score(tmp_path, run, *NO_BACK_ENDS)
     assert not (tmp_path / "scores" / "summary.jsonl").exists()
+
+
+def test_clips_of_one_name_are_no_pairs_unless_they_are_one(tmp_path, data):
+    other = make_data(tmp_path / "other", {"b#0": 5})  # its seed is another than that of b#0 in data
+    copy = shutil.copytree(data, tmp_path / "copy")
+    runs = [make_run(tmp_path / f"of-{folder.name}", folder, 5) for folder in (data, other, copy)]
+    with pytest.raises(UserError, match="data/test/b#0 and .*other/test/b#0 are two clips of one name: of-data and"):
+        score(tmp_path, *runs[:2], *NO_BACK_ENDS)
+    assert not (tmp_path / "scores").exists()
+    score(tmp_path, runs[0], runs[2], *NO_BACK_ENDS)
+    assert summary(tmp_path)["of-copy", "l1"]["clips"] == 2
+
+
+def test_tables_name_their_data_and_rows_of_different_clips(tmp_path, data, capsys):
+    part = make_data(tmp_path / "part", {"a#0": 3})
+    make_run(tmp_path / "one", data, 5)
+    make_run(tmp_path / "two", part, 7)
+    score(tmp_path, tmp_path / "one", tmp_path / "two", *NO_BACK_ENDS)
+    text = capsys.readouterr().out
+    assert "| one (2 clips) " in text
+    assert "| two (1 clip) " in text
+    assert f"| one - two (1 clip) | {-2 / 255:.4f} " in text
+    assert f"two: 3 frames of 1 clip in {part / 'test'}, from 3 references" in text
+    assert "Rows are of different clips" in text
+    score(tmp_path, tmp_path / "one", *NO_BACK_ENDS)
+    text = capsys.readouterr().out
+    assert "| one  " in text
+    assert "different clips" not in text
+
+
+def test_scores_of_a_clip_that_was_replaced_since_are_not_taken(tmp_path, data):
+    run = make_run(tmp_path / "run", data, 5)
+    score(tmp_path, run, *NO_BACK_ENDS)
+    spoil_truth(run, data)
+    with pytest.raises(UserError, match="000001.png: L1D .* in the manifest"):
+        score(tmp_path, run, *NO_BACK_ENDS)
+
+
+def change_clip(folder):
+    spoil_truth(folder / "run", folder / "data")
+
+
+def change_picture(folder):
+    spoil_picture(folder / "run", folder / "data")
+    shutil.rmtree(folder / "scores")
+
+
+@pytest.mark.parametrize(("change", "named"), [(change_clip, "not the clip that"), (change_picture, "L1D .* manifest")])
+def test_reconstructing_again_helps_as_the_message_says(tmp_path, data, change, named):
+    weights = tiny.checkpoint(tmp_path / "weights")
+    rebuild = ["--weights", str(weights), "--data", str(data), "--context", "cpu", "--backend", "nnabla", "--output"]
+    reconstruct.main([*rebuild, str(tmp_path / "run")])
+    score(tmp_path, tmp_path / "run", *NO_BACK_ENDS)
+    change(tmp_path)
+    with pytest.raises(UserError, match=f"{named}.*reconstruct again"):
+        score(tmp_path, tmp_path / "run", *NO_BACK_ENDS)
+    reconstruct.main([*rebuild, str(tmp_path / "run")])
+    reconstruct.main([*rebuild, str(tmp_path / "fresh")])
+    score(tmp_path, tmp_path / "run", tmp_path / "fresh", *NO_BACK_ENDS)
+    found = summary(tmp_path)
+    for measure in ("l1", "psnr", "ssim", "lpips"):
+        assert found["run", measure]["mean"] == found["fresh", measure]["mean"]
+
+
+def test_a_second_run_into_the_folder_is_refused(tmp_path, data):
+    run = make_run(tmp_path / "run", data, 5)
+    with locked(tmp_path / "scores", make=True), pytest.raises(UserError, match="another run is at work there"):
+        score(tmp_path, run, *NO_BACK_ENDS)
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == [".lock"]
 
 
 def test_moved_data_is_found_with_data(tmp_path, data):
