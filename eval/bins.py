@@ -5,9 +5,13 @@ recordings of the same head angle. `eval/labels.py` describes the data, `eval/an
 """
 
 import argparse
+import hashlib
 import itertools
+import os
 import shlex
+import shutil
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
@@ -35,11 +39,11 @@ from eval.results import ENCODING, bootstrap_interval, markdown_table, paired_di
 from mrfomm import bundled
 from mrfomm.animation import Model, load_model
 from mrfomm.checkpoint import find_checkpoint
-from mrfomm.commands.backends import BACKENDS, animator_maker
+from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, run_command
 from mrfomm.export import fingerprint
-from mrfomm.files import sha256_of, whole_file
+from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.runtime import CONTEXTS, use_context
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
@@ -67,21 +71,24 @@ class Method(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """The frames of one method for one pair and kind of sequence."""
+    """The frames of one method for one pair and kind of sequence. path: of the clip."""
 
     method: str
     driving: Pattern
+    path: Path
     content: Content
 
 
 class Result(NamedTuple):
-    """A Score and what it is of."""
+    """A Score and what it is of. frames: path of the generated clip; digests: ``digest_of`` it and the true one."""
 
     method: str
     reference: str
     driving: str
     kind: str
     score: Score
+    frames: str = ""
+    digests: Tuple[str, ...] = ()
 
 
 def parse_arguments(arguments=None):
@@ -103,12 +110,11 @@ def parse_arguments(arguments=None):
     )
     add("--motion", choices=MOTIONS, default="relative", help="move the frontal reference, or copy poses (%(default)s)")
     add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")
-    add("--lpips-weights", metavar="FILE", default=bundled.LPIPS_ALEXNET, help="LPIPS weights (the bundled AlexNet)")
+    add("--lpips-weights", metavar="FILE", help="of --features lpips (the bundled AlexNet)")
     add(
         "--identity-backend",
         choices=IDENTITY_BACKENDS,
-        default=IDENTITY_BACKENDS[0],
-        help="embedding of --features identity (%(default)s)",
+        help=f"embedding of --features identity ({IDENTITY_BACKENDS[0]})",
     )
     add("--identity-weights", metavar="FILE", help="of a face embedding that brings none (openface)")
     add("--bin-width", type=float, default=2, metavar="DEGREES", help="of the bins [a, a + width) (%(default)s)")
@@ -135,19 +141,21 @@ def main(arguments=None):
     contestants, given = contestants_of(args), [Path(path) for path in args.generated]
     names = method_names(args, contestants, given)
     contestants = [one._replace(name=name) for one, name in zip(contestants, names)]
-    with tqdm(pattern_folders(args.data), desc="checking recordings", unit="pattern") as bar:
-        patterns = read_patterns(bar)
-    output = make_output(args.output)
-    with use_context(args.context):
+    folders, output = pattern_folders(args.data), Path(args.output)
+    with locked(output, make=True), use_context(args.context):
+        for unfinished in output.glob(f"generated/*/*/*/{generation.PARTIAL}*"):  # by a run that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
+        with tqdm(folders, desc="checking recordings", unit="pattern") as bar:
+            patterns = read_patterns(bar)
         extractor = load_extractor(args)
         methods = generate_all(args, contestants, patterns, output / "generated")
         methods += [Method(name, root) for name, root in zip(names[len(contestants) :], given)]
         sets = open_sets(methods, patterns)
         size = scored_size(sets)
         results = score_all(extractor, axis, patterns, sets, size, args.batch)
-    if not any(result.score.bins for result in results):
-        raise UserError(f"{args.data}: no bin holds both a true and a generated frame; see --range and the label files")
-    write_results(args, output, results, patterns, names, size, sys.argv[1:] if arguments is None else arguments)
+        if not any(result.score.bins for result in results):
+            raise UserError(f"{args.data}: no bin holds both a true and a generated frame; see --range and the labels")
+        write_results(args, output, results, patterns, names, size, sys.argv[1:] if arguments is None else arguments)
     print((output / "table.md").read_text(**ENCODING), end="")
     return 0
 
@@ -161,8 +169,14 @@ def check(args):
         raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if not args.pose_tolerance >= 0:
         raise UserError(f"--pose-tolerance {args.pose_tolerance:g}: give a number of degrees, at least 0")
-    if args.fusion and args.generated and not args.weights:
-        raise UserError("--fusion is for --weights; leave it out")
+    options = ("fusion", args.fusion), ("refs", args.refs != "auto"), ("motion", args.motion != MOTIONS[0])
+    for name, given in options if args.generated and not args.weights else ():
+        if given:
+            raise UserError(f"--{name} is for --weights; leave it out")
+    for name in ("lpips_weights", "identity_backend", "identity_weights"):
+        features = name.split("_")[0]
+        if getattr(args, name) is not None and features != args.features:
+            raise UserError(f"--{name.replace('_', '-')} is for --features {features}; leave it out")
     return make_axis(args.bin_width, args.range)
 
 
@@ -198,21 +212,12 @@ def method_names(args, contestants, given):
     return names
 
 
-def make_output(path):
-    """The output folder, made now."""
-    output = Path(path)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: can't write there ({error}); choose another --output") from error
-    return output
-
-
 def load_extractor(args):
     """What describes images: Lpips or IdentityFeatures."""
     if args.features == "identity":
-        return IdentityFeatures(identity_backend(args.identity_backend, args.identity_weights).embed)
-    return load_lpips(args.lpips_weights)
+        name = args.identity_backend or IDENTITY_BACKENDS[0]
+        return IdentityFeatures(identity_backend(name, args.identity_weights).embed)
+    return load_lpips(args.lpips_weights or bundled.LPIPS_ALEXNET)
 
 
 # Frames
@@ -224,7 +229,8 @@ def generate_all(args, contestants, patterns, folder):
     methods, work = [], []
     for one in contestants:
         root = folder / one.name
-        origin = {"model": fingerprint(one.model), "backend": args.backend, "code": sha256_of(generation.__file__)}
+        backend = backend_name(args.backend)
+        origin = {"model": fingerprint(one.model), "backend": backend, "code": sha256_of(generation.__file__)}
         transfers = plan_transfers(patterns, root, one.references, args.motion, poses, origin)
         work.append((one.model, missing_entries(transfers)))
         methods.append(Method(one.name, root))
@@ -259,7 +265,7 @@ def open_sets(methods, patterns):
             path, content = open_generated(method.root / reference.name / driving.name, driving.sequences[kind])
             first = first or (path, content)
             check_same_size(path, content, *first)
-            sets.setdefault((reference.name, kind), []).append(Generated(method.name, driving, content))
+            sets.setdefault((reference.name, kind), []).append(Generated(method.name, driving, path, content))
     return sets
 
 
@@ -298,8 +304,16 @@ def score_all(extractor, axis, patterns, sets, size, batch):
     with tqdm(total=sum(total_images(axis, *job[-2:]) for job in jobs), desc="scoring", unit="frame") as bar:
         for reference, kind, generated, true, candidates in jobs:
             scores = score_sets(extractor, axis, true, candidates, batch, bar.update)
-            results += [Result(g.method, reference, g.driving.name, kind, score) for g, score in zip(generated, scores)]
+            truth = digest_of(by_name[reference].sequences[kind].content, true.angles)
+            for g, images, score in zip(generated, candidates, scores):
+                digests = digest_of(g.content, images.angles), truth
+                results.append(Result(g.method, reference, g.driving.name, kind, score, str(g.path), digests))
     return results
+
+
+def digest_of(content, angles):
+    """What a clip with angles is known by."""
+    return hashlib.sha256(content.digest.encode() + angles.tobytes()).hexdigest()
 
 
 def reader(content, size):
@@ -337,7 +351,8 @@ def labels_of(result):
 
 
 def score_rows(args, results, size):
-    """A row a pair and sequence: its score (None without a bin), bins, images averaged and images left out."""
+    """A row a pair and sequence: its score (None without a bin), bins, images averaged and left out, and what it is of:
+    the path of the frames (from --output) and the digests of these and of the truth."""
     versions = provenance()
     for result in results:
         score = result.score
@@ -348,6 +363,8 @@ def score_rows(args, results, size):
             "true": sum(b.true for b in score.bins),
             "generated": sum(b.generated for b in score.bins),
             "dropped": score.dropped,
+            "frames": os.path.relpath(result.frames, args.output),
+            "digests": result.digests,
             "size": size,
             "bin_width": args.bin_width,
             "range": args.range,
@@ -399,7 +416,7 @@ def score_table(args, results, names):
     for name in names:
         means = [[score.mean for score in scores_by_pair(results, name, kind).values()] for kind in KINDS]
         rows.append([name, *map(_interval_cell, means)])
-    if args.features == "lpips" and Path(args.lpips_weights) == bundled.LPIPS_ALEXNET:
+    if args.features == "lpips" and Path(args.lpips_weights or bundled.LPIPS_ALEXNET) == bundled.LPIPS_ALEXNET:
         for name, values in PAPER.items():
             rows.append([f"{name}, paper (its own recordings)", *(f"{value:.3f}" for value in values)])
     return markdown_table([args.features, *KINDS], rows)
@@ -423,7 +440,7 @@ def _interval_cell(values: List[float], subtracted=None):
 def notes(args, results, patterns, size, arguments):
     """What has to be known about the numbers."""
     scored = [result for result in results if result.score.bins]
-    pairs = ", ".join(f"{kind} {len({(r.reference, r.driving) for r in scored if r.kind == kind})}" for kind in KINDS)
+    pairs = pairs_scored(scored)
     frames = {pattern.name: pattern.sequences for pattern in patterns}
     total = sum(frames[result.driving][result.kind].content.frames.length for result in results)
     used = sum(b.generated for result in scored for b in result.score.bins)
@@ -432,14 +449,26 @@ def notes(args, results, patterns, size, arguments):
     lines = [
         "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns).",
         f"{len(patterns)} patterns; pairs scored: {pairs}; {len(results) - len(scored)} results without a common bin.",
+        f"Recordings: {args.data}",
         f"Bins of {args.bin_width:g} degrees, {-args.range:g} to {args.range:g}.",
         f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size.",
         f"{used} of {total} generated frames were averaged in a bin that has true ones.",
-        f"{dropped} true or generated frames, counted in every comparison, were left out as no face was found in them.",
-        f"Command: `python -m eval.bins {shlex.join(map(str, arguments))}`",
-        f"Versions: {versions}",
     ]
+    if args.features == "identity":
+        lines.append(f"{dropped} true or generated frames, counted in every comparison, show no face and are left out.")
+    lines += [f"Command: `python -m eval.bins {shlex.join(map(str, arguments))}`", f"Versions: {versions}"]
     return "".join(f"- {line}\n" for line in lines)
+
+
+def pairs_scored(scored):
+    """How many pairs of each kind have a score, method by method where they differ."""
+    counts = {}
+    for result in scored:
+        counts.setdefault(result.method, Counter())[result.kind] += 1
+    texts = {name: ", ".join(f"{kind} {count[kind]}" for kind in KINDS) for name, count in counts.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def draw_curves(path, results, names, measure):

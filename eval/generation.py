@@ -2,11 +2,12 @@
 
 The frames of one pair of patterns and one sequence stand in a folder of PNGs with a ``manifest.json``: what they were
 made from, and every file's checksum. A folder gets its name when it is whole. It is used again if its manifest says
-that it was made from the same model, references, motion and driving frames, and if no file has changed since.
+that it was made from the same model, references, motion and driving frames, and if no file has changed since. Frames
+without a manifest are somebody else's, and stay.
 """
 
 import json
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -21,6 +22,7 @@ from mrfomm.files import sha256_of
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")
 MANIFEST = "manifest.json"
+PARTIAL = ".partial-"  # begins the names of folders that are not whole yet
 CHUNK = 16  # driving frames in memory
 
 
@@ -152,7 +154,13 @@ def missing_entries(transfers: Iterable[Transfer]) -> List[Transfer]:
 
 
 def is_whole(entry: Entry) -> bool:
-    """Whether an entry's folder holds what its manifest promises, undamaged."""
+    """Whether an entry's folder holds what its manifest promises, undamaged.
+
+    Raises:
+        UserError: it holds something that isn't ours to replace.
+    """
+    if entry.folder.exists() and not (entry.folder / MANIFEST).exists():
+        raise UserError(f"{entry.folder}: holds something else than frames of eval.bins; choose another --output")
     try:
         manifest = json.loads((entry.folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest.pop("files")
@@ -207,18 +215,18 @@ def _transferred(
 def write_entry(entry: Entry, images: Iterable[np.ndarray]) -> None:
     """Write frames and manifest aside, then rename. What stood there before is replaced."""
     folder = entry.folder
-    aside = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        with video.open_sink(aside, video.FOLDER_FPS) as sink:
-            for image in images:
-                sink.write(image)
-        manifest = {**entry.manifest, "files": _checksums(aside)}
-        (aside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as aside:
+            new, old = Path(aside, "new"), Path(aside, "old")
+            with video.open_sink(new, video.FOLDER_FPS) as sink:
+                for image in images:
+                    sink.write(image)
+            manifest = {**entry.manifest, "files": _checksums(new)}
+            (new / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room or choose another --output") from error
 

@@ -20,14 +20,14 @@ import numpy as np
 from PIL import Image
 
 from eval.angle_bins import Bin, Score
-from eval.bins import Result, draw_curves
-from eval.labels import KINDS, find_media, read_labels
+from eval.bins import Result, digest_of, draw_curves
+from eval.labels import KINDS, find_media, read_content, read_labels
 from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import whole_file
-from mrfomm.reconstruction import SETTINGS, read_run
+from mrfomm.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
 from mrfomm.video import read_image
 from mrfomm.visualize import tile
 
@@ -59,13 +59,12 @@ class Section(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A rebuilt frame of a run. l1: L1D; clip: name; truth: path of the clip; number: in the clip; picture: path."""
+    """A rebuilt frame of a run. l1: L1D; clip: name; truth: path of the clip; row: FrameRow."""
 
     l1: float
     clip: str
     truth: Path
-    number: int
-    picture: Path
+    row: FrameRow
 
 
 def parse_arguments(arguments=None):
@@ -126,11 +125,12 @@ def bins_section(folder, args):
         raise UserError(f"{folder / 'bins.jsonl'}: no row with a score; run eval.bins again")
     drawn = Figure(curves(rows, measure), f"{measure}, mean over pairs; lower is better")
     groups = [Group("Curves per angle", [drawn])]
-    first = read_rows(folder / "scores.jsonl")[0]  # there are bins, so there are scores
+    scores = read_rows(folder / "scores.jsonl")
+    first = scores[0]  # there are bins, so there are scores
     if args.data:
         for title, choose in (("Best bins", heapq.nsmallest), ("Worst bins", heapq.nlargest)):
             chosen = choose(args.frames, rows, key=lambda row: row[measure])
-            figures = [bin_figure(folder, Path(args.data), row, measure, first["size"]) for row in chosen]
+            figures = [bin_figure(folder, Path(args.data), row, measure, scores) for row in chosen]
             groups.append(Group(title, figures))
     configuration = {key: first[key] for key in ("size", "bin_width", "range", "versions")}
     return Section(f"Angle bins: {folder}", read_table(folder), groups, as_text(configuration))
@@ -140,8 +140,7 @@ def curves(rows, measure):
     """The plot of eval.bins, of its rows, as a data URI."""
     scores = {}
     for row in rows:
-        key = tuple(row[name] for name in ("method", "reference", "driving", "sequence"))
-        scores.setdefault(key, []).append(Bin(row["angle"], row[measure], row["true"], row["generated"]))
+        scores.setdefault(key_of(row), []).append(Bin(row["angle"], row[measure], row["true"], row["generated"]))
     results = [Result(*key, Score(found, 0)) for key, found in scores.items()]
     names = list(dict.fromkeys(result.method for result in results))
     with tempfile.TemporaryDirectory() as folder:
@@ -150,25 +149,34 @@ def curves(rows, measure):
         return data_uri(path.read_bytes())
 
 
-def bin_figure(folder, data, row, measure, size):
+def key_of(row):
+    """Method, reference, driving and sequence of a row of eval.bins."""
+    return tuple(row[name] for name in ("method", "reference", "driving", "sequence"))
+
+
+def bin_figure(folder, data, row, measure, scores):
     """Of one bin: the reference pattern's true frame and the generated frame nearest to the middle of the bin."""
-    kind, angle, reference, driving = (row[name] for name in ("sequence", "angle", "reference", "driving"))
-    generated = folder / "generated" / row["method"] / reference / driving
+    method, reference, driving, kind = key_of(row)
+    score = next((score for score in scores if key_of(score) == key_of(row)), {})
+    if not score.get("digests"):
+        raise UserError(f"{folder / 'scores.jsonl'}: doesn't name the frames; leave out --data, or run eval.bins again")
+    generated, truth = folder / score["frames"], find_media(data / reference, kind) or data / reference / kind
     pictures = [
-        frame_at(data / reference, data / reference, kind, angle, size),
-        frame_at(generated, data / driving, kind, angle, size),
+        frame_at(path, digest, data / pattern / f"{kind}.csv", kind, row["angle"], score["size"])
+        for path, digest, pattern in zip((truth, generated), reversed(score["digests"]), (reference, driving))
     ]
-    caption = f"{measure} {row[measure]:.4f} at {kind} {angle:g}: {row['method']}, {reference} driven by {driving}"
+    caption = f"{measure} {row[measure]:.4f} at {kind} {row['angle']:g}: {method}, {reference} driven by {driving}"
     return Figure(picture_row(pictures), f"{caption}; left the truth")
 
 
-def frame_at(folder, labels, kind, angle, size):
-    """The frame of the clip ``folder/kind`` whose own angle, by ``labels/kind.csv``, is nearest; uint8 [S,S,3]."""
-    path = find_media(folder, kind)
-    if path is None:
-        raise UserError(f"{folder / kind}: no such clip; leave out --data, or run eval.bins again")
-    angles = read_labels(labels / f"{kind}.csv")[:, KINDS.index(kind)]
-    return read_frame(path, int(np.abs(angles - angle).argmin()), size)
+def frame_at(path, digest, labels, kind, angle, size):
+    """The frame of a clip whose own angle, by a label file, is nearest; uint8 [S,S,3]. The clip is the one scored."""
+    if not path.exists():
+        raise UserError(f"{path}: no such clip; leave out --data, or run eval.bins again")
+    angles, content = read_labels(labels)[:, KINDS.index(kind)], read_content(path)
+    if digest_of(content, angles) != digest:
+        raise UserError(f"{path}: it or {labels} isn't what was scored; give the same --data, or run eval.bins again")
+    return content.frames.read([int(np.abs(angles - angle).argmin())], size)[0]
 
 
 def settings_of_scores(folder):
@@ -179,26 +187,23 @@ def settings_of_scores(folder):
 def run_section(folder, count):
     """The best and worst frames of a run of reconstruct.py by L1D, each beside its truth."""
     run = read_run(folder)
-    frames = [
-        Frame(frame.l1, row.clip, Path(row.source), frame.frame, folder / frame.file)
-        for row in run.rows
-        for frame in row.frames
-    ]
+    frames = [Frame(frame.l1, row.clip, Path(row.source), frame) for row in run.rows for frame in row.frames]
     if not frames:
         raise UserError(f"{folder}: holds no frame; make it again with reconstruct.py")
     groups = []
     for title, choose in (("Best frames", heapq.nsmallest), ("Worst frames", heapq.nlargest)):
-        groups.append(Group(f"{title} by L1D", [frame_figure(frame) for frame in choose(count, frames)]))
+        groups.append(Group(f"{title} by L1D", [frame_figure(folder, frame) for frame in choose(count, frames)]))
     summary = f"{len(frames)} frames of {len(run.rows)} of {run.clips} clips, L1D {np.mean([f.l1 for f in frames]):.4f}"
     configuration = f"{summary}\n{as_text(run.settings._asdict())}"
     return Section(f"Reconstruction: {folder}", "", groups, configuration)
 
 
-def frame_figure(frame):
-    """A rebuilt frame beside its truth."""
-    picture = read_image(frame.picture)
-    pictures = [read_frame(frame.truth, frame.number, len(picture)), picture]
-    return Figure(picture_row(pictures), f"L1D {frame.l1:.4f}: {frame.clip}, frame {frame.number}; left the truth")
+def frame_figure(folder, frame):
+    """A rebuilt frame of a run's folder beside its truth."""
+    number, picture = frame.row.frame, read_image(folder / frame.row.file)
+    truth = read_frame(frame.truth, number, len(picture))
+    check_l1(float(l1_distances(picture[None], truth[None])[0]), frame.row, folder, frame.truth)
+    return Figure(picture_row([truth, picture]), f"L1D {frame.l1:.4f}: {frame.clip}, frame {number}; left the truth")
 
 
 def read_frame(path, number, size):

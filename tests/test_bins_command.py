@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -13,7 +14,7 @@ import tiny
 
 from eval import bins
 from eval.angle_bins import Bin, Score
-from eval.generation import Poses, reference_frames, start_frame
+from eval.generation import Entry, Poses, is_whole, reference_frames, start_frame, write_entry
 from eval.labels import pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import read_rows
@@ -21,6 +22,7 @@ from mrfomm import bundled, video
 from mrfomm.animation import Animator, array_to_images, images_to_array, load_model, relative_motion
 from mrfomm.checkpoint import save_checkpoint
 from mrfomm.errors import UserError
+from mrfomm.files import locked
 
 ROOT = Path(__file__).parent.parent
 ANGLES = {  # of every pattern: yaw, pitch, roll of each frame
@@ -268,6 +270,57 @@ def test_another_motion_or_other_weights_make_everything_again(files, kept, tmp_
     assert len(remade(kept, before)) == len(PAIRS) * len(ANGLES)
 
 
+def test_frames_of_another_back_end_are_made_again(files, kept):
+    before = stamps(kept)
+    run(files, kept, "--weights", files / "single", "--backend", "auto")
+    assert len(remade(kept, before)) == len(PAIRS) * len(ANGLES)
+    before = stamps(kept)
+    run(files, kept, "--weights", files / "single", "--backend", "onnx")  # what auto has taken
+    assert remade(kept, before) == set()
+
+
+def test_frames_that_another_program_wrote_are_not_replaced(files, tmp_path):
+    mine = tmp_path / "out" / "generated" / "FOMM" / "ann_lamp" / "bob_sun" / "pitch"
+    write_frames(mine, tiny.frames(3, seed=5))
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    with pytest.raises(UserError, match="ann_lamp/bob_sun/pitch: holds something else than frames of eval.bins"):
+        run(files, tmp_path / "out", "--weights", files / "single")
+    assert {path: path.read_bytes() for path in mine.iterdir()} == before
+
+
+def test_a_second_run_into_the_folder_is_refused_before_any_work(files, kept):
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    with locked(kept), pytest.raises(UserError, match="another run is at work there"):
+        run(files, kept, "--weights", files / "weights", "--method", "FOMM")
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_two_writers_of_one_entry_don_t_disturb_each_other(tmp_path):
+    """Where a file system has no locks: one writes all of it while the other is at its second frame."""
+    content = SimpleNamespace(frames=SimpleNamespace(length=2))
+    entry = Entry(tmp_path / "yaw", SimpleNamespace(content=content), None, {"model": "x"})
+    frames = tiny.frames(4)
+
+    def interrupted():
+        yield frames[0]
+        write_entry(entry, frames[2:])
+        assert is_whole(entry)
+        np.testing.assert_array_equal(read(entry.folder), frames[2:])
+        yield frames[1]
+
+    write_entry(entry, interrupted())
+    assert is_whole(entry)
+    np.testing.assert_array_equal(read(entry.folder), frames[:2])
+    assert [path.name for path in tmp_path.iterdir()] == ["yaw"]
+
+
+def test_what_a_killed_run_left_goes(files, kept):
+    left = kept / "generated" / "FOMM" / "ann_lamp" / "bob_sun" / ".partial-abc"
+    write_frames(left / "new", tiny.frames(2))
+    run(files, kept, "--weights", files / "single")
+    assert not left.exists()
+
+
 def test_what_was_generated_before_an_error_stays(files, tmp_path, monkeypatch):
     """The animator fails in the middle; the next run makes only what is missing, and no half folder is left."""
     render, calls = Animator.render, []
@@ -287,7 +340,7 @@ def test_what_was_generated_before_an_error_stays(files, tmp_path, monkeypatch):
     assert len(whole) == 4
     run(files, tmp_path / "out", "--weights", files / "single")
     assert len(remade(tmp_path / "out", before)) == len(PAIRS) * len(ANGLES) - 4
-    assert not list((tmp_path / "out").rglob(".*"))
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".lock"]
     run(files, tmp_path / "straight", "--weights", files / "single")
     assert scores(tmp_path / "out") == scores(tmp_path / "straight")
 
@@ -319,7 +372,9 @@ def test_several_methods_make_the_paper_s_table(files, tmp_path, capsys, monkeyp
         assert cells["FOMM - patch-wise"][column] == f"{ours - theirs:.4f}"
         assert cells["FOMM - truth"][column] == f"{ours:.4f}"
     assert cells[paper[1]] == ["0.086", "0.108", "0.142"]
-    assert "2 patterns; pairs scored: yaw 2, pitch 2, roll 2" in text
+    assert "2 patterns; pairs scored: yaw 2, pitch 2, roll 2; 0 results" in text
+    assert f"Recordings: {files / 'data'}" in text
+    assert "no face" not in text
     assert imageio.imread(tmp_path / "out" / "curves.png").std() > 5
 
 
@@ -382,7 +437,9 @@ def test_identity_features_drop_frames_without_a_face(files, tmp_path, monkeypat
         (2, 1),
         (2, 1),
     ]
-    assert "paper" not in (tmp_path / "out" / "table.md").read_text()
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "paper" not in text
+    assert "2 true or generated frames, counted in every comparison, show no face and are left out" in text
 
 
 # bad input
@@ -413,6 +470,9 @@ BAD = [
     (nothing, ["--batch", "0"], "--batch 0"),
     (nothing, ["--pose-tolerance", "-1"], "--pose-tolerance -1"),
     (nothing, ["--lpips-weights", "none.npz"], r"none\.npz"),
+    (nothing, ["--lpips-weights", "x", "--features", "identity"], "--lpips-weights is for --features lpips"),
+    (nothing, ["--identity-weights", "x"], "--identity-weights is for --features identity"),
+    (nothing, ["--identity-backend", "dlib"], "--identity-backend is for --features identity"),
     (nothing, ["--range", "1", "--bin-width", "0.5", "--data", "{outside}"], "no bin holds both"),
 ]
 
@@ -429,6 +489,20 @@ def test_bad_input(files, data, tmp_path, spoil, options, problem):
     options = [option.format(outside=outside) for option in options]
     with pytest.raises(UserError, match=problem):
         run(files, tmp_path / "out", "--weights", files / "single", "--allow-missing-poses", *options, data=data)
+
+
+@pytest.mark.parametrize("option", [["--refs", "all"], ["--motion", "absolute"], ["--fusion", "mean"]])
+def test_options_of_our_models_without_one_are_refused(files, tmp_path, option):
+    with pytest.raises(UserError, match=f"{option[0]} is for --weights"):
+        run(files, tmp_path / "out", "--generated", files / "truth", *option)
+
+
+def test_pairs_are_counted_for_each_method_where_they_differ():
+    score = Score([Bin(1, 0.1, 1, 1)], 0)
+    results = [bins.Result("m", "a", "b", "yaw", score), bins.Result("m", "b", "a", "yaw", score)]
+    assert bins.pairs_scored(results) == "yaw 2, pitch 0, roll 0"
+    results += [bins.Result("n", "a", "b", "yaw", score)]
+    assert bins.pairs_scored(results) == "m yaw 2, pitch 0, roll 0; n yaw 1, pitch 0, roll 0"
 
 
 def test_two_methods_of_one_name(files, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 import tiny
 
 from eval import bins, reconstruction, report
-from eval.results import read_rows
+from eval.results import read_rows, write_rows
 from mrfomm.commands import animate, reconstruct
 from mrfomm.errors import UserError
 from mrfomm.reconstruction import read_run
@@ -163,6 +164,70 @@ def test_frames_of_the_worst_bin(files, tmp_path):
     made = files / "bins" / "generated" / worst["method"] / worst["reference"] / worst["driving"] / "yaw"
     np.testing.assert_array_equal(picture[::4, : 32 * 4 : 4], truth)
     np.testing.assert_array_equal(picture[::4, 34 * 4 :: 4], imageio.imread(sorted(made.glob("*.png"))[index]))
+
+
+def test_frames_of_another_method_are_shown(files, tmp_path):
+    """Black pictures in folders apart from eval.bins' own are the worst: they stand on the page."""
+    for reference, driving in (("ann_lamp", "bob_sun"), ("bob_sun", "ann_lamp")):
+        black = np.zeros((len(ANGLES), 32, 32, 3), np.uint8)
+        write_frames(tmp_path / "black" / reference / driving / "yaw", black)
+    arguments = ["--data", str(files / "recordings"), "--generated", str(tmp_path / "black"), "--context", "cpu"]
+    bins.main([*arguments, "--output", str(tmp_path / "bins")])
+    page = make(files, tmp_path, str(tmp_path / "bins"), "--data", str(files / "recordings"), "--frames", "1")
+    caption, picture = page.pictures[-1]
+    assert "black, " in caption
+    assert not picture[::4, 34 * 4 :: 4].any()
+
+
+def change_truth(folder):
+    imageio.imwrite(folder / "recordings" / "ann_lamp" / "yaw" / "1.png", tiny.frames(1, seed=9)[0])
+
+
+def change_angles(folder):
+    path = folder / "recordings" / "ann_lamp" / "yaw.csv"
+    path.write_text(path.read_text().replace("-29", "-28.5"))
+
+
+def change_generated(folder):
+    for path in folder.glob("bins/generated/*/*/*/yaw/000001.png"):
+        imageio.imwrite(path, tiny.frames(1, seed=9)[0])
+
+
+@pytest.mark.parametrize("change", [change_truth, change_angles, change_generated])
+def test_a_clip_that_changed_since_is_not_shown_beside_its_old_score(files, tmp_path, change):
+    """Made again, as the message says, it is."""
+    for name in ("recordings", "bins"):
+        shutil.copytree(files / name, tmp_path / name)
+    page = [str(tmp_path / "bins"), "--data", str(tmp_path / "recordings"), "-o", str(tmp_path / "page.html")]
+    report.main(page)
+    change(tmp_path)
+    with pytest.raises(UserError, match="isn't what was scored; give the same --data, or run eval.bins again"):
+        report.main(page)
+    model = ["--weights", str(files / "weights"), "--context", "cpu", "--backend", "nnabla"]
+    bins.main([*model, "--data", str(tmp_path / "recordings"), "--output", str(tmp_path / "bins")])
+    assert report.main(page) == 0
+
+
+@pytest.mark.parametrize("changed", ["data/test/ann#0/0.png", "run/frames/ann#0/000000.png"])
+def test_a_rebuilt_frame_that_changed_is_not_shown_with_its_old_l1d(files, tmp_path, changed):
+    for name in ("run", "data"):
+        shutil.copytree(files / name, tmp_path / name)
+    text = (tmp_path / "run" / "manifest.jsonl").read_text().replace(str(files), str(tmp_path))
+    (tmp_path / "run" / "manifest.jsonl").write_text(text)
+    page = [str(tmp_path / "run"), "--frames", "8", "-o", str(tmp_path / "page.html")]
+    report.main(page)
+    imageio.imwrite(tmp_path / changed, tiny.frames(1, seed=9)[0])
+    with pytest.raises(UserError, match="frame 0 of .*ann#0, but .* in the manifest: one of them has changed"):
+        report.main(page)
+
+
+def test_scores_from_before_frames_were_named(files, tmp_path):
+    shutil.copytree(files / "bins", tmp_path / "bins")
+    rows = [{k: v for k, v in row.items() if k != "digests"} for row in read_rows(tmp_path / "bins" / "scores.jsonl")]
+    write_rows(tmp_path / "bins" / "scores.jsonl", rows)
+    assert make(files, tmp_path, str(tmp_path / "bins")).pictures
+    with pytest.raises(UserError, match="scores.jsonl: doesn't name the frames; leave out --data"):
+        make(files, tmp_path, str(tmp_path / "bins"), "--data", str(files / "recordings"))
 
 
 def test_masks_are_an_even_choice(files, tmp_path):
