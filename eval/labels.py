@@ -4,7 +4,8 @@
 
     DIR/<subject>_<illumination>/     a pattern
       yaw.mp4    or a folder yaw/ of PNGs: the head turns about this axis
-      yaw.csv    frame,yaw,pitch,roll: the angles of every frame in degrees, frames counted from 0
+      yaw.csv    frame,yaw,pitch,roll: the angles of every frame in degrees, frames counted from 0; where there is a
+                 column clip, its first row holds the digest of the clip that the labels are of
       pitch...   roll...
 
 Every clip is decoded once when it is read, so that damage shows before any work is done.
@@ -21,6 +22,7 @@ import numpy as np
 from mrfomm import video
 from mrfomm.data.clips import Clip, Frames, open_clip
 from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.provenance import clip_digest
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
 COLUMNS = ("frame", *KINDS)
@@ -125,14 +127,23 @@ def read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
     """Read and check a clip and its label file -> Sequence.
 
     Raises:
-        UserError: one of them can't be read, or they don't have as many frames.
+        UserError: one of them can't be read, the labels are of another clip, or they don't have as many frames.
     """
     angles = read_labels(labels)
+    check_labelled(path, labels)
     content = read_content(path)
     length = content.frames.length
     if len(angles) != length:
         raise UserError(f"{labels}: {len(angles)} rows, but {path} has {length} frames; mend one of them")
     return Sequence(path, kind, angles, content)
+
+
+def check_labelled(path: AnyPath, labels: AnyPath) -> None:
+    """Raise UserError if a label file, one that ``read_labels`` accepts, says that it is of another clip than this."""
+    with open(labels, newline="", encoding="utf-8-sig") as file:
+        digest = next(csv.DictReader(file)).get("clip")
+    if digest and digest != clip_digest(path):
+        raise UserError(f"{labels}: of another clip than {path}; label it again, or empty the column clip if they fit")
 
 
 def read_labels(path: AnyPath) -> np.ndarray:

@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.detectors import landmark_backend
-from eval.labels import COLUMNS, KINDS, read_labels
+from eval.labels import COLUMNS, KINDS, check_labelled, read_labels
 from mrfomm.errors import UserError, run_command
 from mrfomm.files import whole_file
+from mrfomm.provenance import clip_digest
 from mrfomm.video import open_frames
 
 # An average adult head in millimetres, from the nasion: x to image right, y down, z away from the camera. Widths and
@@ -74,7 +75,7 @@ def parse_arguments(arguments=None):
     )
     add = parser.add_argument
     add("clip", metavar="CLIP", help="video, gif or folder of frames with one face")
-    add("-o", "--output", metavar="CSV", required=True, help="columns frame, yaw, pitch, roll")
+    add("-o", "--output", metavar="CSV", required=True, help="columns frame, yaw, pitch, roll, clip")
     add("--landmarks", choices=tuple(POINTS), default="mediapipe", help="landmark back end (%(default)s)")
     add("--interpolate", action="store_true", help="fill frames without a face from their neighbours (else left empty)")
     add("--labels", metavar="CSV", help="true angles of the clip: print the estimates' errors")
@@ -86,6 +87,9 @@ def main(arguments=None):
     args = parse_arguments(arguments)
     labels = None if args.labels is None else read_labels(args.labels)
     source = open_frames(args.clip)
+    digest = clip_digest(args.clip)
+    if labels is not None:
+        check_labelled(args.clip, args.labels)
     backend = landmark_backend(args.landmarks)
     frames = tqdm(source, total=source.count_hint, unit="frame")
     angles = np.array([estimate(frame, backend) for frame in frames])  # [N,3]
@@ -96,7 +100,7 @@ def main(arguments=None):
     found = ~np.isnan(angles[:, 0])
     if not found.any():
         raise UserError(f"{args.clip}: {args.landmarks} finds no face in any of its {len(found)} frames")
-    write_labels(args.output, interpolated(angles) if args.interpolate else angles)
+    write_labels(args.output, interpolated(angles) if args.interpolate else angles, digest)
     for line in summary(args, found):
         print(line, file=sys.stderr)
     if labels is not None:
@@ -148,17 +152,19 @@ def interpolated(angles):
     return np.stack([np.interp(frames, frames[found], column[found]) for column in angles.T], axis=1)
 
 
-def write_labels(path, angles):
-    """Write [N,3] as a label file, aside and then renamed. NaN becomes an empty cell, which label readers refuse.
+def write_labels(path, angles, digest):
+    """Write [N,3] as the label file of the clip with a digest, aside and then renamed. NaN becomes an empty cell, which
+    label readers refuse.
 
     Raises:
         UserError: it can't be written.
     """
     with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, "clip"])
         for frame, row in enumerate(angles):
-            writer.writerow([frame, *("" if np.isnan(angle) else f"{angle:.2f}" for angle in row)])
+            cells = ["" if np.isnan(angle) else f"{angle:.2f}" for angle in row]
+            writer.writerow([frame, *cells, "" if frame else digest])
 
 
 def errors(angles, labels):

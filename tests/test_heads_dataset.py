@@ -1,6 +1,7 @@
 """Sets of clips: layout, labels, the same again after a kill, disjoint people, bad input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ pytest.importorskip("numba")
 from eval.labels import read_labels, read_patterns
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
+from mrfomm.files import LOCK, locked
 from mrfomm.heads import dataset, motion
 from mrfomm.heads.__main__ import main
 from mrfomm.heads.dataset import Settings, Studio, make_dataset
@@ -24,7 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def bytes_below(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != LOCK
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,32 @@ def test_a_second_run_renders_nothing_and_more_may_be_asked_for(tiny, tmp_path):
     make_dataset(tmp_path, TINY)
     assert bytes_below(tmp_path) == before
     assert times == {path: path.stat().st_mtime_ns for path in tiny.rglob("*.mp4")}
+
+
+@pytest.mark.parametrize("name", ["train/train00001#0.mp4", "labels/train/train00001#0.csv"])
+@pytest.mark.parametrize("how", ["replaced", "gone"])
+def test_a_clip_or_labels_that_changed_are_made_again(tiny, tmp_path, name, how):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    if how == "replaced":
+        shutil.copy(tiny / name.replace("train00001", "train00000"), tmp_path / name)
+    make_dataset(tmp_path, TINY)
+    assert bytes_below(tmp_path) == bytes_below(tiny)
+
+
+def test_a_second_run_into_the_folder_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another run is at work there"):
+        make_dataset(tmp_path, TINY)
+    assert bytes_below(tmp_path) == {}
+
+
+def test_a_set_from_before_labels_named_their_clip_is_not_rendered_again(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("labels/train/*.csv"):
+        path.write_text("".join(f"{line.rpartition(',')[0]}\n" for line in path.read_text().splitlines()))
+    before = bytes_below(tmp_path)
+    make_dataset(tmp_path, TINY)
+    assert bytes_below(tmp_path) == before
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import tiny
 from eval.labels import find_media, pattern_folders, read_content, read_labels, read_patterns
 from mrfomm import video
 from mrfomm.errors import UserError
+from mrfomm.provenance import clip_digest
 
 ANGLES = [(-30.5, 1, 2), (0, -1, 0), (29.25, 0, -180)]
 
@@ -125,6 +126,20 @@ def test_the_digest_depends_on_every_pixel_and_not_on_names(tmp_path):
     write_frames(tmp_path / "c", frames)
     a, b, c = (read_content(tmp_path / name).digest for name in "abc")
     assert a == b != c
+
+
+def test_labels_of_a_clip_that_was_replaced_are_refused(data):
+    """Where they name their clip. As the message says, they can be vouched for."""
+    labels, digest = data / "bob_sun" / "yaw.csv", clip_digest(data / "bob_sun" / "yaw")
+    text = labels.read_text().splitlines()
+    named = [f"{text[0]},clip", f"{text[1]},{digest}", *(f"{line}," for line in text[2:])]
+    labels.write_text("\n".join(named))
+    expected = read_patterns(pattern_folders(data))[1].sequences["yaw"].angles
+    imageio.imwrite(data / "bob_sun" / "yaw" / "1.png", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="yaw.csv: of another clip than .*bob_sun/yaw; label it again, or empty"):
+        read_patterns(pattern_folders(data))
+    labels.write_text(labels.read_text().replace(digest, ""))
+    np.testing.assert_array_equal(read_patterns(pattern_folders(data))[1].sequences["yaw"].angles, expected)
 
 
 def remove_yaw(folder):

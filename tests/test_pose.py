@@ -12,7 +12,7 @@ import pytest
 
 from eval import pose
 from eval.detectors import landmark_backend
-from eval.labels import read_labels
+from eval.labels import check_labelled, read_labels
 from mrfomm import bundled, video
 from mrfomm.errors import UserError
 
@@ -103,8 +103,8 @@ def test_frame_without_a_face_is_left_empty_and_label_readers_refuse_it(clip, tm
     assert pose.main([str(clip), "-o", str(output)]) == 0
     with open(output, newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["frame", "yaw", "pitch", "roll"]
-    assert rows[2] == ["1", "", "", ""]
+    assert rows[0] == ["frame", "yaw", "pitch", "roll", "clip"]
+    assert rows[2] == ["1", "", "", "", ""]
     yaws = [float(row[1]) for row in (rows[1], *rows[3:])]
     np.testing.assert_allclose(yaws, (0, -30, 30), atol=9)
     errors = capsys.readouterr().err
@@ -120,6 +120,16 @@ def test_filled_file_is_a_label_file(clip, tmp_path, capsys):
     angles = read_labels(tmp_path / "out.csv")
     np.testing.assert_allclose(angles[1], (angles[0] + angles[2]) / 2, atol=0.011)
     assert "filled from their neighbours" in capsys.readouterr().err
+
+
+def test_estimates_name_their_clip(clip, tmp_path):
+    output = tmp_path / "out.csv"
+    pose.main([str(clip), "-o", str(output), "--interpolate"])
+    check_labelled(clip, output)
+    pose.main([str(clip), "-o", str(tmp_path / "again.csv"), "--labels", str(output)])
+    shutil.copy(clip / "2.png", clip / "1.png")
+    with pytest.raises(UserError, match="out.csv: of another clip than .*clip"):
+        pose.main([str(clip), "-o", str(tmp_path / "again.csv"), "--labels", str(output)])
 
 
 def test_labels_give_the_error(clip, tmp_path, capsys):

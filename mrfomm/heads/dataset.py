@@ -14,16 +14,17 @@ from tqdm import tqdm
 
 import mrfomm
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import whole_file
+from mrfomm.files import locked, whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.expression import random_performance
 from mrfomm.heads.geometry import Template, load_template, sample_shape
 from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
+from mrfomm.provenance import clip_digest
 from mrfomm.video import open_sink
 
 PROTOCOLS = ("train", "test", "paper")  # the place here is part of every random seed: only append
-HEADER = ("frame", *motion.AXES)
+HEADER = ("frame", *motion.AXES, "clip")
 _PERSON, _BACKDROP, _CLIPS = range(3)  # streams of random numbers of one subject; clip n has stream _CLIPS + n
 PAPER_FRAMING = appearance.Framing(fill=0.75, shift=(0.0, 0.0), distance=13.0)
 
@@ -96,8 +97,8 @@ def _plan_paper(out: Path, subjects: int) -> Iterator[Job]:
 def make_dataset(out: AnyPath, settings: Settings, workers: int = 1) -> List[Job]:
     """Render all clips of a set that are not there yet, with progress on stderr.
 
-    A clip is done when its video is there, as that is renamed into place after the labels. ``manifest-PROTOCOL.json``
-    records seed, version and sizes; more subjects or clips may be asked for later.
+    A clip is done when its labels are there, which are written after the video and hold its digest.
+    ``manifest-PROTOCOL.json`` records seed, version and sizes; more subjects or clips may be asked for later.
 
     Args:
         out: folder.
@@ -114,12 +115,22 @@ def make_dataset(out: AnyPath, settings: Settings, workers: int = 1) -> List[Job
     if workers < 1:
         raise UserError("--workers: give a positive number")
     jobs = plan(out, settings)
-    _write_manifest(Path(out) / f"manifest-{settings.protocol}.json", settings)
-    missing = [job for job in jobs if not job.target.exists()]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="clip") as progress:
-        for done in _render_all(missing, settings, workers):
-            progress.update(done)
+    with locked(out, make=True):
+        _write_manifest(Path(out) / f"manifest-{settings.protocol}.json", settings)
+        missing = [job for job in jobs if not _is_done(job)]
+        with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="clip") as progress:
+            for done in _render_all(missing, settings, workers):
+                progress.update(done)
     return jobs
+
+
+def _is_done(job: Job) -> bool:
+    """Whether a clip is the one that its labels were written for; labels from before they said so are believed."""
+    try:
+        with open(job.labels, encoding="utf-8", newline="") as file:
+            return next(csv.DictReader(file)).get("clip") in (None, clip_digest(job.target))
+    except (OSError, ValueError, csv.Error, StopIteration, UserError):
+        return False
 
 
 def _render_all(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterator[int]:
@@ -161,17 +172,17 @@ class Studio:
         return draw_identity(self._template, self._rng(subject, _PERSON))
 
     def write_clips(self, jobs: Sequence[Job]) -> Iterator[int]:
-        """Render clips of one subject, labels first, then the video; yields 1 after each."""
+        """Render clips of one subject, the video first, then its labels; yields 1 after each."""
         person = make_person(self._template, self._canvas, self.identity(jobs[0].subject))
         for job in jobs:
             rng = self._rng(job.subject, _CLIPS + job.clip)
             angles, scene = self._direct(job, rng)
             weights = random_performance(self._template.units.names, self._settings.frames, rng)
             stage = make_stage(person, scene, self._settings.size)
-            write_labels(job.labels, angles)
             with open_sink(job.target, motion.FPS) as sink:
                 for pose, face in zip(angles, weights):
                     sink.write(render_frame(person, stage, pose, face))
+            write_labels(job.labels, angles, clip_digest(job.target))
             yield 1
 
     def _direct(self, job: Job, rng: np.random.Generator) -> Tuple[np.ndarray, appearance.Scene]:
@@ -193,12 +204,16 @@ def draw_identity(template: Template, rng: np.random.Generator) -> Identity:
     return Identity(shape, appearance.sample_look(shape, rng))
 
 
-def write_labels(path: Path, angles: np.ndarray) -> None:
-    """Write angles [frames,3] as rows frame,yaw,pitch,roll in degrees, aside, then rename."""
+def write_labels(path: Path, angles: np.ndarray, digest: str = "") -> None:
+    """Write angles [frames,3] as rows frame,yaw,pitch,roll in degrees, aside, then rename.
+
+    The clip's digest stands in the first row; in the others that column is empty.
+    """
     with whole_file(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
-        writer.writerows([number, *(f"{angle:.4f}" for angle in row)] for number, row in enumerate(angles))
+        for number, row in enumerate(angles):
+            writer.writerow([number, *(f"{angle:.4f}" for angle in row), "" if number else digest])
 
 
 def _write_manifest(path: Path, settings: Settings) -> None:
