@@ -565,6 +565,16 @@ def test_animated_avif(tmp_path):
         open_frames(tmp_path / "still.avif")
 
 
+@pytest.mark.parametrize("suffix", ["webp", "png", "gif", "avif"])
+def test_animated_images_keep_their_delays(tmp_path, suffix):
+    first, *others = [Image.fromarray(frame) for frame in pictures()]
+    path = tmp_path / f"a.{suffix}"
+    first.save(path, save_all=True, append_images=others, duration=[40] * 6 + [120] * 6, quality=90)
+    frames = open_frames(path)
+    assert (frames.fps, frames.count_hint) == (25, 24)
+    assert [number_of(frame) for frame in frames] == [*range(6), *np.repeat(range(6, 12), 3)]
+
+
 # Whole or cut
 
 

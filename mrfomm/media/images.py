@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -141,6 +142,37 @@ def entries(folder: AnyPath) -> List[Path]:
 
 def _natural(entry: Path) -> Tuple[list, str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
+
+
+def is_moving_webp(path: AnyPath) -> bool:
+    """Whether a file is a WebP of several frames."""
+    check_is_file(path)
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (*_BROKEN, Image.DecompressionBombError):
+        return False
+
+
+def animation(path: AnyPath) -> Iterator[Tuple[Fraction, Fraction, np.ndarray]]:
+    """Every frame of an animated image: when it is shown first, for how long, in seconds; uint8 [H,W,3].
+
+    Raises:
+        UserError: a frame can't be read.
+    """
+    start = Fraction(0)
+    with _readable(path), Image.open(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frame = over_ground(np.array(image.convert("RGBA")))
+            duration = as_browsers(Fraction(image.info.get("duration", 0), 1000))
+            yield start, duration, frame
+            start += duration
+
+
+def as_browsers(delay: Fraction) -> Fraction:
+    """How long browsers show a frame of an animated image, in seconds: one of 1/100 s or less for 1/10 s."""
+    return delay if delay > Fraction(1, 100) else Fraction(1, 10)
 
 
 def read_text(path: AnyPath) -> "str | None":

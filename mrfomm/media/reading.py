@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 from fractions import Fraction
+from math import gcd
 from typing import Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
@@ -15,7 +16,15 @@ from av.video.stream import VideoStream
 
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media import container as containers
-from mrfomm.media.images import IMAGE_SUFFIXES, list_images, read_image, read_text
+from mrfomm.media.images import (
+    IMAGE_SUFFIXES,
+    animation,
+    as_browsers,
+    is_moving_webp,
+    list_images,
+    read_image,
+    read_text,
+)
 from mrfomm.media.pixels import Converter
 from mrfomm.media.timeline import constant_rate, on_grid
 from mrfomm.media.whole import check_whole
@@ -70,7 +79,7 @@ def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
         return FrameSource(str(path), fps or FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
     if fps is not None:
         raise UserError(f"{path}: a video has a rate of its own; give --fps with a folder of frames only")
-    return _open_video(path)
+    return _open_webp(path) if is_moving_webp(path) else _open_video(path)
 
 
 def read_comment(path: AnyPath) -> Optional[str]:
@@ -120,21 +129,31 @@ def _open_video(path: AnyPath) -> FrameSource:
     return FrameSource(str(path), float(video.rate), count, has_audio, frames)
 
 
+def _open_webp(path: AnyPath) -> FrameSource:
+    """An animation that FFmpeg's libraries don't read, by Pillow."""
+    spans = [(start, duration) for start, duration, _ in animation(path)]
+    durations = [duration for _, duration in spans]
+    rate = constant_rate(durations, Fraction(1000, gcd(*(int(1000 * duration) for duration in durations))))
+    count = sum(1 for _ in on_grid(((*span, 0) for span in spans), rate, Fraction(0)))
+    return FrameSource(str(path), float(rate), count, False, lambda: on_grid(animation(path), rate, Fraction(0)))
+
+
 def _check_moving(container: InputContainer, path: AnyPath) -> None:
     name, video = container.format.name, container.streams.video
-    is_picture = len(video) == 1 and video[0].frames == 1 and container.duration is None  # AVIF
-    if name in ("image2", "tty") or name.endswith("_pipe") or is_picture:
+    is_avif = name.startswith("mov") and len(video) == 1 and video[0].frames == 1 and container.duration is None
+    if name in ("image2", "tty") or name.endswith("_pipe") or is_avif:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
 def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, List[_Span]]:
     """The grid, and when frames are shown and for how long, in order, in seconds: without decoding them."""
-    guess, unit = stream.guessed_rate or Fraction(0), stream.time_base or Fraction(1)
+    guess: Fraction = stream.guessed_rate or Fraction(0)
+    unit: Fraction = stream.time_base or Fraction(1)
     packets = _whole_packets(container, stream)
     is_stamped = container.format.name not in ("avi", "gif") and all(pts is not None for pts, _, _ in packets)
     if container.format.name == "gif":
-        shown = [duration if duration > 1 else 10 for _, _, duration in packets]  # in 1/100 s, as browsers do it
-        times = [(start * unit, duration * unit) for start, duration in zip(itertools.accumulate([0, *shown]), shown)]
+        shown = [as_browsers(duration * unit) for _, _, duration in packets]
+        times = list(zip(itertools.accumulate([Fraction(0), *shown]), shown))
     elif is_stamped:
         times = sorted(((pts or 0) * unit, duration * unit) for pts, _, duration in packets)
     elif all(dts is not None for _, dts, _ in packets):
