@@ -25,10 +25,11 @@ STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
 # module or package -> what of mrfomm it may import
 ALLOWED = {
     "mrfomm.errors": set(),
-    "mrfomm.video": {"mrfomm.errors"},
+    "mrfomm.media": {"mrfomm.media", "mrfomm.errors"},
+    "mrfomm.video": {"mrfomm.media"},
     "mrfomm.crop": {"mrfomm.errors"},
     "mrfomm.visualize": set(),
-    "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.files", "mrfomm.video", "mrfomm.crop"},
+    "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.files", "mrfomm.media", "mrfomm.video", "mrfomm.crop"},
     "mrfomm.config": {"mrfomm.data.augment", "mrfomm.errors"},
     "mrfomm.model": {"mrfomm.networks", "mrfomm.config"},
     "mrfomm.losses": {"mrfomm.networks"},

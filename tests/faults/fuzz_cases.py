@@ -6,9 +6,11 @@ where it may write. Commands run in the sandbox, so that all paths are relative.
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Callable, NamedTuple, Tuple
 
+import imageio_ffmpeg
 import mutations
 import numpy as np
 import tiny
@@ -82,8 +84,8 @@ def _make_clips(folder):
 
 
 def _ffmpeg(*arguments):
-    code = video._ffmpeg("-v", "error", "-fflags", "+bitexact", *map(str, arguments))[0]
-    assert not code, arguments
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-fflags", "+bitexact", *map(str, arguments)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
 def _write_frames(folder, frames):
