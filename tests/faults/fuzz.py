@@ -59,6 +59,10 @@ NOTICES = re.compile(
             r".*\d+%\|.*",  # a progress bar
             r".*\d+(frame|clip|step|pattern|image)s? \[.*",  # one without a total
             r".*: cropped to \d+x\d+ pixels at .*",
+            r".*: taken at \S+ frames a second, as a folder doesn't say; --fps sets it",
+            r".*: (its colour profile can't be used|Adobe RGB by its EXIF).*",
+            r".*: (filmed in half frames|the picture's shape changes|its sound is damaged).*",
+            r".*: damaged \(.*\); its first \d+ frames are used",
             r"motion starts at driving frame \d+ from reference \d+",
             r"stepping over a checkpoint: .*",
             r".*: \d+ of \d+ clips are there already",
