@@ -31,6 +31,7 @@ from mrfomm.name_map import (
     upstream_arrays,
     upstream_names,
     vgg19_names,
+    without_module,
 )
 from mrfomm.networks import ops
 from mrfomm.networks.perceptual import vgg19_shapes
@@ -74,11 +75,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def read_source(path: AnyPath) -> Dict[str, Any]:
     """The content of a weight file: torch's nested dictionary, or an HDF5 file's name -> array."""
     check_is_file(path)
-    try:
-        is_hdf5 = h5py.is_hdf5(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error}); give a .pth.tar, .pth or .h5 file") from error
-    return read_h5(path) if is_hdf5 else read_torch(path)
+    return read_h5(path) if h5py.is_hdf5(path) else without_module(read_torch(path))
 
 
 def is_vgg19(source: Dict[str, Any]) -> bool:
@@ -112,10 +109,11 @@ def for_foreign_weights(model: ModelConfig) -> Config:
 def from_upstream(checkpoint: Dict[str, Any], model: ModelConfig, origin: AnyPath) -> Dict[str, np.ndarray]:
     """Our parameters by name from a checkpoint of FOMM's PyTorch code."""
     arrays = upstream_arrays(checkpoint, origin)
-    check_antialias(arrays, model, origin)
     architecture = architecture_of(model, arrays)
     shapes = parameter_shapes(model, bool(architecture.discriminator_blocks))
-    return translate(arrays, upstream_names(architecture), shapes, UPSTREAM_IGNORED, origin)
+    parameters = translate(arrays, upstream_names(architecture), shapes, UPSTREAM_IGNORED, origin)
+    check_antialias(arrays, model, origin)
+    return parameters
 
 
 def from_nnabla_examples(arrays: Dict[str, np.ndarray], model: ModelConfig, origin: AnyPath) -> Dict[str, np.ndarray]:

@@ -9,9 +9,9 @@ of ours is filled, and every shape fits. ::
 
     config = config_from_dict(config_from_upstream(read_yaml(yaml_path)), yaml_path)
     source = upstream_arrays(read_torch(path), path)
-    check_antialias(source, config.model, path)
     names = upstream_names(architecture_of(config.model, source))
     arrays = translate(source, names, expected_shapes, UPSTREAM_IGNORED, path)
+    check_antialias(source, config.model, path)
 """
 
 import math
@@ -44,6 +44,7 @@ VGG19_IGNORED = (
 )
 _UPSTREAM_PARTS = ("generator", "kp_detector", "discriminator")
 _UPSTREAM_TRAINING = ("epoch", "optimizer_generator", "optimizer_kp_detector", "optimizer_discriminator")
+_MODULE = "module."
 _PER_CHANNEL = ("beta", "gamma", "mean", "var")
 _REMEDY = "give the configuration and the kind of file that fit"
 
@@ -189,6 +190,13 @@ def _head(ours, upstream, nnabla_examples):
     return _Layer("convolution", f"{ours}/conv", upstream, f"{nnabla_examples}/conv")
 
 
+def without_module(state):
+    """A state_dict without the ``module.`` that torch's DataParallel puts before every name."""
+    while state and all(isinstance(name, str) and name.startswith(_MODULE) for name in state):
+        state = {name[len(_MODULE) :]: value for name, value in state.items()}
+    return state
+
+
 def upstream_arrays(checkpoint, origin="the checkpoint"):
     """Flatten a checkpoint of FOMM, as ``read_torch`` returns it; epoch and optimisers are left out.
 
@@ -212,7 +220,7 @@ def upstream_arrays(checkpoint, origin="the checkpoint"):
             continue
         if part not in _UPSTREAM_PARTS or not isinstance(state, dict):
             raise UserError(f"{origin}: {part} is not a part of FOMM's checkpoints; remove it")
-        for name, array in state.items():
+        for name, array in without_module(state).items():
             if not isinstance(array, np.ndarray):
                 raise UserError(f"{origin}: {part}.{name} is not a tensor; save state_dict()s")
             source[f"{part}.{name}"] = array
@@ -223,7 +231,7 @@ def check_antialias(source, model, origin="the checkpoint"):
     """Check that upstream's anti-alias kernels, which we compute, are those of the configuration.
 
     Upstream's is a Gaussian of sigma (1/scale - 1)/2 and width 2*round(4*sigma) + 1, summing to 1; at scale 1
-    there is none.
+    there is none. Half precision rounds it by up to 2^-11, bfloat16 by 2^-8 of a value.
 
     Args:
         source: name -> array, from ``upstream_arrays``.
@@ -245,8 +253,17 @@ def check_antialias(source, model, origin="the checkpoint"):
         if found is None:
             continue
         kernel = antialias_kernel(scale)
-        if found.shape != (3, 1, *kernel.shape) or not np.allclose(found, kernel, rtol=0, atol=1e-6):
+        if found.shape != (3, 1, *kernel.shape) or not np.allclose(found, kernel, rtol=_rounding(found), atol=1e-6):
             raise UserError(f"{origin}: {name} isn't that of scale {scale}; give the configuration that fits")
+
+
+def _rounding(array):
+    """The relative error of rounding to the type that floats were stored in, told by the bits that none of them uses.
+
+    It is 2^-24 for float32, 2^-11 for half and 2^-8 for bfloat16, also after they were widened.
+    """
+    used = int(np.bitwise_or.reduce(array.astype(np.float32).view(np.uint32), axis=None)) | 1 << 16
+    return 2.0 ** ((used & -used).bit_length() - 25)
 
 
 # VGG19

@@ -1,5 +1,6 @@
 """The converter: published FOMM shapes at full size, VGG19, and errors. Values: test_parity and test_name_map."""
 
+import itertools
 from pathlib import Path
 
 import nnabla as nn
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from test_torch_file import Storage, Tensor, save, torch_names  # noqa: F401 - the latter is a fixture for all tests
 
 from mrfomm import convert
 from mrfomm.animation import load_model
@@ -17,6 +19,7 @@ from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
 from mrfomm.name_map import architecture_of, nnabla_examples_names, vgg19_names
 from mrfomm.networks.perceptual import vgg19_shapes
+from mrfomm.torch_file import read_torch
 
 GOLDEN = Path(__file__).parent / "golden" / "fomm-tiny"
 
@@ -128,3 +131,92 @@ def test_full_size_shapes():
     assert count("keypoints/") == 14_215_368
     assert count("generator/") + count("motion/") == 45_575_391
     assert count("discriminator/") == 2_758_849
+
+
+def saved(path, checkpoint, kind, prefix=""):
+    """A FOMM checkpoint as torch.save writes it: floats of a kind, and a prefix before every name."""
+    keys = map(str, itertools.count())
+
+    def tensor(array):
+        strides = [step // array.itemsize for step in array.strides]
+        stored = kind if array.dtype.kind == "f" else "LongStorage"
+        return Tensor(Storage(stored, array.ravel().tolist(), next(keys)), 0, array.shape, tuple(strides))
+
+    parts = {
+        part: {prefix + name: tensor(array) for name, array in state.items()} if isinstance(state, dict) else state
+        for part, state in checkpoint.items()
+    }
+    return save(path, parts, "zip")
+
+
+def rounded(array, kind):
+    """The nearest values of a storage type, as float32."""
+    if kind == "HalfStorage":
+        return array.astype(np.float16).astype(np.float32)
+    bits = array.astype(np.float32).view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).astype(np.uint32).view(np.float32)  # to even
+
+
+def networks(change):
+    """The golden checkpoint's networks with a function of every array of floats."""
+    checkpoint = read_torch(f"{GOLDEN}/checkpoint.pth.tar")
+    parts = ("generator", "kp_detector", "discriminator")
+    return {
+        part: {name: change(a) if a.dtype.kind == "f" else a for name, a in checkpoint[part].items()}
+        for part in parts
+        if part in checkpoint
+    }
+
+
+def parameters_of(path, tmp_path):
+    """What a file of the golden checkpoint's configuration is converted into."""
+    assert run(path, "-o", tmp_path / "converted", "--config", f"{GOLDEN}/config.yaml") == 0
+    return load_checkpoint(tmp_path / "converted").parameters
+
+
+@pytest.mark.parametrize("kind", ["HalfStorage", "BFloat16Storage"])
+@pytest.mark.parametrize("widened", [False, True])
+def test_weights_in_less_precision_are_those_values(tmp_path, kind, widened):
+    """Whether they are stored so or were widened before."""
+    weights = networks(lambda array: rounded(array, kind))
+    path = saved(tmp_path / "w.pth", weights, "FloatStorage" if widened else kind)
+    found = parameters_of(path, tmp_path)
+    exact = parameters_of(f"{GOLDEN}/checkpoint.pth.tar", tmp_path)
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        np.testing.assert_array_equal(found[name], rounded(value, kind), err_msg=name)
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("HalfStorage", 2**-11), ("BFloat16Storage", 2**-8)])
+def test_a_kernel_off_by_more_than_its_type_rounds_is_another_one(tmp_path, kind, unit):
+    weights = networks(lambda array: rounded(array, kind))
+    kernel = weights["kp_detector"]["down.weight"]
+    weights["kp_detector"]["down.weight"] = rounded(kernel * (1 + 4 * unit), kind)
+    with pytest.raises(UserError, match="kp_detector.down.weight isn't that of scale"):
+        parameters_of(saved(tmp_path / "w.pth", weights, kind), tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module."])
+@pytest.mark.parametrize("parts", [("generator",), ("kp_detector", "discriminator"), None])
+def test_names_of_data_parallel_networks(tmp_path, prefix, parts):
+    weights = networks(lambda array: array)
+    wrapped = {
+        part: {(prefix if parts is None or part in parts else "") + name: array for name, array in state.items()}
+        for part, state in weights.items()
+    }
+    found = parameters_of(saved(tmp_path / "w.pth", wrapped, "FloatStorage"), tmp_path)
+    for name, value in parameters_of(f"{GOLDEN}/checkpoint.pth.tar", tmp_path).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_an_unknown_name_is_told_before_a_kernel_that_is_missing(tmp_path):
+    weights = networks(lambda array: array)
+    weights["kp_detector"] = {f"net.{name}": array for name, array in weights["kp_detector"].items()}
+    with pytest.raises(UserError, match=r"kp_detector\.net\.\S+ is unknown"):
+        parameters_of(saved(tmp_path / "w.pth", weights, "FloatStorage"), tmp_path)
+
+
+def test_vgg19_of_a_data_parallel_network(tmp_path):
+    weight = Tensor(Storage("FloatStorage", [1.0]), 0, (1,), (1,))
+    path = save(tmp_path / "vgg19.pth", {"module.features.0.weight": weight}, "zip")
+    assert convert.is_vgg19(convert.read_source(path))
