@@ -13,6 +13,8 @@ final name it is whole, whenever the program is killed. What a killed run left u
 ``state.json`` lets a reader notice files that were damaged later.
 """
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -47,6 +49,7 @@ from mrfomm.h5_file import read_h5
 
 PREFIX = "checkpoint-"
 _PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
+_OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{_OLD}")
 _CHECKPOINT_FILE = re.compile(r"config\.yaml|state\.json|parameters\.h5|solver_\w+\.h5")
 _MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
 
@@ -146,7 +149,8 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _check_replaceable(folder)
-    aside = _aside(folder)
+    place = Path(os.path.realpath(folder))  # a link stays
+    aside = _aside(place, _PARTIAL)
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -160,7 +164,7 @@ def save_checkpoint(
         )
         for path in (*aside.iterdir(), aside):
             _synchronise(path)
-        _replace(aside, folder)
+        _replace(aside, place)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise cant_write(folder, error) from error
@@ -168,10 +172,14 @@ def save_checkpoint(
 
 def _check_replaceable(folder: Path) -> None:
     """Refuse to put a checkpoint where there is anything but one."""
-    if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if not _CHECKPOINT_FILE.fullmatch(path.name))
-        if others:
-            raise UserError(f"{folder}: holds something else than a checkpoint ({others[0]}); choose a new folder")
+    try:
+        others = sorted(name for name in os.listdir(folder) if not _CHECKPOINT_FILE.fullmatch(name))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise UserError(f"{folder}: is no folder; choose a new folder") from error
+    if others:
+        raise UserError(f"{folder}: holds something else than a checkpoint ({others[0]}); choose a new folder")
 
 
 def save_parameters(path: AnyPath, parameters: Parameters) -> None:
@@ -264,7 +272,9 @@ def find_checkpoint(path: AnyPath) -> Path:
 
 def list_checkpoints(run: AnyPath) -> List[Path]:
     """The checkpoints of a run folder, oldest first."""
-    return sorted(path for path in Path(run).glob(f"{PREFIX}*") if path.is_dir())
+    run = Path(run)
+    paths = run.iterdir() if run.is_dir() else ()  # glob() would take a folder that can't be listed for an empty one
+    return sorted(path for path in paths if path.name.startswith(PREFIX) and path.is_dir())
 
 
 def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
@@ -274,7 +284,7 @@ def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
         UserError: one can't be deleted.
     """
     for folder in list_checkpoints(run)[:-keep]:
-        aside = _aside(folder)
+        aside = _aside(folder, _PARTIAL)
         try:
             folder.rename(aside)  # so that none stands there half deleted
             shutil.rmtree(aside)
@@ -291,9 +301,9 @@ def tidy(run: AnyPath) -> None:
     run = Path(run)
     try:
         for old in run.glob(f".*{_OLD}"):
-            folder = run / old.name[1 : -len(_OLD)]
-            if not folder.exists():
-                old.rename(folder)
+            named = _OLD_NAME.fullmatch(old.name)
+            if named and not (run / named[1]).exists():
+                old.rename(run / named[1])
         for path in (*run.glob(f".*{_OLD}"), *run.glob(f".*{_PARTIAL}")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
@@ -325,14 +335,15 @@ def verify_checkpoint(folder: AnyPath) -> Dict[str, Any]:
     for name in ("state.json", "config.yaml"):
         if (folder / name).is_file() and (folder / name).stat().st_size > _MAX_TEXT_BYTES:
             raise UserError(f"{folder / name}: larger than a checkpoint's can be; use another checkpoint")
+    path = folder / "state.json"
     try:
-        manifest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
         files = manifest["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
         if not isinstance(manifest["state"], dict) or not {"config.yaml", "parameters.h5"} <= set(expected):
             raise ValueError("incomplete")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{folder / 'state.json'}: damaged or not a checkpoint's; use another checkpoint") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged or not a checkpoint's; use another checkpoint") from error
     for name, (size, digest) in expected.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
@@ -354,16 +365,23 @@ def _synchronise(path: AnyPath) -> None:
         os.close(descriptor)
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}{_PARTIAL}")
+def _aside(folder: Path, end: str) -> Path:
+    """A name beside a folder that is this process' own."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}{end}")
 
 
 def _replace(aside: Path, folder: Path) -> None:
-    """Rename ``aside`` to ``folder``; an older folder of that name is moved out of the way first."""
-    old = folder.with_name(f".{folder.name}{_OLD}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
+    """Rename ``aside`` to ``folder``; an older folder of that name, maybe another process', is moved out of the way."""
+    old = _aside(folder, _OLD)
+    while True:
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            aside.rename(folder)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # then another process has put one there meanwhile
+                raise
     _synchronise(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import traceback
 
 import nnabla as nn
 import nnabla.solvers as S
@@ -213,3 +214,43 @@ def test_full_disk_and_the_log(disk):
     with pytest.raises(UserError, match=r"log.jsonl: can't write there .*make room"):
         log.rewind(1)
     assert {path.name: path.read_bytes() for path in folder.rglob("*.png")} == before
+
+
+def test_processes_that_save_into_one_folder(tmp_path):
+    """None is hindered by the others, and the checkpoint that stays is one of theirs, whole."""
+    parameters = {"a/W": np.zeros(1000, np.float32)}
+
+    def save_often(number):
+        for step in range(40):
+            save_checkpoint(tmp_path / "weights", tiny.config(), parameters, {"writer": number, "step": step})
+
+    children = []
+    for number in range(3):
+        children.append(os.fork())
+        if not children[-1]:
+            code = 1
+            try:
+                save_often(number)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert verify_checkpoint(tmp_path / "weights")["state"]["step"] == 39
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_a_checkpoint_goes_where_a_link_leads(tmp_path):
+    (tmp_path / "link").symlink_to("weights")
+    for step in range(2):
+        save_checkpoint(tmp_path / "link", tiny.config(), {"a": np.zeros(1, np.float32)}, {"step": step})
+    assert (tmp_path / "link").is_symlink()
+    assert verify_checkpoint(tmp_path / "weights")["state"]["step"] == 1
+
+
+def test_a_file_is_not_replaced_by_a_checkpoint(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(UserError, match="letter: is no folder"):
+        save_checkpoint(tmp_path / "letter", tiny.config(), {})
+    assert (tmp_path / "letter").read_text() == "dear"
