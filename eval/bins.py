@@ -200,7 +200,8 @@ def _name(mode, trained, count):
 
 def method_names(args, contestants, given):
     """The names of all methods: --method, or else what the weights are and what the folders are called."""
-    names = args.method or [one.name for one in contestants] + [path.resolve().name for path in given]
+    folders = [os.path.basename(os.path.realpath(path)) for path in given]
+    names = args.method or [one.name for one in contestants] + folders
     count = len(contestants) + len(given)
     if len(names) != count:
         raise UserError(f"--method: {len(names)} names for {count} methods; give one for each, --weights first")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Optional, Protocol
 import cv2
 import numpy as np
 
-from mrfomm.errors import AnyPath, UserError
+from mrfomm.errors import AnyPath, UserError, check_is_file
 
 if TYPE_CHECKING:
     import dlib
@@ -173,8 +173,7 @@ class OpenFace:
     def __init__(self, weights: Optional[AnyPath]) -> None:
         if weights is None:
             raise UserError("identity back end openface: give its weights, nn4.small2.v1.t7 of the OpenFace project")
-        if not Path(weights).is_file():
-            raise UserError(f"{weights}: no such file; give nn4.small2.v1.t7 of the OpenFace project")
+        check_is_file(weights)
         try:
             self._network = cv2.dnn.readNetFromTorch(str(weights))
         except cv2.error as error:

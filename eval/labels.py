@@ -165,7 +165,7 @@ def read_labels(path: AnyPath) -> np.ndarray:
             if missing:
                 raise UserError(f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}")
             rows = [_row(path, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
     if not rows:
         raise UserError(f"{path}: no row below the column names; give one for every frame")

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -138,7 +139,7 @@ def open_methods(args):
         print(f"no result given: rebuilding the bundled clips into ./{DEFAULT_RESULT}", file=sys.stderr)
         reconstruct.main(["--output", DEFAULT_RESULT, "--context", args.context])
     folders = [Path(folder) for folder in args.results or [DEFAULT_RESULT]]
-    names = args.method or [folder.resolve().name for folder in folders]
+    names = args.method or [os.path.basename(os.path.realpath(folder)) for folder in folders]
     if len(names) != len(folders):
         raise UserError(f"--method: {len(names)} names for {len(folders)} results; give one for each")
     repeated = [name for name in names if names.count(name) > 1 or name in ("", ".", "..") or "/" in name]

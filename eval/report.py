@@ -25,7 +25,7 @@ from eval.labels import KINDS, find_media, read_content, read_labels
 from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.files import whole_file
 from mrfomm.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
 from mrfomm.video import read_image
@@ -110,7 +110,7 @@ def read_result(folder, args):
         return Section(f"Scores: {folder}", read_table(folder), [], settings_of_scores(folder))
     if (folder / SETTINGS).is_file():
         return run_section(folder, args.frames)
-    if folder.is_dir() and any(folder.glob("*.png")):
+    if folder.is_dir() and any(path.suffix == ".png" for path in folder.iterdir()):
         return masks_section(folder)
     raise UserError(
         f"{folder}: no result; give a folder of eval.bins, eval.reconstruction, reconstruct.py or animate.py --masks"
@@ -230,9 +230,10 @@ def read_table(folder):
     """table.md as HTML."""
     markdown_it, _ = _import_libraries()
     path = folder / "table.md"
+    check_is_file(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: can't be read ({error}); run the command that wrote the folder again") from error
     return markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 

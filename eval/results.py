@@ -62,10 +62,7 @@ def read_rows(path: AnyPath) -> List[Dict[str, Any]]:
         UserError: missing, or a line is no JSON object; it names the line.
     """
     check_is_file(path)
-    try:
-        lines = Path(path).read_text(**ENCODING).split("\n")  # splitlines() splits at U+2028 and the like too
-    except OSError as error:
-        raise UserError(f"{path}: not a readable file of JSON lines ({error})") from error
+    lines = Path(path).read_text(**ENCODING).split("\n")  # splitlines() splits at U+2028 and the like too
     return [_row(path, number, line) for number, line in enumerate(lines, 1) if line or number < len(lines)]
 
 

@@ -352,7 +352,7 @@ def read_yaml(path: AnyPath) -> Dict[str, Any]:
         raise UserError(f"{path}: larger than a configuration can be; give a YAML file")
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: can't read the configuration ({error}); give a YAML file") from error
     try:
         values = yaml.safe_load(text)

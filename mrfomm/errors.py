@@ -1,5 +1,6 @@
 """The one exception for bad input, and the wrapper every command runs in."""
 
+import errno
 import io
 import os
 import stat
@@ -7,6 +8,20 @@ import sys
 from typing import Callable, NoReturn, Union
 
 AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
+
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ELOOP: "mend its links",
+    errno.EEXIST: "choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENOSPC: "make room or choose another place",
+    errno.EDQUOT: "make room or choose another place",
+    errno.EIO: "check its disk",
+    errno.ENOMEM: "give smaller input, a smaller model or batch",
+}
 
 
 class UserError(Exception):
@@ -17,16 +32,20 @@ class UserError(Exception):
 
 
 def check_is_file(path: AnyPath) -> None:
-    """Refuse a path that is no regular file, before it is opened: a pipe might never begin, a device never end.
+    """Refuse a path that is no regular file that may be read. A pipe might never begin, a device never end.
 
     Raises:
-        UserError: missing, a folder, a pipe, a socket or a device.
+        UserError: missing, a folder, a pipe, a socket or a device, or it can't be opened.
     """
     try:
         mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            open(path, "rb").close()  # libraries that open it have errors of their own kinds
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such file; check the path") from error
-    except (OSError, ValueError) as error:  # a circle of links, too long a name, a name with a zero byte
+    except OSError as error:
+        raise UserError(f"{path}: can't be opened ({error.strerror}); {remedy(error)}") from error
+    except ValueError as error:  # a name with a zero byte
         raise UserError(f"{path}: can't be opened ({error}); check the path") from error
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a folder; give a file")
@@ -34,8 +53,13 @@ def check_is_file(path: AnyPath) -> None:
         raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
 
 
+def remedy(error: OSError, otherwise: str = "check the path") -> str:
+    """What the person at the keyboard can do about an OSError."""
+    return _REMEDIES.get(error.errno or 0, otherwise)
+
+
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run ``main()``; turn a :class:`UserError`, or a lack of memory, into one line on stderr and exit code 2.
+    """Run ``main()``; turn a UserError, a file that the system refuses, or a lack of memory into one line and code 2.
 
     Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback. Names of files that are no
     text can be printed.
@@ -43,7 +67,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        sys.exit(_without_wrapping(main))
+        sys.exit(_named(main))
     except UserError as error:
         _give_up(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -58,16 +82,24 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         sys.exit(141)
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """The error of a function of ours inside an nnabla graph, which comes out as a SystemError; others as they are."""
-    return error.__cause__ if isinstance(error, SystemError) and error.__cause__ else error
+def as_reported(error: BaseException) -> BaseException:
+    """An error as it is reported: as a UserError if the system refused a file, without nnabla's wrapping, or as it is.
+
+    The error of a function of ours inside an nnabla graph comes out as a SystemError.
+    """
+    if isinstance(error, SystemError) and error.__cause__:
+        error = error.__cause__
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _REMEDIES):
+        return error
+    place = error.filename if error.filename2 is None else error.filename2  # the latter of a rename, the one asked for
+    return UserError(("" if place is None else f"{place}: ") + f"{error.strerror}; {remedy(error)}")
 
 
-def _without_wrapping(main: Callable[[], int]) -> int:
+def _named(main: Callable[[], int]) -> int:
     try:
         return main()
-    except SystemError as error:
-        raise unwrapped(error) from None
+    except (SystemError, OSError) as error:
+        raise as_reported(error) from None
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

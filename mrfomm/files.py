@@ -7,9 +7,9 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
-from mrfomm.errors import AnyPath, UserError
+from mrfomm.errors import AnyPath, UserError, remedy
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems
@@ -41,7 +41,21 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
 
 def cant_write(path: AnyPath, error: OSError) -> UserError:
     """The UserError for an OSError met while writing ``path``."""
-    return UserError(f"{path}: can't write there ({error.strerror or error}); make room or choose another place")
+    advice = remedy(error, "make room or choose another place")
+    return UserError(f"{path}: can't write there ({error.strerror or error}); {advice}")
+
+
+def files_below(folder: AnyPath) -> List[Path]:
+    """The files in a folder and its subfolders.
+
+    Raises:
+        UserError: one of the folders can't be listed; rglob() would pass over it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); {remedy(error)}") from error
+
+    return [Path(base, name) for base, _, names in os.walk(folder, onerror=refuse) for name in names]
 
 
 def sha256_of(path: AnyPath) -> str:

@@ -71,10 +71,7 @@ def read(path: AnyPath) -> Dict[str, Any]:
 
 def _file_digest(path: AnyPath) -> str:
     check_is_file(path)  # reading a pipe or a device would not end
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return sha256_of(path)
 
 
 def clip_digest(path: AnyPath) -> str:

@@ -43,7 +43,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.ext_utils import get_extension_context
 
-from mrfomm.errors import UserError, unwrapped
+from mrfomm.errors import UserError, as_reported
 from mrfomm.networks import ops
 from mrfomm.networks.ops import BATCH_NORM_DECAY, BATCH_NORM_EPS
 from mrfomm.sync_batch_norm import NumpyKernels, compiled_kernels, sync_batch_normalization
@@ -273,7 +273,7 @@ def start_processes(context_name: str) -> Iterator[Communicator]:
             sys.stdout.flush()
             world.Barrier()  # leave together: mpirun would end the others when the first one's exit code is not 0
     except (Exception, KeyboardInterrupt) as error:
-        _end_all(world.rank, unwrapped(error))
+        _end_all(world.rank, as_reported(error))
 
 
 def _communicator(world: "MPI.Intracomm", local: "MPI.Comm") -> MpiProcesses:

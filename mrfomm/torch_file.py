@@ -59,9 +59,6 @@ def read_torch(path):
     try:
         with open(path, "rb") as file:
             checkpoint = _read(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        problem = error.strerror or error
-        raise UserError(f"{path}: can't be read ({problem}); give a PyTorch checkpoint") from error
     except _RefusedError as error:
         raise UserError(f"{path}: {error}") from error
     if not isinstance(checkpoint, dict):

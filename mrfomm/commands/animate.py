@@ -2,9 +2,9 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -144,10 +144,10 @@ def check(args):
 def check_places(args):
     """Refuse to write two results into one place, or one over what it is made from."""
     read = [("--driving", args.driving), *(("--refs", path) for path in args.refs)]
-    taken = {Path(path).resolve(): option for option, path in read}
+    taken = {os.path.realpath(path): option for option, path in read}  # Path.resolve() fails at a circle of links
     for option, path in (("--output", args.output or OUTPUT), ("--masks", args.masks)):
         if path:
-            other = taken.setdefault(Path(path).resolve(), option)
+            other = taken.setdefault(os.path.realpath(path), option)
             if other != option:
                 raise UserError(f"{option} {path}: is {other} too; give it a place of its own")
 

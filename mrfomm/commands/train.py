@@ -128,10 +128,7 @@ def new_folder(args, config, communicator, stack):
     folder = Path(args.output) if args.output else next(path for path in numbered if not path.exists())
     folder = communicator.share(folder)
     if communicator.rank == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: can't write there ({error}); choose another --output") from error
+        folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder))
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{folder}: already holds a run; go on with --resume {folder} or choose another --output")

@@ -24,7 +24,7 @@ from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.data.tracks import Chunk, Region, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
 from mrfomm.errors import UserError, run_command
-from mrfomm.files import locked
+from mrfomm.files import files_below, locked
 from mrfomm.video import fit, open_frames, open_sink
 
 RAW_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
@@ -114,7 +114,8 @@ def _check(args):
             raise UserError(f"{option}: give {needed}")
     if not args.raw.is_dir():
         raise UserError(f"{args.raw}: no such folder; give the folder of the raw videos")
-    if args.raw.resolve() in (args.output.resolve(), *args.output.resolve().parents):
+    output = Path(os.path.realpath(args.output))
+    if Path(os.path.realpath(args.raw)) in (output, *output.parents):
         raise UserError(f"{args.output}: lies in the folder of the raw videos; choose another --output")
 
 
@@ -124,7 +125,7 @@ def find_raw_videos(folder):
     Raises:
         UserError: no video, or two whose clips would have the same names.
     """
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in RAW_SUFFIXES]
+    paths = [path.relative_to(folder) for path in files_below(folder) if path.suffix.lower() in RAW_SUFFIXES]
     named = {}
     for path in sorted(path for path in paths if not any(part.startswith(".") for part in path.parts)):
         first, *rest = path.with_suffix("").parts

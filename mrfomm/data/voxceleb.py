@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple, Tuple
 
 from mrfomm.data.tracks import Region
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, check_is_file
+from mrfomm.files import files_below
 
 FPS = 25
 _PIXELS_HEIGHT = 360
@@ -47,7 +48,7 @@ def read_utterances(folder):
     Raises:
         UserError: no such folder, no text file, or a file that isn't in the format; file and line are named.
     """
-    paths = sorted(Path(folder).rglob("*.txt"))
+    paths = sorted(path for path in files_below(folder) if path.suffix == ".txt") if Path(folder).is_dir() else []
     if not paths:
         raise UserError(f"{folder}: holds no .txt file; give the unpacked folder of VoxCeleb's metadata")
     return [read_utterance(path) for path in paths]
@@ -55,9 +56,10 @@ def read_utterances(folder):
 
 def read_utterance(path):
     """Read one text file as an Utterance. Raises UserError, which names the file and the line."""
+    check_is_file(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: can't be read ({error}); get the file again") from error
     header = [_header_value(path, lines, i, key) for i, key in enumerate(_HEADER)]
     rows = [(i, line) for i, line in enumerate(lines) if i >= len(_HEADER) and line.strip()]

@@ -225,7 +225,7 @@ def _write_manifest(path: Path, settings: Settings) -> None:
             begun = json.loads(path.read_text(encoding="utf-8"))
             smaller = [key for key in growing if begun[key] > fixed[key]]
             other = [key for key in fixed if key not in growing and begun[key] != fixed[key]]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path}: damaged ({error!r}); delete it and the clips beside it") from error
         for key in smaller + other:
             raise UserError(f"{path}: begun with {key} {begun[key]}, not {fixed[key]}; choose another --out")
