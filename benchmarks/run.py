@@ -5,7 +5,6 @@ float32 peak in the same run, so that every figure also stands as a share of the
 benchmarks.md. Leave the machine alone meanwhile.
 """
 
-import argparse
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command
 from mrfomm.model import create_parameters
 from mrfomm.networks import ops
 
@@ -43,22 +42,30 @@ CLIP_LENGTHS = (2, 14)  # of the driving clips for whole commands
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n")[0])
+    parser = command_parser(__doc__)
     add = parser.add_argument
     several = {"nargs": "+", "metavar": "NAME"}
-    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"of {', '.join(SECTIONS)} (all)")
-    add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="of images (%(default)s)")
-    add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="how many (%(default)s)")
+    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"sections, of {', '.join(SECTIONS)} (all)")
+    add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="sides in pixels (%(default)s)")
+    add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="numbers of references (%(default)s)")
     runners = list(inference.RUNNERS)
-    add("--backends", **several, choices=runners, default=runners, help=f"of {', '.join(runners)} (all)")
-    add("--seconds", type=float, default=2.0, metavar="T", help="for a measurement of 3 calls or more (%(default)s)")
-    add("--output", metavar="DIR", default="benchmark", help="benchmarks.json and .md go there (%(default)s)")
+    add("--backends", **several, choices=runners, default=runners, help=f"back ends, of {', '.join(runners)} (all)")
+    add(
+        "--seconds",
+        type=float,
+        default=2.0,
+        metavar="T",
+        help="seconds for a measurement of 3 calls or more (%(default)s)",
+    )
+    add("-o", "--output", metavar="DIR", default="benchmark", help="folder for benchmarks.json and .md (%(default)s)")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
     peak = matrix_peak()
     print(f"{peak:.0f} GFLOP/s: float32 product of two 4096x4096 matrices", file=sys.stderr)
     rows, profiles = [], {}
@@ -72,8 +79,6 @@ def main(arguments=None):
         "rows": [row._asdict() for row in rows],
         "profiles": profiles,
     }
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmarks.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     text = markdown(report)
     (folder / "benchmarks.md").write_text(text, encoding="utf-8")

@@ -4,7 +4,6 @@
 Under mpirun the processes share the batch and average their gradients, as in training.
 """
 
-import argparse
 import collections
 import json
 import tempfile
@@ -19,6 +18,7 @@ from mrfomm.checkpoint import ParameterTree
 from mrfomm.commands.train import load_perceptual
 from mrfomm.config import load_config
 from mrfomm.data.loader import Batch
+from mrfomm.errors import command_parser
 from mrfomm.networks import ops
 from mrfomm.runtime import start_processes
 from mrfomm.training import Trainer
@@ -38,9 +38,9 @@ class RandomBatches:
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=8, help="samples a step, of all processes (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=20, help="to time for (%(default)s)")
+    parser = command_parser(__doc__)
+    parser.add_argument("--batch", type=int, default=8, help="samples per step, of all processes (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds to measure for (%(default)s)")
     parser.add_argument("--profile", action="store_true", help="also each operator's share of a step")
     return parser.parse_args(arguments)
 

@@ -2,8 +2,9 @@
 
 import argparse
 import importlib
+import sys
 
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command, started_as
 
 COMMANDS = {
     "bins": "motion transfer scored in bins of the head's angle",
@@ -16,10 +17,10 @@ COMMANDS = {
 def parse_arguments(arguments=None):
     """The command line as a namespace: the command, and what is left for it to parse."""
     lines = [f"  {name:<24}{text}" for name, text in COMMANDS.items()]
-    parser = argparse.ArgumentParser(
-        prog="python -m eval",
-        usage="%(prog)s COMMAND ...",
-        description="\n".join([__doc__, "", *lines]),
+    parser = command_parser(
+        __doc__,
+        "COMMAND ...",
+        description="\n".join([__doc__ or "", "", *lines]),
         epilog="`%(prog)s COMMAND --help` lists the options of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,6 +33,7 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     module = importlib.import_module(f"eval.{args.command}")  # each needs other extras, and takes its time
+    sys.argv[0] = f"{started_as()} {args.command}"  # the name that its help goes by
     return module.main(args.rest)
 
 

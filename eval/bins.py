@@ -4,7 +4,6 @@ Every pattern (a subject under one illumination) is driven by every other one; w
 recordings of the same head angle. `eval/labels.py` describes the data, `eval/angle_bins.py` the metric.
 """
 
-import argparse
 import hashlib
 import itertools
 import os
@@ -41,7 +40,7 @@ from mrfomm.animation import Model, load_model
 from mrfomm.checkpoint import find_checkpoint
 from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES, load_config
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.export import fingerprint
 from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.runtime import CONTEXTS, use_context
@@ -93,14 +92,17 @@ class Result(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.bins", usage="%(prog)s [OPTION ...]", description=__doc__.splitlines()[0]
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--data", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, a folder a pattern (bundled)")
+    add(
+        "--data",
+        metavar="DIR",
+        default=bundled.BENCHMARK,
+        help="recordings with angles, a folder per pattern (bundled)",
+    )
     add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled one)")
     add("--generated", metavar="DIR", nargs="+", default=[], help="frames of other methods: REFERENCE/DRIVING/yaw.mp4")
-    add("--method", metavar="NAME", nargs="+", help="of --weights, then of --generated (from what they are)")
+    add("--method", metavar="NAME", nargs="+", help="names, those of --weights first (from what they are)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add(
         "--refs",
@@ -116,18 +118,18 @@ def parse_arguments(arguments=None):
         choices=IDENTITY_BACKENDS,
         help=f"embedding of --features identity ({IDENTITY_BACKENDS[0]})",
     )
-    add("--identity-weights", metavar="FILE", help="of a face embedding that brings none (openface)")
-    add("--bin-width", type=float, default=2, metavar="DEGREES", help="of the bins [a, a + width) (%(default)s)")
+    add("--identity-weights", metavar="FILE", help="weights for a face embedding without any (openface)")
+    add("--bin-width", type=float, default=2, metavar="DEGREES", help="width of the bins [a, a + width) (%(default)s)")
     add("--range", type=float, default=60, metavar="DEGREES", help="bins from -range to +range (%(default)s)")
     add(
         "--pose-tolerance",
         type=float,
         default=5,
         metavar="DEGREES",
-        help="how far a reference may be off (%(default)s)",
+        help="how far a reference's angle may be off (%(default)s)",
     )
     add("--allow-missing-poses", action="store_true", help="take the nearest frame then (else an error)")
-    add("--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
+    add("-o", "--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs it (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=4, metavar="N", help="frames per call of a network (%(default)s)")

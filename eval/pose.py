@@ -7,7 +7,6 @@ roll > 0 tilts the top of the head to image right; R = R_y(yaw) R_x(pitch) R_z(r
 **How far to trust it**: see ``TRUST``, which the command prints; ``--labels`` measures it where angles are known.
 """
 
-import argparse
 import csv
 import sys
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from eval.detectors import landmark_backend
 from eval.labels import COLUMNS, KINDS, check_labelled, read_labels
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import whole_file
 from mrfomm.provenance import clip_digest
 from mrfomm.video import open_frames
@@ -70,9 +69,7 @@ class Errors(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.pose", description=__doc__.split("\n\n")[0], epilog=f"The angles are estimates: {CAUTION}."
-    )
+    parser = command_parser(__doc__, "[OPTION ...] -o CSV CLIP", epilog=f"The angles are estimates: {CAUTION}.")
     add = parser.add_argument
     add("clip", metavar="CLIP", help="video, gif or folder of frames with one face")
     add("-o", "--output", metavar="CSV", required=True, help="columns frame, yaw, pitch, roll, clip")

@@ -12,7 +12,6 @@ clips are known by their content.
       METHOD/CLIP.jsonl        a line a frame; null where a measure can't be taken
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -43,7 +42,7 @@ from mrfomm import bundled
 from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.provenance import clip_digest
 from mrfomm.reconstruction import Run, check_l1, read_run
@@ -88,23 +87,29 @@ class Scored(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m eval.reconstruction", description=__doc__.split("\n\n")[0])
+    parser = command_parser(__doc__, "[OPTION ...] [RESULT ...]")
     add = parser.add_argument
     add("results", metavar="RESULT", nargs="*", help=f"run folders of reconstruct.py (./{DEFAULT_RESULT})")
     add("--method", metavar="NAME", nargs="+", help="names of the results in the table (their folders' names)")
     add("--data", metavar="DIR", help="where the true clips are, if not where they were (has test/)")
-    add("--landmarks", metavar="NAMES", default="mediapipe", help=_names_help("AKD", LANDMARK_BACKENDS))
-    add("--identity", metavar="NAMES", default="dlib", help=_names_help("AED", IDENTITY_BACKENDS))
+    add("--landmarks", metavar="NAMES", default="mediapipe", help=_names_help("landmarks for AKD", LANDMARK_BACKENDS))
+    add("--identity", metavar="NAMES", default="dlib", help=_names_help("face embeddings for AED", IDENTITY_BACKENDS))
     add("--openface-weights", metavar="FILE", help="nn4.small2.v1.t7 of the OpenFace project, for --identity openface")
     add("--lpips-weights", metavar="FILE", default=bundled.LPIPS_ALEXNET, help="LPIPS weights (the bundled AlexNet)")
-    add("--output", metavar="DIR", default="reconstruction-scores", help="tables and rows go there (%(default)s)")
+    add(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="reconstruction-scores",
+        help="folder for tables and rows (%(default)s)",
+    )
     add("--context", choices=CONTEXTS, default="auto", help="where LPIPS is computed (%(default)s)")
     add("--batch", type=int, default=8, metavar="N", help="frames per call of a network (%(default)s)")
     return parser.parse_args(arguments)
 
 
 def _names_help(measure, known):
-    return f"back ends of {measure}, with commas between: {', '.join(known)}, or none (%(default)s)"
+    return f"{measure}, separated by commas: {', '.join(known)}, or none (%(default)s)"
 
 
 def main(arguments=None):

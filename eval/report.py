@@ -5,7 +5,6 @@ bins), `python -m eval.reconstruction` (tables), `reconstruct.py` (best and wors
 `animate.py --masks` (which reference supplied what). The page holds its pictures and needs nothing else.
 """
 
-import argparse
 import base64
 import heapq
 import io
@@ -25,7 +24,7 @@ from eval.labels import KINDS, find_media, read_content, read_labels
 from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
-from mrfomm.errors import UserError, check_is_file, run_command
+from mrfomm.errors import UserError, check_is_file, command_parser, run_command
 from mrfomm.files import whole_file
 from mrfomm.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
 from mrfomm.video import read_image
@@ -69,11 +68,11 @@ class Frame(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__.split("\n\n")[0])
+    parser = command_parser(__doc__, "[OPTION ...] RESULT ...")
     add = parser.add_argument
     add("results", metavar="RESULT", nargs="+", help="folders of eval.bins, eval.reconstruction, reconstruct.py, masks")
     add("-o", "--output", metavar="FILE", default="report.html", help="the page (%(default)s)")
-    add("--title", default="mrfomm: results", help="of the page (%(default)s)")
+    add("--title", default="mrfomm: results", help="title of the page (%(default)s)")
     add("--data", metavar="DIR", help="the recordings of eval.bins, to show frames of its best and worst bins")
     add("--frames", type=int, default=4, metavar="N", help="best and worst frames each (%(default)s)")
     return parser.parse_args(arguments)

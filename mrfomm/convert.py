@@ -1,10 +1,4 @@
-"""Convert weights: `python -m mrfomm.convert vox-cpk.pth.tar -o weights/vox`.
-
-Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and
-of Sony's nnabla-examples (.h5), which become a checkpoint folder for --weights
-and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
-becomes one .h5 file for loss.perceptual_weights.
-"""
+"""Convert weights: `python -m mrfomm.convert vox-cpk.pth.tar -o weights/vox`."""
 
 import argparse
 import dataclasses
@@ -16,7 +10,7 @@ import numpy as np
 
 from mrfomm.checkpoint import ParameterTree, save_checkpoint, save_parameters
 from mrfomm.config import Config, ModelConfig, config_from_dict, load_config, read_yaml
-from mrfomm.errors import AnyPath, UserError, check_is_file, run_command
+from mrfomm.errors import AnyPath, UserError, check_is_file, command_parser, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
 from mrfomm.name_map import (
@@ -37,14 +31,17 @@ from mrfomm.networks import ops
 from mrfomm.networks.perceptual import vgg19_shapes
 from mrfomm.torch_file import read_torch
 
+DETAILS = """
+Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and of Sony's nnabla-examples (.h5), which
+become a checkpoint folder for --weights and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
+becomes one .h5 file for loss.perceptual_weights.
+"""
 DEFAULT_FUSION = "occlusion"  # what K references can use without any trained fusion
 
 
 def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mrfomm.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "[--config YAML] -o DEST SRC", epilog=DETAILS)
     parser.add_argument("source", metavar="SRC", help="weights to convert")
     parser.add_argument(
         "-o", "--output", metavar="DEST", required=True, help="checkpoint folder, or .h5 file for VGG19"

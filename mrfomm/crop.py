@@ -124,3 +124,7 @@ def _search(
         if len(results) == 2 * _SAMPLES:
             results, stride = results[::2], 2 * stride
     return [face for face in results if face is not None], shape
+
+
+if __name__ == "__main__":
+    raise SystemExit("mrfomm.crop is no command: see --crop of animate.py, and python -m mrfomm.data.prepare")

@@ -1,11 +1,12 @@
-"""The one exception for bad input, and the wrapper every command runs in."""
+"""The one exception for bad input, and what every command begins with: its parser, and the wrapper it runs in."""
 
+import argparse
 import errno
 import io
 import os
 import stat
 import sys
-from typing import Callable, NoReturn, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
 AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
 
@@ -56,6 +57,26 @@ def check_is_file(path: AnyPath) -> None:
 def remedy(error: OSError, otherwise: str = "check the path") -> str:
     """What the person at the keyboard can do about an OSError."""
     return _REMEDIES.get(error.errno or 0, otherwise)
+
+
+def command_parser(doc: Optional[str], usage: str = "[OPTION ...]", **options: Any) -> argparse.ArgumentParser:
+    """An ArgumentParser under the name that the command was started by.
+
+    Args:
+        doc: the command's docstring, None under ``python -OO``; its first paragraph describes the command.
+        usage: what follows the name.
+        options: of ArgumentParser, in place of the above.
+    """
+    options = {"description": (doc or "").partition("\n\n")[0], **options}
+    return argparse.ArgumentParser(prog=started_as(), usage=f"%(prog)s {usage}", **options)
+
+
+def started_as() -> str:
+    """The command as it was typed, without its arguments."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
+    if spec and sys.argv[0].endswith(".py"):
+        return f"python -m {spec.name}".replace(".__main__", "")
+    return os.path.basename(sys.argv[0])
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

@@ -1,19 +1,4 @@
-"""Export to ONNX: `python -m mrfomm.export weights/vox -o onnx/vox --check`.
-
-Animation is three graphs (B driving frames, K references, n keypoints, image
-size S; B and K are free):
-
-  reference.onnx  image [K,3,S,S] -> reference_value, reference_jacobian,
-                  reference_image, reference_features
-  keypoints.onnx  image [B,3,S,S] -> driving_value [B,n,2],
-                  driving_jacobian [B,n,2,2]
-  frame.onnx      the outputs of both -> prediction [B,3,S,S]
-
-Keypoints and frame are apart because relative motion changes the driving
-keypoints in between. With --breakdown, breakdown.onnx is the frame with each
-reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S]. With --quantize
-int8, frame-int8.onnx is the frame with 8-bit convolutions.
-"""
+"""Export to ONNX: `python -m mrfomm.export weights/vox -o onnx/vox --check`."""
 
 import argparse
 import hashlib
@@ -32,13 +17,28 @@ import numpy as np
 from mrfomm import video
 from mrfomm.animation import Animator, Model, contributions, images_to_array, load_model, model_digest
 from mrfomm.config import FUSION_MODES, ModelConfig
-from mrfomm.errors import AnyPath, UserError, run_command
+from mrfomm.errors import AnyPath, UserError, command_parser, run_command
 from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.model import References, Synthesis, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
 from mrfomm.onnx_graph import INT8_REWRITES, REWRITES, SIZES, Graph, Signature, Sizes, trace, write_onnx
 
+DETAILS = """
+Animation is three graphs (B driving frames, K references, n keypoints, image
+size S; B and K are free). Images are RGB, float32 from 0 to 1.
+
+  reference.onnx  image [K,3,S,S] -> reference_value, reference_jacobian,
+                  reference_image, reference_features
+  keypoints.onnx  image [B,3,S,S] -> driving_value [B,n,2],
+                  driving_jacobian [B,n,2,2]
+  frame.onnx      the outputs of both -> prediction [B,3,S,S]
+
+Keypoints and frame are apart because relative motion changes the driving
+keypoints in between. With --breakdown, breakdown.onnx is the frame with each
+reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S]. With --quantize
+int8, frame-int8.onnx is the frame with 8-bit convolutions.
+"""
 TOLERANCE = 1e-4  # of --check
 CALIBRATION_FRAMES = 32
 CACHED_MODELS = 4  # the cache keeps those that were used last
@@ -185,10 +185,10 @@ def cache_root() -> Path:
 
 def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mrfomm.export",
-        usage="%(prog)s -o DIR [OPTION ...] CKPT",
-        description=__doc__,
+    parser = command_parser(
+        __doc__,
+        "[OPTION ...] -o DIR CKPT",
+        epilog=DETAILS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

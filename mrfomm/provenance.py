@@ -21,7 +21,7 @@ import os
 from typing import Any, Dict, Iterable, Optional, Sequence
 
 from mrfomm import __version__, video
-from mrfomm.errors import AnyPath, UserError, check_is_file, run_command
+from mrfomm.errors import AnyPath, UserError, check_is_file, command_parser, run_command
 from mrfomm.files import sha256_of
 
 TOOL = "mrfomm"
@@ -88,9 +88,9 @@ def clip_digest(path: AnyPath) -> str:
 
 def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mrfomm.provenance",
-        description=__doc__.split("\n\n")[0],
+    parser = command_parser(
+        __doc__,
+        "FILE",
         epilog="A file without such a record is not thereby genuine: it is easily removed.",
     )
     parser.add_argument("file", metavar="FILE", help="video, gif, PNG or folder of PNGs that animate.py wrote")

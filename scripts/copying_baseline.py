@@ -4,7 +4,6 @@ Every frame is "rebuilt" by the first frame, or by the closest (by L1) of the fi
 has to be better than. Means over frames, 95 % bootstrap intervals over clips.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from eval.results import bootstrap_interval
 from mrfomm import bundled
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command
 from mrfomm.reconstruction import l1_distances
 
 
@@ -27,9 +26,11 @@ def copying(frames):
 
 def main(arguments=None):
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", metavar="DIR", type=Path, default=bundled.SAMPLE_DATA, help="(the bundled clips)")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side (64)")
+    parser = command_parser(__doc__)
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path, default=bundled.SAMPLE_DATA, help="data (the bundled clips)"
+    )
+    parser.add_argument("--size", type=int, default=64, help="side of the frames in pixels (64)")
     args = parser.parse_args(arguments)
     sources = [open_clip(clip) for clip in find_clips(args.data / "test")]
     counts = [source.length for source in sources]

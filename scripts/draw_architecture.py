@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Set, Tuple
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYBODYS = {"errors", "bundled", "mrfomm"}  # the last is __init__ with the version
+EVERYBODYS = {"errors", "bundled", "mrfomm", "__main__"}  # the last two: the version, a list of commands
 EVAL_COMMANDS, EVAL_MEASURES = "eval: commands", "eval: measures"
 
 BOX_HEIGHT, ROW_HEIGHT = 26, 84
@@ -51,7 +51,8 @@ def imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            if node.level:
+                raise ValueError(f"{path}: relative import")
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -116,7 +117,8 @@ def reachable(below, box):
 def _without_shortcuts(below):
     """The same graph without those arrows that a longer way makes superfluous."""
     everything = {box: reachable(below, box) for box in below}
-    assert not any(box in found for box, found in everything.items()), "modules import each other in a circle"
+    if any(box in found for box, found in everything.items()):
+        raise ValueError("modules import each other in a circle")
     return {box: {t for t in targets if not any(t in everything[o] for o in targets)} for box, targets in below.items()}
 
 
@@ -240,7 +242,7 @@ def _arrow(points):
 
 def main(arguments=None):
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python scripts/draw_architecture.py", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-o", "--output", required=True, metavar="OUT.svg", help="the picture")
     args = parser.parse_args(arguments)
     Path(args.output).write_text(draw(read_graph()), encoding="utf-8")

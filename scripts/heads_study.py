@@ -25,7 +25,7 @@ from mrfomm.commands.backends import animator_maker
 from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reconstruction import Rebuilder
 from mrfomm.visualize import tile
 
@@ -57,7 +57,12 @@ class Model(NamedTuple):
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(
+        __doc__,
+        "[OPTION ...] -o OUT QUESTION NAME=CKPT ...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("question", choices=QUESTIONS)
     add("models", metavar="NAME=CKPT", nargs="+")

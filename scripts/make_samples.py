@@ -5,13 +5,12 @@ stream of random numbers of their own: no model was trained on them. The bundled
 come from `python -m mrfomm.heads` (mrfomm/assets/README.md has the commands).
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command
 from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.dataset import PAPER_FRAMING, PROTOCOLS, draw_identity
@@ -51,7 +50,7 @@ def write_driving(template, folder, rng):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "[OPTION ...] -o DIR")
     parser.add_argument("--seed", type=int, default=0, help="which heads (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path)
     options = parser.parse_args(arguments)

@@ -4,13 +4,12 @@ Half precision and no solver states: a sixth of the size. Pictures change by les
 (docs/model-card.md). A model trained with one reference has not learned to fuse; it gets the mode ``mean``.
 """
 
-import argparse
 import dataclasses
 
 import numpy as np
 
 from mrfomm.checkpoint import load_checkpoint, save_checkpoint
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.training import GENERATOR_SIDE
 
 
@@ -36,7 +35,7 @@ def without_fusion(config, parameters):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "-o DIR CKPT")
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint or run folder")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint folder to write")
     options = parser.parse_args(arguments)

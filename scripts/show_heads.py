@@ -3,13 +3,11 @@
 ``conventions`` shows the signs of the labels on one head; ``people`` is a contact sheet of random people.
 """
 
-import argparse
-
 import cv2
 import numpy as np
 from PIL import Image
 
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command
 from mrfomm.files import whole_file
 from mrfomm.heads import appearance
 from mrfomm.heads.dataset import PAPER_FRAMING, draw_identity
@@ -60,7 +58,7 @@ PICTURES = {"conventions": conventions, "people": people}
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "[OPTION ...] -o OUT.png PICTURE")
     parser.add_argument("picture", choices=PICTURES)
     parser.add_argument("--seed", type=int, default=11, help="which people (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.png")

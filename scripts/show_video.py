@@ -1,17 +1,15 @@
 """Frames of a video below each other: `python scripts/show_video.py demo.mp4 -o docs/demo.png`."""
 
-import argparse
-
 import numpy as np
 from PIL import Image
 
 from mrfomm import video
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import whole_file
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__, "[OPTION ...] -o OUT.png VIDEO")
     parser.add_argument("video", metavar="VIDEO")
     parser.add_argument("--frames", type=int, default=4, help="how many, evenly spaced (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.png")

@@ -4,7 +4,6 @@ All runs on this machine, one job at a time, and nothing is asked of others. Wha
 is removed after a while, and all of it when the server ends.
 """
 
-import argparse
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from mrfomm import bundled
 from mrfomm.app.gate import Gate, Sessions, cleaning
 from mrfomm.app.studio import Limits, Studio
 from mrfomm.commands.backends import BACKENDS
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.runtime import CONTEXTS
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -24,13 +23,13 @@ STORED = 50  # the largest uploads that all visitors together may leave here
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python -m mrfomm.app", description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--host", default=LOCAL[0], metavar="IP", help="address to listen at; 0.0.0.0: open to all (%(default)s)")
-    add("--port", type=int, metavar="N", help="to listen at (the first free one from 7860)")
-    add("--max-megabytes", type=float, default=100, metavar="N", help="of one upload (%(default)s)")
-    add("--max-frames", type=int, default=1500, metavar="N", help="of the driving clip (%(default)s)")
+    add("--port", type=int, metavar="N", help="port to listen at (the first free one from 7860)")
+    add("--max-megabytes", type=float, default=100, metavar="N", help="megabytes of the largest upload (%(default)s)")
+    add("--max-frames", type=int, default=1500, metavar="N", help="frames of the longest driving clip (%(default)s)")
     add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (%(default)s)")
     add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")

@@ -14,7 +14,7 @@ import gradio
 from mrfomm import bundled
 from mrfomm.app.gate import StoppedError
 from mrfomm.app.studio import MAX_REFERENCES, Job
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, as_reported
 from mrfomm.reenactment import Transfer
 
 TITLE = "mrfomm"
@@ -186,8 +186,8 @@ def _job(studio, folder, sessions):
                 result = studio.animate(job, output, progress)
             except StoppedError:
                 pass  # an error would show or not, as Gradio's own cancelling is slower or quicker
-            except UserError as error:
-                message = html.escape(without_folder(str(error), folder))
+            except (UserError, OSError) as error:
+                message = html.escape(without_folder(str(as_reported(error)), folder))
         _release_memory()
         if result is None:
             shutil.rmtree(output)

@@ -1,6 +1,5 @@
 """Animate a face from several references: `python animate.py --refs a.png b.png c.png --driving v.mp4`."""
 
-import argparse
 import contextlib
 import os
 import sys
@@ -13,7 +12,7 @@ from mrfomm.animation import images_to_array, load_model, model_digest
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.crop import FaceFinder
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.overlap import read_ahead, write_behind
 from mrfomm.reenactment import (
     Follower,
@@ -33,7 +32,7 @@ OUTPUT = "result.mp4"
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="animate.py", description=__doc__)
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add(
         "--refs",
@@ -49,7 +48,7 @@ def parse_arguments(arguments=None):
         help="video, gif, folder of frames, or webcam[:N] to see it live (a bundled clip)",
     )
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
-    add("--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
+    add("-o", "--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
     add(
         "--motion",
         choices=("relative", "absolute"),
@@ -57,14 +56,19 @@ def parse_arguments(arguments=None):
         help="move a reference, or copy poses (%(default)s)",
     )
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
-    add("--start", default="auto", metavar="auto|first|N", help="driving frame that relative motion starts from (auto)")
+    add(
+        "--start",
+        default="auto",
+        metavar="auto|first|N",
+        help="number of the frame relative motion starts from (auto)",
+    )
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
-    add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, a picture a frame")
+    add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, one picture per frame")
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
-    add("--no-provenance", action="store_true", help="leave out of the file that it is synthetic, and from what")
+    add("--no-provenance", action="store_true", help="leave out the record that it is synthetic, with its sources")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=1, metavar="N", help="driving frames per call of the network (%(default)s)")
@@ -92,7 +96,7 @@ def write(args, transfer, model, references):
     """Animate by a clip; returns the path of the output."""
     output = args.output or OUTPUT
     source = video.open_frames(args.driving, args.fps)
-    if Path(args.driving).is_dir() and args.fps is None:
+    if os.path.isdir(args.driving) and args.fps is None:
         tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
     driving = prepare_driving(source, model.config.image_size, args.crop, tell)
     comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))

@@ -1,6 +1,5 @@
 """Rebuild test clips from a few of their own frames: `python reconstruct.py --data data/vox --weights runs/vox-256`."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mrfomm.animation import load_model
 from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.export import fingerprint
 from mrfomm.reconstruction import Settings, append_clip, locked_run, rebuild_clip
 from mrfomm.runtime import CONTEXTS, use_context
@@ -22,9 +21,8 @@ NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(
-        prog="reconstruct.py",
-        description=__doc__,
+    parser = command_parser(
+        __doc__,
         epilog="An interrupted run is continued by the same command. `python -m eval.reconstruction DIR` scores it.",
     )
     add = parser.add_argument
@@ -39,7 +37,7 @@ def parse_arguments(arguments=None):
         action="store_true",
         help="the paper's pseudo multi-reference baseline: of K single-reference results the one closest to the truth",
     )
-    add("--output", metavar="DIR", default="reconstruction", help="frames and manifest.jsonl go there (%(default)s)")
+    add("-o", "--output", metavar="DIR", default="reconstruction", help="folder for frames and manifest (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     add("--batch", type=int, default=4, metavar="N", help="driving frames per call of the network (%(default)s)")

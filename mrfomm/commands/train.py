@@ -1,6 +1,5 @@
 """Train a model: `mpirun -n 4 python train.py --config configs/vox-256.yaml`."""
 
-import argparse
 import contextlib
 import itertools
 from pathlib import Path
@@ -15,7 +14,7 @@ from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
 from mrfomm.data.sampling import spread
 from mrfomm.data.validation import validation_pairs
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import locked
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
@@ -30,7 +29,7 @@ DRIVING_PER_CLIP = 8  # frames of each held-out clip in a validation
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--config", metavar="YAML", help="configuration (bundled demo-64)")
     add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
@@ -42,7 +41,7 @@ def parse_arguments(arguments=None):
         default=[],
         help="override the configuration: train.batch_size=8",
     )
-    add("--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
+    add("-o", "--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
     add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint")
     add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")

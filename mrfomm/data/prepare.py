@@ -1,12 +1,5 @@
-"""Cut raw videos into face clips: `python -m mrfomm.data.prepare RAW -o DATA`.
+"""Cut raw videos into face clips: `python -m mrfomm.data.prepare RAW -o DATA`."""
 
-The clips are fixed squares around one face: DATA/train and DATA/test hold
-IDENTITY#VIDEO#START#END.mp4, frames START..END-1 of the raw video. The identity is the raw video's folder
-below RAW, or its own name. No identity is in both sets; a single one is split by time instead. A run that was
-stopped goes on where it was when started again.
-"""
-
-import argparse
 import contextlib
 import hashlib
 import json
@@ -23,10 +16,15 @@ from tqdm import tqdm
 from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.data.tracks import Chunk, Region, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
-from mrfomm.errors import UserError, run_command
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import files_below, locked
 from mrfomm.video import fit, open_frames, open_sink
 
+DETAILS = """
+The clips are fixed squares around one face: DATA/train and DATA/test hold IDENTITY#VIDEO#START#END.mp4, frames
+START..END-1 of the raw video. The identity is the raw video's folder below RAW, or its own name. No identity is in both
+sets; a single one is split by time instead. A run that was stopped goes on where it was when started again.
+"""
 RAW_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
 STRIDE = 5  # every which frame the face is looked for in
 MAX_GAP = 3 * STRIDE  # frames: two detections in a row may fail
@@ -58,20 +56,19 @@ class UnreadableVideo(UserError):  # noqa: N818 - named as what it tells
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    summary, details = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m mrfomm.data.prepare", description=summary, epilog=details)
+    parser = command_parser(__doc__, "[OPTION ...] -o DATA RAW", epilog=DETAILS)
     add = parser.add_argument
     add("raw", metavar="RAW", type=Path, help=f"folder of videos ({' '.join(RAW_SUFFIXES)}) or of folders of them")
     add("-o", "--output", metavar="DATA", type=Path, required=True, help="folder for train/ and test/")
     add("--size", type=int, default=256, help="side of the clips in pixels, even (256)")
-    add("--margin", type=float, help=f"around the face, as a share of it ({MARGIN}; VoxCeleb {VOXCELEB_MARGIN})")
-    add("--test-share", type=float, default=0.1, metavar="SHARE", help="of the identities (0.1)")
-    add("--min-frames", type=int, default=64, metavar="N", help="shorter clips are left out (64)")
+    add("--margin", type=float, help=f"margin around the face, as a share of it ({MARGIN}; VoxCeleb {VOXCELEB_MARGIN})")
+    add("--test-share", type=float, default=0.1, metavar="SHARE", help="share of the identities that test/ gets (0.1)")
+    add("--min-frames", type=int, default=64, metavar="N", help="leave out clips of fewer frames (64)")
     add(
         "--min-face",
         type=int,
         metavar="PIXELS",
-        help="smaller faces are left out (a quarter of --size; VoxCeleb: --size)",
+        help="leave out smaller faces (a quarter of --size; VoxCeleb: --size)",
     )
     add("--lossless", action="store_true", help="folders of PNG: quick to load, ten times larger")
     add(

@@ -1,26 +1,24 @@
-"""Render talking heads with exact angles: `python -m mrfomm.heads --out DIR`.
+"""Render talking heads with exact angles: `python -m mrfomm.heads -o DIR`."""
 
+import os
+import sys
+
+from mrfomm.errors import UserError, command_parser, run_command
+
+DETAILS = """
 train and test write clips of random motion in FOMM's format, with labels in DIR/labels; paper writes the yaw, pitch and
 roll sweeps of the paper's protocol with labels beside them. No person is in two of the three. A run that was stopped
 goes on where it was when started again.
 """
-
-import argparse
-import os
-import sys
-
-from mrfomm.errors import UserError, run_command
-
 # subjects, clips per subject, frames per clip
 DEFAULTS = {"train": (250, 2, 64), "test": (20, 1, 64), "paper": (5, 1, 121)}
 
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    summary, details = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m mrfomm.heads", description=summary, epilog=details)
+    parser = command_parser(__doc__, "[OPTION ...] -o DIR", epilog=DETAILS)
     add = parser.add_argument
-    add("--out", metavar="DIR", required=True, help="folder of the set; train and test may share one")
+    add("-o", "--output", metavar="DIR", required=True, help="folder of the set; train and test may share one")
     add("--protocol", choices=DEFAULTS, default="train", help="what to render (%(default)s)")
     add("--subjects", type=int, metavar="N", help="number of people (train 250, test 20, paper 5)")
     add("--clips", type=int, metavar="N", help="clips of each (train 2, test 1; paper: three for each illumination)")
@@ -43,8 +41,8 @@ def main(arguments=None):
     from mrfomm.heads.dataset import Settings, make_dataset  # here, as it may raise UserError: numba is an extra
 
     settings = Settings(args.protocol, args.subjects, args.clips, args.frames, args.size, args.seed)
-    jobs = make_dataset(args.out, settings, args.workers)
-    print(f"{len(jobs)} clips of {args.frames} frames, {args.size} x {args.size}, in {args.out}")
+    jobs = make_dataset(args.output, settings, args.workers)
+    print(f"{len(jobs)} clips of {args.frames} frames, {args.size} x {args.size}, in {args.output}")
     return 0
 
 

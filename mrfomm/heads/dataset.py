@@ -228,6 +228,6 @@ def _write_manifest(path: Path, settings: Settings) -> None:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path}: damaged ({error!r}); delete it and the clips beside it") from error
         for key in smaller + other:
-            raise UserError(f"{path}: begun with {key} {begun[key]}, not {fixed[key]}; choose another --out")
+            raise UserError(f"{path}: begun with {key} {begun[key]}, not {fixed[key]}; choose another --output")
     with whole_file(path) as aside:
         aside.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")

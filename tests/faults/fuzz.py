@@ -12,7 +12,6 @@ operators, as those compiled by numba take longer to load than all the rest. Wha
 in a folder; `--replay N` makes one case again and shows what it prints.
 """
 
-import argparse
 import collections
 import importlib
 import json
@@ -38,7 +37,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 import fuzz_cases  # noqa: E402 - needs the paths above
 
-from mrfomm.errors import run_command  # noqa: E402
+from mrfomm.errors import command_parser, run_command  # noqa: E402
 
 COMMANDS = {
     "animate": "mrfomm.commands.animate",
@@ -403,7 +402,7 @@ class Statistics:
 
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
-    parser = argparse.ArgumentParser(prog="python tests/faults/fuzz.py", description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--cases", type=int, default=200, metavar="N", help="how many (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the cases (%(default)s)")

@@ -6,7 +6,6 @@ noticed and made again. Runs are forks of one process that has imported everythi
 that kills fall into the work and not into what is loaded before.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -22,7 +21,7 @@ import fuzz  # first: it sets the paths and the number of threads
 import numpy as np
 from PIL import Image
 
-from mrfomm.errors import run_command
+from mrfomm.errors import command_parser, run_command
 from mrfomm.files import LOCK
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
@@ -285,7 +284,7 @@ def damaged(job, folder, pattern, rng, times):
 
 def main(arguments=None):
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python tests/faults/kills.py", description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of every command (%(default)s)")
     parser.add_argument("--damages", type=int, default=3, help="of every cache (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
