@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Set, Tuple
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYBODYS = {"errors", "bundled", "mrfomm", "__main__"}  # the last two: the version, a list of commands
+EVERYBODYS = {"errors", "bundled", "mrfomm", "__main__"}  # mrfomm: the version; __main__: the list of commands
 EVAL_COMMANDS, EVAL_MEASURES = "eval: commands", "eval: measures"
 
 BOX_HEIGHT, ROW_HEIGHT = 26, 84

@@ -20,6 +20,7 @@ PLAYED = (
     "(() => { const v = document.querySelector('#beside video');"
     " return v.played.length && v.played.end(0) > Math.min(0.3, v.duration / 2) })()"
 )
+PATIENCE = 600_000  # milliseconds for anything that should happen by itself
 PROGRESS = "#beside .progress-level-inner"
 
 
@@ -64,6 +65,7 @@ def page(browser, server):
     """The page in a new tab; fails afterwards if anything was asked of another server, or a script failed."""
     asked, errors = [], []
     tab = browser.new_page(viewport={"width": 1360, "height": 900}, permissions=["camera", "microphone"])
+    tab.set_default_timeout(PATIENCE)
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda line: errors.append(line.text))
@@ -93,9 +95,9 @@ def upload(page, references=(), driving=None):
 def play(page):
     """Wait for the result and for the picture to move; the video's size and decoded bytes of sound."""
     page.click("#run")
-    page.wait_for_selector("#beside video, .toast-body", timeout=60_000)
+    page.wait_for_selector("#beside video, .toast-body")
     assert page.locator(".toast-body").all_inner_texts() == []
-    page.wait_for_function(PLAYED, timeout=20_000)
+    page.wait_for_function(PLAYED)
     return page.evaluate(
         "(() => { const v = document.querySelector('#beside video');"
         " return [v.videoWidth, v.videoHeight, v.webkitAudioDecodedByteCount] })()"
@@ -182,7 +184,7 @@ def test_bad_uploads_get_one_line_and_the_page_goes_on(page, server, files):
         if "large" not in message and "exceed" not in message:
             page.click("#run")
         toast = page.locator(".toast-body").filter(has_text=re.compile(message))
-        lines = toast.inner_text(timeout=20_000).splitlines()  # Gradio adds its own, such as "Video not playable"
+        lines = toast.inner_text().splitlines()  # Gradio adds its own, such as "Video not playable"
         assert len([line for line in lines if re.search(message, line)]) == 1
         assert not [line for line in lines if "/" in line or "Traceback" in line]
     open_page(page, server)
@@ -198,7 +200,10 @@ def test_stop_ends_a_run_and_another_may_begin(page, server, files):
     page.wait_for_selector(PROGRESS)
     page.click("#stop")
     page.wait_for_selector(PROGRESS, state="hidden")
-    page.wait_for_timeout(500)
+    for _ in range(PATIENCE // 100):
+        if server.files() == before:
+            break
+        page.wait_for_timeout(100)
     assert server.files() == before
     play(page)
 

@@ -14,14 +14,22 @@ from mrfomm.errors import UserError
 
 
 @pytest.fixture
-def place(tmp_path):
+def clock(monkeypatch):
+    """The gate's clock, which stands still; ``clock.now`` is the test's to set."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(gate, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def place(tmp_path, clock):
     """A gate before an application that answers with the body it was sent; the folder it guards, with one file."""
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / "ours.png").write_bytes(b"ours")
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.png").symlink_to(tmp_path / "secret.txt")
-    sessions = gate.Sessions(patience=0.05)
+    sessions = gate.Sessions(patience=20)
     guard = gate.Gate(echo, folder=str(folder), sessions=sessions, upload=1000, stored=50_000)
     return SimpleNamespace(gate=guard, folder=folder, sessions=sessions)
 
@@ -162,13 +170,14 @@ def test_uploads_stop_where_there_is_no_room(place):
 # Jobs
 
 
-def test_job_goes_on_while_somebody_listens(place):
+def test_job_goes_on_while_somebody_listens(place, clock):
     with place.sessions.listening("a"), place.sessions.job("a") as check:
-        time.sleep(0.1)
+        clock.now += 21
         check()
     with place.sessions.job("a") as check:
+        clock.now += 19
         check()  # the page begins to listen after it has asked
-        time.sleep(0.1)
+        clock.now += 2
         with pytest.raises(UserError, match="stopped"):
             check()
 
@@ -187,12 +196,12 @@ def test_job_ends_when_stopped_or_replaced(place):
                 second()
 
 
-def test_listening_is_seen_by_the_gate(place):
+def test_listening_is_seen_by_the_gate(place, clock):
     seen = []
 
     async def application(scope, receive, send):
         with place.sessions.job("a1") as check:
-            time.sleep(0.1)
+            clock.now += 21
             check()
         seen.append(scope["path"])
         await echo(scope, receive, send)
@@ -224,7 +233,7 @@ def test_cleaning_leaves_what_was_there(tmp_path):
     with gate.cleaning(tmp_path, 0.2):
         (tmp_path / "visitor").mkdir()
         (tmp_path / "visitor" / "file").write_text("x")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 600
         while (tmp_path / "visitor").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
     assert [path.name for path in tmp_path.iterdir()] == ["before"]

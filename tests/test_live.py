@@ -327,7 +327,7 @@ class Observed(NamedTuple):
 
 
 def observe(files, stop, screen):
-    """Run the command until two moments were seen, or for some seconds."""
+    """Run the command until two moments were seen."""
     side = 32 * (SCREEN[0] // (3 * 32))
     reference = cv2.resize(tiny.frames(1)[0], (side, side), interpolation=cv2.INTER_LINEAR)
     rows = slice(60, side - 60)  # free of text
@@ -341,7 +341,7 @@ def observe(files, stop, screen):
         stderr=subprocess.PIPE,
         text=True,
     )
-    moments, deadline = [], time.monotonic() + 30
+    moments, deadline = [], time.monotonic() + 600
     try:
         while len(moments) < 2 and process.poll() is None and time.monotonic() < deadline:
             row = photograph(screen)[rows, : 3 * side]
@@ -350,7 +350,7 @@ def observe(files, stop, screen):
                 if not moments or all((new != old).any() for new, old in zip(moves, moments[0])):
                     moments.append(moves)
         stop.touch()
-        output, messages = process.communicate(timeout=60)
+        output, messages = process.communicate(timeout=600)
     finally:
         process.kill()
     return Observed(process.returncode, output, messages, moments)

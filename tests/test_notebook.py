@@ -28,7 +28,7 @@ def test_it_runs(tmp_path):
     copy = shutil.copy(NOTEBOOK, tmp_path)
     execute = str(Path(sys.executable).with_name("jupyter-execute"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    subprocess.run([execute, "--inplace", "--timeout=100", copy], env=environment, check=True)
+    subprocess.run([execute, "--inplace", "--timeout=1800", copy], env=environment, check=True)
     assert [kinds(cell) for cell in code_cells(copy)] == [kinds(cell) for cell in code_cells(NOTEBOOK)]
 
 

@@ -54,7 +54,7 @@ class Processes:
 
     def __init__(self, count):
         self.count, self.calls = count, 0
-        self._barrier = threading.Barrier(count, timeout=20)
+        self._barrier = threading.Barrier(count, timeout=600)
         self._arrays = {}
 
     def add_up(self, array):

@@ -67,7 +67,7 @@ def served(folder, *options):
             yield Server(address, folder, log, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 130
+        assert process.wait(600) == 130
     assert not list(folder.glob("mrfomm-app-*"))
     assert not network.exists(), network.read_text()
 

@@ -294,7 +294,7 @@ def _wait(child, limit):
 
 def _end_group(group):
     """End what is left of a process group after a moment; returns whether there was something."""
-    for _ in range(20):
+    for _ in range(600):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

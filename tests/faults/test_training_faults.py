@@ -65,8 +65,8 @@ def ends(process, code):
     return stderr
 
 
-def wait_for(condition, process=None, seconds=PATIENCE):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process=None):
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process is None or process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "waited in vain"
@@ -336,7 +336,7 @@ def is_running(pid):
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1, "mpirun"])
 def test_one_killed_process_of_several_ends_all(tmp_path, data, victim):
-    """Within a minute and with a message, the loaders' workers too; then the run resumes."""
+    """With a message, the loaders' workers too; then the run resumes."""
     changes = {"train": {"epochs": 500, "checkpoint_every": 2}, "data": {"num_repeats": 1, "workers": 1}}
     new = arguments(tmp_path, data, "run", **changes)
     process = mpirun(2, ROOT / "train.py", *new)
@@ -347,8 +347,8 @@ def test_one_killed_process_of_several_ends_all(tmp_path, data, victim):
     assert len(family) >= 4  # with the loaders' workers
     os.kill(process.pid if victim == "mpirun" else ranks[victim], signal.SIGKILL)
     begun = time.monotonic()
-    stderr = process.communicate(timeout=60)[1]
-    wait_for(lambda: not any(map(is_running, family)), seconds=60)
+    stderr = process.communicate(timeout=PATIENCE)[1]
+    wait_for(lambda: not any(map(is_running, family)))
     print(f"{victim} killed: all ended after {time.monotonic() - begun:.1f} s, exit code {process.returncode}")
     if victim != "mpirun":
         assert process.returncode == 128 + signal.SIGKILL
