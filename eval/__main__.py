@@ -10,7 +10,7 @@ COMMANDS = {
     "bins": "motion transfer scored in bins of the head's angle",
     "reconstruction": "what reconstruct.py has rebuilt, scored",
     "pose": "the head's angles in a clip, estimated",
-    "report": "one page of results that can be mailed",
+    "report": "results as one self-contained HTML file",
 }
 
 

@@ -123,7 +123,7 @@ class DlibLandmarks:
 class FaceAlignmentLandmarks:
     """2DFAN-4 (Bulat and Tzimiropoulos, ICCV 2017) without flipping, as the paper's AKD has it.
 
-    **Untested**: written from the library's documentation, as neither torch nor the weights were at hand.
+    **Untested**: written from the library's documentation, without torch and the weights.
     """
 
     name = "face_alignment"
@@ -165,7 +165,7 @@ class DlibIdentity:
 class OpenFace:
     """OpenFace's nn4.small2 on the whole picture: 96x96 without anti-aliasing, BGR in [0,1], no alignment.
 
-    As it looks for no face, every picture has an embedding. **Not run with the real weights**, which were not at hand.
+    As it looks for no face, every picture has an embedding. **Not run with the real weights**, which we did not have.
     """
 
     name = "openface"

@@ -196,7 +196,7 @@ class MpiProcesses:
 class NcclProcesses(MpiProcesses):
     """The communicator of several processes with a GPU each: what is large goes through NCCL, the rest through MPI.
 
-    **Untested**: written from nnabla's documentation, without a GPU at hand.
+    **Untested**: written from nnabla's documentation, without a GPU.
 
     Args:
         world, local: as for MpiProcesses.

@@ -22,16 +22,17 @@ ABOUT = """# mrfomm: animate a face
 Give pictures of **one face** and a clip of **somebody moving**: the face makes the clip's movements. Several pictures,
 turned differently, supply what one alone does not show."""
 PICTURES = """### 1 · Pictures of one face
-From the front, and if you have them from the left and the right."""
+From the front and, if you have them, from the left and the right."""
 CLIP = """### 2 · A clip of somebody moving
 One person, the face about as large as in the pictures."""
 RESULT = """### 3 · The result
-Left the clip, right the face you gave, with its sound."""
+Left: the clip. Right: the face you gave. The sound is the clip's."""
 HINT = "**New here?** Click the first example, then *Animate*. It takes some seconds."
 STRIP = """### Which picture supplied what
 Each row shows what one picture gave to the results below; black is what others gave."""
 FOOTER = """Use pictures and clips only of people who have agreed, and tell viewers that a result is synthetic; its file
-says so in its metadata. All is computed by this server, which asks nobody else, and is removed after {kept}."""
+says so in its metadata. Everything is computed on this server, without other services, and your files are removed
+after {kept}."""
 MOTIONS = [("relative: move the picture's own pose", "relative"), ("absolute: take the clip's pose", "absolute")]
 FUSIONS = {
     "patch": "patch-wise masks",
