@@ -1,5 +1,9 @@
 """The list of commands: `python -m mrfomm`."""
 
+import argparse
+
+from mrfomm.errors import command_parser, run_command
+
 COMMANDS = {
     "python animate.py": "animate a face (installed: mrfomm-animate)",
     "python train.py": "train a model (mrfomm-train)",
@@ -13,7 +17,16 @@ COMMANDS = {
     "python -m mrfomm.provenance": "what a result was made from",
 }
 
+
+def main(arguments=None):
+    """Print the list; returns the exit code."""
+    lines = [f"{name:<32}{text}" for name, text in COMMANDS.items()]
+    text = "\n".join([*lines, "", "Each takes --help."])
+    parser = command_parser(__doc__, "", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 0
+
+
 if __name__ == "__main__":
-    for name, text in COMMANDS.items():
-        print(f"{name:<32}{text}")
-    print("\nEach takes --help.")
+    run_command(main)
