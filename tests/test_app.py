@@ -1,8 +1,11 @@
 """The page: its options, and the whole of it in a headless Chromium."""
 
+import errno
 import os
 import re
 import urllib.request
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import chromium
 import imageio.v2 as imageio
@@ -11,7 +14,7 @@ import visitor
 
 from mrfomm import bundled, provenance, video
 from mrfomm.app import __main__ as app
-from mrfomm.app.gate import CONTENT_POLICY
+from mrfomm.app.gate import CONTENT_POLICY, Sessions
 from mrfomm.errors import UserError
 
 SHOTS = os.environ.get("MRFOMM_SHOTS")  # a folder for pictures of the page, for people to look at
@@ -213,3 +216,13 @@ def test_everything_is_refused_that_is_not_ours(server):
         assert answer.headers["content-security-policy"] == CONTENT_POLICY
         text = answer.read().decode()
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"']https?:", text)
+
+
+def test_a_file_that_the_system_refuses_during_a_job_is_told(tmp_path):
+    def refuse(job, output, progress):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{output}/strip.png")
+
+    page = app._import_page()
+    animate = page._job(SimpleNamespace(animate=refuse), str(tmp_path), Sessions())
+    with pytest.raises(page.gradio.Error, match="^'?strip.png: Permission denied; check its permissions"):
+        animate([("a.png", None)], "d.mp4", "relative", None, False, False, SimpleNamespace(session_hash="a"), Mock())
