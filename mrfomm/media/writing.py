@@ -15,7 +15,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 from PIL import Image, PngImagePlugin
 
-from mrfomm.errors import AnyPath, UserError
+from mrfomm.errors import AnyPath, UserError, remedy
 from mrfomm.media.images import entries
 from mrfomm.media.pixels import EXACT
 from mrfomm.media.sound import Sound, SoundTrack, find_sound
@@ -282,7 +282,7 @@ def _check_target(target: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):  # a place that can't be made is told when it is to be made
         is_there = False
     except OSError as error:
-        raise UserError(f"{target}: {error.strerror}; give another name or place") from error
+        raise UserError(f"{target}: {error.strerror}; {remedy(error)}") from error
     if target.is_dir():
         for entry in sorted(entries(target)):
             _check_ours(target, entry)
