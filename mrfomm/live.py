@@ -16,9 +16,8 @@ import numpy as np
 
 from mrfomm import video
 from mrfomm.animation import array_to_images, images_to_array
-from mrfomm.crop import crop, square_box
+from mrfomm.crop import crop, crop_text, square_box
 from mrfomm.errors import UserError
-from mrfomm.reenactment import crop_text
 from mrfomm.visualize import tile
 
 TITLE = "mrfomm"

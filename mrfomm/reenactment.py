@@ -23,7 +23,7 @@ from mrfomm.animation import (
     movement_scale,
     relative_motion,
 )
-from mrfomm.crop import Box, crop, find_clip_box, find_image_box
+from mrfomm.crop import crop, find_clip_box, find_image_box
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.overlap import read_ahead
 from mrfomm.visualize import breakdown_picture
@@ -72,9 +72,7 @@ def read_reference(path: AnyPath, size: int, cropped: bool, tell: Tell) -> np.nd
     """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
     image = video.read_image(path)
     if cropped:
-        box = find_image_box(image, path)
-        tell(crop_text(path, box))
-        image = crop(image, box)
+        image = crop(image, find_image_box(image, path, tell))
     return video.fit(image, size)
 
 
@@ -82,14 +80,8 @@ def prepare_driving(source: video.FrameSource, size: int, cropped: bool, tell: T
     """A FrameSource as a Driving clip, cropped to one box for all frames if asked for."""
     if not cropped:
         return Driving(source, partial(video.fit, size=size))
-    box = find_clip_box(source, source.path)
-    tell(crop_text(source.path, box))
+    box = find_clip_box(source, source.path, tell=tell)
     return Driving(source, lambda frame: video.fit(crop(frame, box), size))
-
-
-def crop_text(path: AnyPath, box: Box) -> str:
-    """What to tell of a box in which a face was found."""
-    return f"{path}: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})"
 
 
 def detect(animator: AnyAnimator, driving: Driving, batch: int, progress: Progress) -> KeypointArrays:

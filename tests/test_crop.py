@@ -59,29 +59,98 @@ def test_crop():
 
 
 def test_clip_box_is_that_of_the_median_face():
+    """Rounded halves are even; the false detection at (90, 90) is no place of that face."""
     found = [Box(30, 40, 20), None, Box(32, 44, 22), Box(90, 90, 10), Box(31, 41, 21), None, Box(33, 43, 23)]
-    answers = iter(found)
-    box = find_clip_box(blank(len(found)), "clip.mp4", lambda frame: next(answers))
-    assert box == square_box(Box(32, 43, 21), (100, 120))
+    box, _ = search([face and [face] or [] for face in found])
+    assert box == square_box(Box(32, 42, 22), (100, 120))
+
+
+def search(found, height=100, width=120):
+    """The box for a clip with these faces in its frames, and the lines told after the one that says where it is."""
+    answers, told = iter(found), []
+    frames = blank(len(found), height, width)
+    box = find_clip_box(frames, "clip.mp4", lambda frame: next(answers), told.append)
+    assert told[0] == f"clip.mp4: cropped to {box.size}x{box.size} pixels at ({box.x}, {box.y})"
+    return box, [line.removeprefix("clip.mp4: ").split(";")[0] for line in told[1:]]
+
+
+LEFT, RIGHT, FALSE = Box(10, 30, 30), Box(75, 40, 32), Box(50, 0, 44)
+LEFT_SMALL, RIGHT_SMALL, POSTER = Box(13, 33, 24), Box(78, 43, 26), Box(80, 50, 23)
+SWAY = [Box(10 + round(25 * (1 - np.cos(n / 5))), 30, 30) for n in range(30)]  # by 1.7 faces, in small steps
+
+
+@pytest.mark.parametrize(
+    ("found", "face", "told"),
+    [
+        (
+            [[LEFT]] * 8 + [[RIGHT]] * 8,
+            RIGHT,
+            ["faces in 2 places", "no face inside the box in 8 of 16 frames searched"],
+        ),
+        (
+            [[LEFT]] * 10 + [[RIGHT]] * 6,
+            LEFT,
+            ["faces in 2 places", "no face inside the box in 6 of 16 frames searched"],
+        ),
+        (
+            [[LEFT]] * 8 + [[RIGHT]] * 8 + [[LEFT]] * 8,
+            LEFT,
+            ["faces in 2 places", "no face inside the box in 8 of 24 frames searched"],
+        ),
+        ([[LEFT], [RIGHT]], RIGHT, ["faces in 2 places", "no face inside the box in 1 of 2 frames searched"]),
+        ([[LEFT, RIGHT_SMALL]] * 8 + [[RIGHT, LEFT_SMALL]] * 8, Box(76, 42, 29), ["faces in 2 places"]),
+        ([[LEFT, POSTER]] * 12 + [[POSTER]] * 2 + [[POSTER, Box(12, 32, 22)]] * 2, LEFT, ["faces in 2 places"]),
+        ([[LEFT]] * 6 + [[]] * 10, LEFT, ["no face inside the box in 10 of 16 frames searched"]),
+        ([[]] * 3 + [[LEFT]] * 13, LEFT, []),
+        ([[LEFT]] * 9 + [[FALSE, LEFT]] + [[FALSE]] + [[LEFT]] * 9, LEFT, []),
+        ([[LEFT]], LEFT, []),
+        ([[face] for face in SWAY], Box(int(np.median([face.x for face in SWAY])), 30, 30), None),
+    ],
+    ids=[
+        "cut",
+        "uneven cut",
+        "there and back",
+        "two frames",
+        "swapped sizes",
+        "poster",
+        "left",
+        "late",
+        "false",
+        "one frame",
+        "sway",
+    ],
+)
+def test_one_face_is_followed(found, face, told):
+    """The median of each coordinate over all faces would lie between two of them."""
+    box, lines = search(found)
+    if told is not None:
+        assert lines == told
+    assert box == square_box(face, (100, 120))
+
+
+def test_cutting_the_clip_helps_where_the_face_was_missing():
+    assert search([[LEFT]] * 8 + [[RIGHT]] * 8)[1]
+    assert search([[RIGHT]] * 8) == (square_box(RIGHT, (100, 120)), [])
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 1000, 5000])
 def test_long_clips_are_searched_evenly(length):
-    """The median over the frames searched is near the clip's, and few frames are searched."""
+    """The median over the frames searched is near the clip's, and few frames are searched. The face moves a pixel a
+    frame."""
     current, searched = [0], []
 
     def frames():
         for n in range(length):
             current[0] = n
-            yield np.zeros((10, 20_000, 3), np.uint8)
+            yield np.broadcast_to(np.uint8(0), (20_000, 30_000, 3))
 
-    def find_face(frame):
+    def find_faces(frame):
         searched.append(current[0])
-        return Box(current[0], 5, 1)
+        return [Box(10_000 + current[0], 5_000, 10_000)]
 
-    box = find_clip_box(frames(), "clip.mp4", find_face)
+    box = find_clip_box(frames(), "clip.mp4", find_faces)
     assert len(searched) <= 32 + 16 * max(0, np.ceil(np.log2(length / 32)))
-    assert abs(box.x - (length - 1) / 2) <= max(1, length / 16)
+    assert abs(box.x - (10_000 - MARGIN * 10_000) - (length - 1) / 2) <= max(1, length / 16)
     assert searched == sorted(set(searched))
 
 
@@ -97,7 +166,7 @@ def test_clip_is_taken_frame_by_frame():
             counts.append(len(alive))
             yield frame
 
-    find_clip_box(frames(), "clip.mp4", lambda frame: Box(1, 1, 9))
+    find_clip_box(frames(), "clip.mp4", lambda frame: [Box(1, 1, 9)])
     assert len(counts) == 100
     assert max(counts) <= 3
 
@@ -110,7 +179,7 @@ def test_errors_name_the_source():
         find_clip_box([], "clip.mp4")
     sizes = itertools.chain(blank(2), blank(1, 50))
     with pytest.raises(UserError, match="frames differ in size"):
-        find_clip_box(sizes, "frames", lambda frame: Box(1, 1, 9))
+        find_clip_box(sizes, "frames", lambda frame: [Box(1, 1, 9)])
 
 
 def drawn_face(height=240, width=320, x=160, y=120, size=110):
@@ -143,6 +212,36 @@ def test_finder_takes_the_largest_face():
     pair = np.concatenate([drawn_face(size=80), drawn_face(size=110)], axis=1)
     face = FaceFinder()(pair)
     assert face.x + face.size / 2 == pytest.approx(320 + 160, abs=6)
+
+
+def test_finder_tells_each_face_once(monkeypatch):
+    """The bundled frontal face looks like two profiles, at places a third of a face apart."""
+    finder = FaceFinder()
+    image = read_image(Path(mrfomm.__file__).parent / "assets/samples/reference_front.png")
+    both = finder._profiles(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    assert len(both) == 2
+    monkeypatch.setattr("mrfomm.crop._detect", lambda cascade, grey: [])  # no frontal one
+    monkeypatch.setattr(finder, "_profiles", lambda grey: both)
+    assert finder.faces(image) == [max(both, key=lambda face: face.size)]
+
+
+def test_a_picture_of_two_faces_says_which_is_taken_and_a_hand_made_crop_takes_the_other():
+    pair, told = np.concatenate([drawn_face(size=80), drawn_face(size=110)], axis=1), []
+    assert find_image_box(pair, "pair.png", told.append).x > 320
+    assert told[1:] == ["pair.png: faces in 2 places; the one seen most and largest is taken; crop by hand for another"]
+    assert find_image_box(pair[:, :320], "left.png", told.append) == square_box(
+        FaceFinder()(drawn_face(size=80)), (240, 320)
+    )
+    assert len(told) == 3
+
+
+def test_a_clip_cut_between_two_drawn_speakers():
+    """All coordinates' medians together show neither; the box holds the face of the larger one."""
+    speakers = [drawn_face(240, 640, x, 120, size) for x, size in ((130, 100), (480, 110))]
+    told = []
+    box = find_clip_box(np.repeat(speakers, 4, axis=0), "interview.mp4", tell=told.append)
+    assert box.holds(FaceFinder()(speakers[1]))
+    assert "no face inside the box in 4 of 8 frames searched" in told[2]
 
 
 def test_image_box_around_a_drawn_face():

@@ -1,45 +1,11 @@
 """From the places of a face to stretches of a video that one fixed square can show, as FOMM cuts VoxCeleb."""
 
+import functools
 from typing import NamedTuple
 
-from mrfomm.crop import Box
+from mrfomm.crop import Region, link, overlap
 
-MIN_IOU = 0.25  # with the face's first place: below it, the face has left (FOMM's video-preprocessing)
-MAX_FRAMES = 1024  # of one chunk (same source)
-
-
-class Region(NamedTuple):
-    """A rectangle, in pixels or in shares of the frame."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def union(self, other):
-        """The smallest Region around both."""
-        left, top = min(self.left, other.left), min(self.top, other.top)
-        return Region(left, top, max(self.right, other.right), max(self.bottom, other.bottom))
-
-    def iou(self, other):
-        """Area of the intersection over area of the union, in 0..1."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        shared = max(width, 0) * max(height, 0)
-        return shared / (self._area() + other._area() - shared)
-
-    def scaled(self, across, down):
-        """The Region with x multiplied by ``across`` and y by ``down``."""
-        return Region(self.left * across, self.top * down, self.right * across, self.bottom * down)
-
-    def square(self):
-        """The smallest square Box around it, with the same centre."""
-        size = max(self.right - self.left, self.bottom - self.top)
-        left, top = (self.left + self.right - size) / 2, (self.top + self.bottom - size) / 2
-        return Box(round(left), round(top), round(size))
-
-    def _area(self):
-        return (self.right - self.left) * (self.bottom - self.top)
+MAX_FRAMES = 1024  # of one chunk (FOMM's video-preprocessing)
 
 
 class Chunk(NamedTuple):
@@ -58,8 +24,8 @@ class Chunk(NamedTuple):
 def find_chunks(track, max_gap):
     """Link the places of a face into chunks.
 
-    A place goes on with the open chunk whose first place it overlaps most, or else opens a new one: so a single
-    false detection doesn't end a chunk. A chunk closes when its face isn't seen for ``max_gap`` frames.
+    A place goes on with the open chunk whose first place it overlaps most, or else opens a new one. A chunk closes when
+    its face isn't seen for ``max_gap`` frames.
 
     Args:
         track: iterable of (frame number, Region of the face), ascending; frames without a face are left out.
@@ -68,21 +34,17 @@ def find_chunks(track, max_gap):
     Returns:
         List of Chunk, sorted; they may overlap in time. The last frame of each is one of the track.
     """
-    closed, opened = [], []  # of [first Region, Chunk]
-    for number, region in track:
-        closed += [entry for entry in opened if number - entry[1].end >= max_gap]
-        opened = [entry for entry in opened if number - entry[1].end < max_gap]
-        fitting = [entry for entry in opened if _fits(*entry, number, region)]
-        if fitting:
-            entry = max(fitting, key=lambda entry: entry[0].iou(region))
-            entry[1] = Chunk(entry[1].start, number + 1, entry[1].region.union(region))
-        else:
-            opened.append([region, Chunk(number, number + 1, region)])
-    return sorted(chunk for _, chunk in closed + opened)
+
+    def likeness(places, place):
+        (start, first), (end, _), (number, region) = places[0], places[-1], place
+        return overlap(first, region) if number - start < MAX_FRAMES and number - end <= max_gap else 0
+
+    return sorted(_chunk(places) for places in link(track, likeness))
 
 
-def _fits(first, chunk, number, region):
-    return number - chunk.start < MAX_FRAMES and first.iou(region) >= MIN_IOU
+def _chunk(places):
+    (start, _), (end, _) = places[0], places[-1]
+    return Chunk(start, end + 1, functools.reduce(Region.union, (region for _, region in places)))
 
 
 def split_by_time(chunks, share):

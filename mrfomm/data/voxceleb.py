@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
-from mrfomm.data.tracks import Region
+from mrfomm.crop import Region
 from mrfomm.errors import UserError, check_is_file
 from mrfomm.files import files_below
 

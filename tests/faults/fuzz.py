@@ -62,6 +62,8 @@ NOTICES = re.compile(
             r".*: (its colour profile can't be used|Adobe RGB by its EXIF).*",
             r".*: (filmed in half frames|the picture's shape changes|its sound is damaged).*",
             r".*: damaged \(.*\); its first \d+ frames are used",
+            r".*: faces in \d+ places; .*",
+            r".*: no face inside the box in \d+ of \d+ frames searched; .*",
             r"motion starts at driving frame \d+ from reference \d+",
             r"stepping over a checkpoint: .*",
             r".*: \d+ of \d+ clips are there already",
