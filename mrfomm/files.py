@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, Tuple
 
 from mrfomm.errors import AnyPath, UserError, remedy
 
@@ -45,17 +45,27 @@ def cant_write(path: AnyPath, error: OSError) -> UserError:
     return UserError(f"{path}: can't write there ({error.strerror or error}); {advice}")
 
 
-def files_below(folder: AnyPath) -> List[Path]:
-    """The files in a folder and its subfolders.
+def files_below(folder: AnyPath, above: Tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and its subfolders, in order, without hidden ones. Links are followed, though not back to a
+    folder above; one that leads nowhere counts as a file.
 
     Raises:
         UserError: one of the folders can't be listed; rglob() would pass over it.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); {remedy(error)}") from error
-
-    return [Path(base, name) for base, _, names in os.walk(folder, onerror=refuse) for name in names]
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = sorted(Path(folder).iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {remedy(error)}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry):
+            yield from files_below(entry, (*above, real))
+        else:
+            yield entry
 
 
 def sha256_of(path: AnyPath) -> str:

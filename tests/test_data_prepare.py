@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -103,7 +105,7 @@ def test_small_faces_and_short_chunks_are_left_out(tmp_path, capsys):
     write_video(tmp_path / "raw" / "ann.mp4", [10] * 30 + [90] * 8)
     assert run(tmp_path, "--test-share", "0") == 0
     assert names(tmp_path, "train") == ["ann#ann#000000#000026"]
-    with pytest.raises(UserError, match="no clip came out of it .0 videos can't be read.; lower --min-frames"):
+    with pytest.raises(UserError, match="no clip came out of it .1 without a usable face.; lower --min-frames"):
         prepare.main([str(tmp_path / "raw"), "-o", str(tmp_path / "big"), "--min-face", "60", "--min-frames", "5"])
 
 
@@ -119,8 +121,8 @@ def test_identities_are_split_and_broken_videos_reported(tmp_path, capsys):
     assert len(test) == 1
     output = capsys.readouterr()
     assert output.out == (
-        "train: 4 clips of 2 identities\ntest: 2 clips of 1 identities\n"
-        "videos: 6 done, 0 of them without a usable face; 1 skipped as unreadable\n"
+        "train: 4 clips of 2 identities\ntest: 2 clips of 1 identity\n"
+        "videos: 6 cut; 1 unreadable: c/3.mp4; 1 file left out: .txt\n"
     )
     assert f"skipped: {tmp_path / 'raw' / 'c' / '3.mp4'}: " in output.err
 
@@ -216,8 +218,9 @@ def test_overlapping_cuts_are_written_in_one_pass(tmp_path):
 SCRIPT = """
 import sys, test_data_prepare as t
 from mrfomm.data import prepare
+from mrfomm.errors import run_command
 prepare.FaceFinder = t.FindGreen
-prepare.main(sys.argv[1:])
+run_command(lambda: prepare.main(sys.argv[1:]))
 """
 
 
@@ -342,4 +345,268 @@ def test_the_command_ends_with_2_when_nothing_succeeded(tmp_path):
     ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Traceback" not in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'raw'}: no clip came out of it (1 videos")
+    error = f"error: {tmp_path / 'raw'}: no clip came out of it (1 unreadable: a.mp4); "
+    assert ended.stderr.splitlines()[-1].startswith(error)
+
+
+# Which files
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path, capsys):
+    write_video(tmp_path / "raw" / "ann" / "1.mp4", [30] * 16)
+    write_video(tmp_path / "drive" / "bob" / "1.mp4", [30] * 16)
+    links = (
+        ("raw/bob", "drive/bob"),
+        ("raw/ann/2.mp4", "drive/bob/1.mp4"),
+        ("raw/ann/again", "raw"),
+        ("drive/bob/up", "drive"),
+    )
+    to_nothing = ("raw/ann/lost.mp4", "drive/none.mp4"), ("raw/zoe", "drive/zoe")
+    for link, target in (*links, *to_nothing):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert run(tmp_path, "--test-share", "0") == 0
+    assert everything(tmp_path) == {f"train/{name}#000000#000016" for name in ("ann#1", "ann#2", "bob#1")}
+    assert "videos: 3 cut; 2 unreadable: ann/lost.mp4, zoe\n" in capsys.readouterr().out
+
+
+def test_clips_are_not_taken_for_raw_videos(tmp_path):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 40)
+    run(tmp_path)
+    (tmp_path / "raw" / "more").symlink_to(tmp_path / "data")
+    with pytest.raises(UserError, match="lies in .*data by a link; take the link away or choose another --output"):
+        run(tmp_path)
+    (tmp_path / "raw" / "more").unlink()
+    assert run(tmp_path) == 0
+
+
+FORMATS = """
+    libsvtav1 mp4 .mp4 | mpeg4 mp4 .m4v | mjpeg mov .mov | libx264 matroska .mkv | libvpx webm .webm | libvpx ogg .ogv
+    mpeg4 avi .avi | mpeg1video mpeg .mpg .mpeg | mpeg2video vob .vob | mpeg2video mxf .mxf
+    libx264 mpegts .ts .mts .m2ts | h263 3gp .3gp | mpeg4 3g2 .3g2 | flv flv .flv | wmv2 asf .wmv .asf | gif gif .gif
+"""
+ENCODED = [
+    (suffix, codec, muxer)
+    for codec, muxer, *suffixes in (
+        part.split() for line in FORMATS.splitlines() for part in line.split("|") if part.strip()
+    )
+    for suffix in suffixes
+]
+
+
+def test_every_suffix_is_tried():
+    assert {suffix for suffix, _, _ in ENCODED} == set(prepare.RAW_SUFFIXES)
+
+
+@pytest.mark.parametrize(("suffix", "codec", "muxer"), ENCODED)
+def test_every_suffix_is_cut(tmp_path, suffix, codec, muxer):
+    (tmp_path / "raw").mkdir()
+    with av.open(str(tmp_path / f"raw/ann{suffix.upper()}"), "w", format=muxer) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = 176, 144
+        stream.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        for number in range(20):
+            picture = np.pad(draw(30), [(0, 48), (0, 48), (0, 0)], mode="edge")
+            frame = av.VideoFrame.from_ndarray(picture)
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert run(tmp_path, "--test-share", "0") == 0
+    assert names(tmp_path, "train") == ["ann#ann#000000#000016"]
+
+
+def test_what_may_not_be_read_is_named(tmp_path):
+    """Root may read everything: the program runs without its privileges."""
+    for name in ("a", "b"):
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    (tmp_path / "raw" / "a.mp4").chmod(0)
+    privileges = "-dac_override,-dac_read_search"
+    arguments = [str(tmp_path / "raw"), "-o", str(tmp_path / "data"), "--size", "32", "--min-frames", "10"]
+    command = [sys.executable, "-c", SCRIPT, *arguments, "--test-share", "0"]
+    if not os.geteuid():
+        command = ["setpriv", f"--bounding-set={privileges}", f"--inh-caps={privileges}", *command]
+    tests = Path(__file__).parent
+
+    def ended():
+        environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    first = ended()
+    assert (first.returncode, first.stdout.splitlines()[-1]) == (0, "videos: 1 cut; 1 unreadable: a.mp4")
+    assert f"skipped: {tmp_path / 'raw' / 'a.mp4'}: can't be opened (Permission denied)" in first.stderr
+    (tmp_path / "raw" / "c").mkdir(mode=0)
+    second = ended()
+    error = f"error: {tmp_path / 'raw' / 'c'}: cannot be listed (Permission denied); check its permissions\n"
+    assert (second.returncode, second.stderr) == (2, error)
+
+
+# Known by content
+
+
+def test_a_video_that_was_replaced_is_cut_anew_and_one_that_was_copied_is_not(tmp_path, monkeypatch, capsys):
+    for name, length in (("a", 16), ("b", 16), ("c", 31)):
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * length)
+    run(tmp_path, "--test-share", "0")
+    raw = tmp_path / "raw"
+    before, times = (tmp_path / "data/train/b#b#000000#000016.mp4").read_bytes(), (raw / "a.mp4").stat()
+    (raw / "a.mp4").write_bytes((raw / "c.mp4").read_bytes())
+    os.utime(raw / "a.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (raw / "b.mp4").touch()
+    capsys.readouterr()
+    run(tmp_path, "--test-share", "0")
+    assert names(tmp_path, "train") == ["a#a#000000#000031", "b#b#000000#000016", "c#c#000000#000031"]
+    assert (tmp_path / "data/train/b#b#000000#000016.mp4").read_bytes() == before
+    told = [line for line in capsys.readouterr().err.splitlines() if "cut anew" in line]
+    assert told == [f"{raw / 'a.mp4'}: not known to be the file that its clips were cut from; cut anew"]
+    monkeypatch.setattr(prepare, "write_cuts", lambda *_: pytest.fail("cut again"))
+    run(tmp_path, "--test-share", "0")
+
+
+def test_a_video_replaced_by_a_broken_one_keeps_its_clips(tmp_path, capsys):
+    for name in "ab":
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    run(tmp_path, "--test-share", "0")
+    (tmp_path / "raw" / "a.mp4").write_bytes(b"broken")
+    run(tmp_path, "--test-share", "0")
+    assert "1 unreadable: a.mp4" in capsys.readouterr().out
+    assert all(open_clip(clip).length == 16 for clip in clips_of(tmp_path, "train"))
+    assert len(names(tmp_path, "train")) == 2
+
+
+def test_a_single_person_whose_video_was_replaced_keeps_a_test_set(tmp_path):
+    for length in (51, 61):
+        write_video(tmp_path / "raw" / "me.mp4", [30] * length)
+        run(tmp_path)
+        assert frames_of(tmp_path, "test") == [(length - 10, length)]
+
+
+def test_records_of_earlier_versions_have_no_digest(tmp_path, capsys):
+    write_video(tmp_path / "raw" / "me.mp4", [30] * 51)
+    run(tmp_path)
+    manifest = tmp_path / "data" / "manifest.jsonl"
+    settings, record = map(json.loads, manifest.read_text().splitlines())
+    del record["digest"]
+    manifest.write_text(f"{json.dumps(settings)}\n{json.dumps(record)}\n")
+    before = everything(tmp_path)
+    run(tmp_path)
+    assert "not known to be the file that its clips were cut from; cut anew" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+
+
+def test_utterances_that_changed_are_cut_anew(tmp_path):
+    write_video(tmp_path / "raw" / "video.mp4", [30] * 60)
+    options = ["--vox-metadata", str(tmp_path / "txt"), "--test-share", "0", "--min-face", "8"]
+    for last in (39, 29):
+        write_utterance(tmp_path, "id10001", "video", [box_row(number, 30) for number in range(last + 1)])
+        run(tmp_path, *options)
+        assert names(tmp_path, "train") == [f"id10001#video#000000#{last + 1:06d}"]
+
+
+def test_clips_of_a_video_that_was_removed_are_named_and_can_be_removed(tmp_path, capsys):
+    for name in "ab":
+        write_video(tmp_path / "raw" / f"{name}.mp4", [30] * 16)
+    run(tmp_path, "--test-share", "0")
+    (tmp_path / "raw" / "a.mp4").unlink()
+    capsys.readouterr()
+    run(tmp_path, "--test-share", "0")
+    output = capsys.readouterr()
+    assert f"no longer in {tmp_path / 'raw'}: a.mp4; the clips cut from them earlier stay" in output.err
+    assert output.out.startswith("train: 2 clips of 2 identities")
+    (tmp_path / "data/train/a#a#000000#000016.mp4").unlink()
+    run(tmp_path, "--test-share", "0")
+    assert capsys.readouterr().out.startswith("train: 1 clip of 1 identity")
+
+
+# A set to test on
+
+
+def frames_of(tmp_path, split):
+    return [tuple(map(int, name.split("#")[2:])) for name in names(tmp_path, split)]
+
+
+def test_fifteen_seconds_of_one_person_have_a_test_set(tmp_path):
+    write_video(tmp_path / "raw" / "me.mp4", [30] * 376)
+    assert run(tmp_path, "--min-frames", "64") == 0
+    assert (frames_of(tmp_path, "train"), frames_of(tmp_path, "test")) == ([(0, 312)], [(312, 376)])
+
+
+def test_short_videos_of_one_person_are_used_whole(tmp_path):
+    """A tenth of each would be too short for a clip; together they make a test set, and no frame is lost."""
+    for number in range(12):
+        write_video(tmp_path / "raw" / "me" / f"{number:02d}.mp4", [30] * 26)
+    run(tmp_path, "--min-frames", "16")
+    train, test = ([end - start for start, end in frames_of(tmp_path, split)] for split in ("train", "test"))
+    assert sum(train) + sum(test) == 12 * 26
+    assert abs(sum(test) - 0.1 * 12 * 26) <= 16
+    assert min(train + test) >= 16
+
+
+def test_a_missing_test_set_is_explained_and_its_remedies_help(tmp_path, capsys):
+    write_video(tmp_path / "raw" / "me" / "1.mp4", [30] * 31)
+    told = "no test set: there aren't twice --min-frames 20 frames; give a longer video or another one, or start anew"
+    run(tmp_path, "--min-frames", "20")
+    assert told in capsys.readouterr().err
+    assert (frames_of(tmp_path, "train"), frames_of(tmp_path, "test")) == ([(0, 31)], [])
+    run(tmp_path, "--min-frames", "10", "--output", str(tmp_path / "anew"))
+    assert "no test set" not in capsys.readouterr().err
+    write_video(tmp_path / "raw" / "me" / "2.mp4", [30] * 31)
+    run(tmp_path, "--min-frames", "20")
+    assert len(frames_of(tmp_path, "train")) == len(frames_of(tmp_path, "test")) == 1
+    (tmp_path / "raw" / "me" / "2.mp4").unlink()
+    write_video(tmp_path / "raw" / "me" / "1.mp4", [30] * 51)
+    run(tmp_path, "--min-frames", "20", "--output", str(tmp_path / "longer"))
+    assert "no test set" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("remedy", ["other videos", "without"])
+def test_a_test_identity_that_gives_nothing_is_named_and_the_remedies_help(tmp_path, capsys, remedy):
+    chosen, *others = sorted("abc", key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    write_video(tmp_path / "raw" / chosen / "1.mp4", [None] * 16)
+    for name in others:
+        write_video(tmp_path / "raw" / name / "1.mp4", [30] * 16)
+    run(tmp_path)
+    told = f"no test set: nothing could be cut of {chosen}; give other videos of them, or start anew with other options"
+    assert told in capsys.readouterr().err
+    if remedy == "other videos":
+        write_video(tmp_path / "raw" / chosen / "2.mp4", [30] * 16)
+        run(tmp_path)
+        assert len(names(tmp_path, "test")) == 1
+    else:
+        (tmp_path / "raw" / chosen / "1.mp4").unlink()
+        run(tmp_path, "--output", str(tmp_path / "anew"))
+        assert len(find_clips(tmp_path / "anew" / "test")) == 1
+    assert "no test set" not in capsys.readouterr().err
+
+
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "other_frames", "other_options"),
+    [
+        ([30] * 6, [], [30] * 6, ["--min-frames", "5"]),
+        ([30] * 16, ["--min-face", "60"], [30] * 16, ["--min-face", "20"]),
+        ([None] * 16, [], [30] * 16, []),
+    ],
+)
+def test_what_helps_where_no_clip_came_out(tmp_path, frames, options, other_frames, other_options):
+    """The folder takes other settings as long as it holds no clip."""
+    write_video(tmp_path / "raw" / "ann.mp4", frames)
+    advice = "no clip came out of it .1 without a usable face.; lower --min-frames or --min-face, or give other videos"
+    with pytest.raises(UserError, match=advice):
+        run(tmp_path, "--test-share", "0", *options)
+    write_video(tmp_path / "raw" / "ann.mp4", other_frames)
+    assert run(tmp_path, "--test-share", "0", *other_options) == 0
+    assert len(names(tmp_path, "train")) == 1
+
+
+def test_another_output_and_other_names_help_where_they_are_advised(tmp_path):
+    write_video(tmp_path / "raw" / "ann.mp4", [30] * 40)
+    run(tmp_path)
+    with pytest.raises(UserError, match="choose another --output"):
+        run(tmp_path, "--size", "64")
+    assert run(tmp_path, "--size", "64", "--output", str(tmp_path / "other")) == 0
+    write_video(tmp_path / "raw" / "ann.mkv", [30] * 40)
+    with pytest.raises(UserError, match="ann.mp4: its clips would be named as those of ann.mkv; rename one"):
+        run(tmp_path)
+    (tmp_path / "raw" / "ann.mkv").rename(tmp_path / "raw" / "bob.mkv")
+    assert run(tmp_path, "--output", str(tmp_path / "both")) == 0

@@ -63,7 +63,25 @@ def test_full_chunks_end():
 
 def test_split_by_time():
     chunks = [Chunk(200, 300, at(1)), Chunk(0, 100, at(0))]
-    assert split_by_time(chunks, 0.25) == ([Chunk(0, 100, at(0)), Chunk(200, 250, at(1))], [Chunk(250, 300, at(1))])
-    assert split_by_time(chunks, 0.5) == ([Chunk(0, 100, at(0))], [Chunk(200, 300, at(1))])
-    assert split_by_time(chunks, 0) == (sorted(chunks), [])
-    assert split_by_time([], 0.5) == ([], [])
+    train = [Chunk(0, 100, at(0)), Chunk(200, 250, at(1))]
+    assert split_by_time(chunks, 50, 1, True) == (train, [Chunk(250, 300, at(1))])
+    assert split_by_time(chunks, 100, 1, True) == ([Chunk(0, 100, at(0))], [Chunk(200, 300, at(1))])
+    assert split_by_time(chunks, 0, 1, True) == (sorted(chunks), [])
+    assert split_by_time([], 5, 1, True) == ([], [])
+
+
+def test_a_split_by_time_makes_no_part_too_short_and_gives_about_what_is_wanted():
+    generator = np.random.default_rng(0)
+    for _ in range(500):
+        shortest, count = generator.integers(1, 30), generator.integers(0, 5)
+        starts = np.cumsum(generator.integers(100, 200, count))
+        chunks = [Chunk(int(s), int(s + generator.integers(shortest, 100)), at(0)) for s in starts]
+        wanted, needs_train = int(generator.integers(0, 200)), bool(generator.integers(2))
+        train, test = split_by_time(chunks, wanted, shortest, needs_train)
+        assert all(chunk.length >= shortest for chunk in train + test)
+        frames = [sorted(n for chunk in part for n in range(*chunk[:2])) for part in (train, test)]
+        assert frames[0] + frames[1] == sorted(n for chunk in chunks for n in range(*chunk[:2]))
+        can_be_split = len(chunks) >= 1 + needs_train or any(chunk.length >= 2 * shortest for chunk in chunks)
+        assert bool(test) == (wanted >= shortest and can_be_split)
+        assert train or not (needs_train and chunks)
+        assert len(frames[1]) < wanted + shortest

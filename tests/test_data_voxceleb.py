@@ -73,6 +73,14 @@ def test_files_that_are_no_text_are_refused(tmp_path):
         read_utterances(tmp_path)
 
 
+def test_links_to_folders_are_followed(tmp_path):
+    (tmp_path / "drive" / "id10001").mkdir(parents=True)
+    write(tmp_path / "drive" / "id10001", PIXELS, "00001.txt")
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt" / "id10001").symlink_to(tmp_path / "drive" / "id10001")
+    assert len(read_utterances(tmp_path / "txt")) == 1
+
+
 def test_a_folder_is_read_in_order(tmp_path):
     (tmp_path / "id10001" / "1zcIwhmdeo4").mkdir(parents=True)
     write(tmp_path / "id10001" / "1zcIwhmdeo4", PIXELS, "00002.txt")

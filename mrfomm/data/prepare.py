@@ -1,5 +1,6 @@
 """Cut raw videos into face clips: `python -m mrfomm.data.prepare RAW -o DATA`."""
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -14,22 +15,27 @@ from typing import NamedTuple, Tuple
 from tqdm import tqdm
 
 from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
-from mrfomm.data.tracks import Chunk, Region, find_chunks, split_by_time
+from mrfomm.data.tracks import Chunk, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
-from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import files_below, locked
+from mrfomm.errors import UserError, check_is_file, command_parser, remedy, run_command
+from mrfomm.files import files_below, locked, sha256_of
 from mrfomm.video import fit, open_frames, open_sink
 
 DETAILS = """
 The clips are fixed squares around one face: DATA/train and DATA/test hold IDENTITY#VIDEO#START#END.mp4, frames
 START..END-1 of the raw video. The identity is the raw video's folder below RAW, or its own name. No identity is in both
-sets; a single one is split by time instead. A run that was stopped goes on where it was when started again.
+sets; a single one is split by time instead, if it is long enough for two clips. Links are followed. A run that was
+stopped goes on where it was when started again; a video that has changed since is cut anew.
 """
-RAW_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
+RAW_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"),
+    *(".3gp", ".3g2", ".flv", ".wmv", ".asf", ".ogv", ".mxf", ".gif"),
+)
 STRIDE = 5  # every which frame the face is looked for in
 MAX_GAP = 3 * STRIDE  # frames: two detections in a row may fail
 VOXCELEB_MARGIN = 0.1  # FOMM's, for boxes of whole heads
 MANIFEST = "manifest.jsonl"
+_CLIP = re.compile(r"(train|test)/([^/#]+)#[^/#]+#(\d+)#(\d+)(\.mp4)?")  # a clip in the manifest
 
 
 class RawVideo(NamedTuple):
@@ -39,6 +45,22 @@ class RawVideo(NamedTuple):
     identity: str
     name: str
     utterances: Tuple[Utterance, ...] = ()
+
+    def digest(self):
+        """SHA-256 of what its clips are cut by: the file's contents, and the utterances."""
+        check_is_file(self.path)
+        try:
+            contents = sha256_of(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: can't be read ({error.strerror}); {remedy(error)}") from error
+        return hashlib.sha256(f"{contents} {self.utterances}".encode()).hexdigest()
+
+
+class Done(NamedTuple):
+    """What came of a video: the paths of its clips in DATA, and the digest of what they were cut from."""
+
+    clips: Tuple[str, ...]
+    digest: str
 
 
 class Cut(NamedTuple):
@@ -62,7 +84,13 @@ def parse_arguments(arguments=None):
     add("-o", "--output", metavar="DATA", type=Path, required=True, help="folder for train/ and test/")
     add("--size", type=int, default=256, help="side of the clips in pixels, even (256)")
     add("--margin", type=float, help=f"margin around the face, as a share of it ({MARGIN}; VoxCeleb {VOXCELEB_MARGIN})")
-    add("--test-share", type=float, default=0.1, metavar="SHARE", help="share of the identities that test/ gets (0.1)")
+    add(
+        "--test-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the identities that test/ gets, or of a single one's frames (0.1)",
+    )
     add("--min-frames", type=int, default=64, metavar="N", help="leave out clips of fewer frames (64)")
     add(
         "--min-face",
@@ -89,14 +117,19 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     _check(args)
-    raws = find_raw_videos(args.raw)
-    if args.vox_metadata:
-        raws = match_utterances(raws, read_utterances(args.vox_metadata))
-    identities = {shown.identity for raw in raws for shown in raw.utterances or (raw,)}
+    raws, left_out = find_raw_videos(args.raw, args.output)
     with locked(args.output, make=True):
+        if args.vox_metadata:
+            raws = match_utterances(raws, read_utterances(args.vox_metadata))
+        identities = {shown.identity for raw in raws for shown in raw.utterances or (raw,)}
         done = open_manifest(args.output / MANIFEST, _settings(args, identities))
+        identities |= {clip[2] for clip in _written(done)}
         test = choose_test_identities(identities, args.test_share, done)
-        return _report(args, done, skipped=prepare(raws, args, test, done))
+        unreadable = prepare(raws, args, test, done)
+        _name_removed(args, raws, done)
+        _report(args, done, _summary(done, unreadable, left_out))
+        _name_empty_sets(args, done, identities, test)
+    return 0
 
 
 def _check(args):
@@ -116,23 +149,30 @@ def _check(args):
         raise UserError(f"{args.output}: lies in the folder of the raw videos; choose another --output")
 
 
-def find_raw_videos(folder):
+def find_raw_videos(folder, output):
     """The videos below a folder, sorted, as RawVideo. The first folder on the way to a video is its identity.
 
+    Returns:
+        (list of RawVideo, Counter of the suffixes of all other files).
+
     Raises:
-        UserError: no video, or two whose clips would have the same names.
+        UserError: no video, two whose clips would have the same names, or one that lies in ``output``.
     """
-    paths = [path.relative_to(folder) for path in files_below(folder) if path.suffix.lower() in RAW_SUFFIXES]
-    named = {}
-    for path in sorted(path for path in paths if not any(part.startswith(".") for part in path.parts)):
-        first, *rest = path.with_suffix("").parts
-        raw = RawVideo(folder / path, _plain(first), _plain("-".join(rest or [first])))
+    named, left_out = {}, collections.Counter()
+    for path in files_below(folder):
+        if path.suffix.lower() not in RAW_SUFFIXES and os.path.exists(path):  # a link to nothing might be a video
+            left_out[path.suffix.lower() or "no suffix"] += 1
+            continue
+        if Path(os.path.realpath(output)) in Path(os.path.realpath(path)).parents:
+            raise UserError(f"{path}: lies in {output} by a link; take the link away or choose another --output")
+        first, *rest = path.relative_to(folder).with_suffix("").parts
+        raw = RawVideo(path, _plain(first), _plain("-".join(rest or [first])))
         other = named.setdefault((raw.identity, raw.name), raw)
         if other is not raw:
             raise UserError(f"{raw.path}: its clips would be named as those of {other.path.name}; rename one")
     if not named:
         raise UserError(f"{folder}: holds no video ({' '.join(RAW_SUFFIXES)}); give the folder of the raw videos")
-    return list(named.values())
+    return list(named.values()), left_out
 
 
 def _plain(name):
@@ -172,36 +212,47 @@ def _settings(args, identities):
 
 
 def open_manifest(path, settings):
-    """Read the record of earlier runs, or begin one.
+    """Read the record of earlier runs, or begin one: also where they had other settings, but didn't cut a clip.
 
-    Its first line holds the settings, every further one a finished video and its clips.
+    Its first line holds the settings, every further one a finished video and its clips; a video's last line counts.
 
     Returns:
-        Dictionary: path of a finished video below RAW -> list of its clips, such as "train/id1#a#000000#000064.mp4".
+        Dictionary: path of a finished video below RAW -> Done.
 
     Raises:
-        UserError: the earlier runs had other settings; the record can't be read or written.
+        UserError: the earlier runs had other settings, or it isn't such a record.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # the last line was being written when a run was killed
-            os.truncate(path, len(whole.encode(errors="surrogateescape")))
-        if not whole:
-            _append(path, settings)
-            return {}
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); choose another --output") from error
-    try:
-        earlier, *records = map(json.loads, whole.splitlines())
-        done = {record["video"]: list(record["clips"]) for record in records}
-        changed = [f"{key} was {earlier[key]}" for key in settings if earlier[key] != settings[key]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a record that this command wrote; choose another --output") from error
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # the last line was being written when a run was killed
+        os.truncate(path, len(whole.encode(errors="surrogateescape")))
+    done, changed = _read_manifest(path, whole, settings) if whole else ({}, [])
+    if not whole or (changed and not _written(done)):
+        path.unlink(missing_ok=True)
+        _append(path, settings)
+        return {}
     if changed:
         raise UserError(f"{path.parent}: made with other settings ({', '.join(changed)}); choose another --output")
     return done
+
+
+def _read_manifest(path, text, settings):
+    """Dictionary of Done, and a list of texts that name the settings that were others."""
+    try:
+        earlier, *records = map(json.loads, text.splitlines())
+        done = {record["video"]: Done(tuple(record["clips"]), record.get("digest")) for record in records}
+        # of several people's videos, all but one's may be gone by now
+        changed = [f"{key} was {earlier[key]}" for key in settings if earlier[key] not in (settings[key], "identity")]
+        if not all(_written(done)):
+            raise ValueError(path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a record that this command wrote; choose another --output") from error
+    return done, changed
+
+
+def _written(done):
+    """What :data:`_CLIP` finds in all clips."""
+    return [_CLIP.fullmatch(clip) for video in done.values() for clip in video.clips]
 
 
 def _append(path, record):
@@ -219,7 +270,7 @@ def choose_test_identities(identities, share, done):
     """
     if len(identities) == 1:
         return None
-    places = {tuple(re.split("[/#]", clip)[:2]) for clips in done.values() for clip in clips}
+    places = {clip.group(1, 2) for clip in _written(done)}
     train, test = ({identity for split, identity in places if split == name} for name in ("train", "test"))
     official = identities & TEST_IDENTITIES
     if official and official != identities:
@@ -233,33 +284,54 @@ def _hash(identity):
 
 
 def prepare(raws, args, test, done):
-    """Cut the videos that aren't in ``done``, and enter them there and in the manifest.
+    """Cut the videos that aren't in ``done`` or have changed since, and enter them there and in the manifest.
 
     Returns:
-        Number of videos skipped because they can't be read.
+        List of the videos that can't be read, as paths below RAW.
     """
-    skipped, find_face = 0, FaceFinder()
+    unreadable, find_face = [], FaceFinder()
     with tqdm(raws, unit="video") as progress:
         for raw in progress:
-            key = raw.path.relative_to(args.raw).as_posix()
+            key = _key(raw, args.raw)
             progress.set_postfix_str(key)
-            if key in done:
-                continue
+            earlier = done.pop(key, None)
             try:
-                with _unreadable_if_refused():
-                    source = open_frames(raw.path)
-                cuts = plan_cuts(raw, source, args, test, find_face)
-                write_cuts(source, cuts, args.size)
+                done[key] = _cut(raw, earlier, args, test, find_face, done)
             except UnreadableVideo as error:
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
-                skipped += 1
-                continue
-            done[key] = [cut.target.relative_to(args.output).as_posix() for cut in cuts]
-            _append(args.output / MANIFEST, {"video": key, "clips": done[key]})
-    return skipped
+                unreadable.append(key)
+                if earlier:
+                    done[key] = earlier
+    return unreadable
 
 
-def plan_cuts(raw, source, args, test, find_face):
+def _cut(raw, earlier, args, test, find_face, done):
+    """The Done of a video: ``earlier`` if that was cut from the same contents, else of a cut made now.
+
+    Raises:
+        UnreadableVideo: it can't be read, or is damaged.
+    """
+    with _unreadable_if_refused():
+        digest = raw.digest()
+        if earlier and earlier.digest == digest:
+            return earlier
+        source = open_frames(raw.path)
+    cuts = plan_cuts(raw, source, args, test, find_face, done)
+    if earlier:
+        tqdm.write(f"{raw.path}: not known to be the file that its clips were cut from; cut anew", file=sys.stderr)
+        for clip in earlier.clips:
+            _remove(args.output / clip)
+    write_cuts(source, cuts, args.size)
+    now = Done(tuple(cut.target.relative_to(args.output).as_posix() for cut in cuts), digest)
+    _append(args.output / MANIFEST, {"video": _key(raw, args.raw), **now._asdict()})
+    return now
+
+
+def _key(raw, folder):
+    return raw.path.relative_to(folder).as_posix()
+
+
+def plan_cuts(raw, source, args, test, find_face, done):
     """Find out what to cut from a raw video.
 
     Args:
@@ -268,6 +340,7 @@ def plan_cuts(raw, source, args, test, find_face):
         args: namespace of :func:`parse_arguments`.
         test: what :func:`choose_test_identities` returned.
         find_face: FaceFinder.
+        done: dictionary of :func:`open_manifest`, without this video.
 
     Returns:
         List of Cut.
@@ -288,19 +361,26 @@ def plan_cuts(raw, source, args, test, find_face):
         if chunk.length >= args.min_frames and chunk.region.square().size >= args.min_face
     ]
     cuts = []
-    for split, identity, chunk in _assign(usable, test, args.test_share):
-        if chunk.length >= args.min_frames:  # it may have been cut in two by time
-            name = f"{identity}#{raw.name}#{chunk.start:06d}#{chunk.end:06d}" + ("" if args.lossless else ".mp4")
-            box = square_box(chunk.region.square(), frame_shape, args.margin, lift=0 if raw.utterances else LIFT)
-            cuts.append(Cut(args.output / split / name, chunk.start, chunk.end, box))
+    for split, identity, chunk in _assign(usable, test, args, done):
+        name = f"{identity}#{raw.name}#{chunk.start:06d}#{chunk.end:06d}" + ("" if args.lossless else ".mp4")
+        box = square_box(chunk.region.square(), frame_shape, args.margin, lift=0 if raw.utterances else LIFT)
+        cuts.append(Cut(args.output / split / name, chunk.start, chunk.end, box))
     return cuts
 
 
-def _assign(found, test, share):
+def _assign(found, test, args, done):
     """List of (split, identity, Chunk) for all (identity, Chunk)."""
     if test is not None:
         return [("test" if identity in test else "train", identity, chunk) for identity, chunk in found]
-    parts = zip(("train", "test"), split_by_time([chunk for _, chunk in found], share))
+    chunks = [chunk for _, chunk in found]
+    before = collections.Counter(train=0, test=0)  # frames
+    for clip in _written(done):
+        before[clip[1]] += int(clip[4]) - int(clip[3])
+    frames = sum(before.values()) + sum(chunk.length for chunk in chunks)
+    wanted = round(args.test_share * frames) - before["test"]
+    if args.test_share and not before["test"]:
+        wanted = max(wanted, args.min_frames)
+    parts = zip(("train", "test"), split_by_time(chunks, wanted, args.min_frames, not before["train"]))
     return [(split, found[0][0], chunk) for split, chunks in parts for chunk in chunks]
 
 
@@ -323,7 +403,7 @@ def face_track(source, find_face, min_face):
     for number, frame in enumerate(_read(source, "finding faces")):
         face = find_face(frame) if number % STRIDE == 0 else None
         if face and face.size >= min_face:
-            yield number, Region(face.x, face.y, face.x + face.size, face.y + face.size)
+            yield number, face.region()
 
 
 def spoken_chunks(utterance, frame_shape, fps):
@@ -382,21 +462,71 @@ def _remove(target):
         target.unlink(missing_ok=True)
 
 
-def _report(args, done, skipped):
-    """Print what there is now. Returns the exit code."""
-    clips = [clip for clips in done.values() for clip in clips]
+def _name_removed(args, raws, done):
+    removed = sorted(key for key in done.keys() - {_key(raw, args.raw) for raw in raws} if done[key].clips)
+    if removed:
+        print(
+            f"no longer in {args.raw}: {_names(removed)}; the clips cut from them earlier stay in {args.output}, "
+            "remove those that you don't want",
+            file=sys.stderr,
+        )
+
+
+def _summary(done, unreadable, left_out):
+    """What came of the files, in a line."""
+    cut = sum(bool(video.clips) for video in done.values())
+    suffixes = ", ".join(suffix + (f" ({n})" if n > 1 else "") for suffix, n in left_out.most_common())
+    counts = (
+        (cut, "cut"),
+        (len(done) - cut, "without a usable face"),
+        (len(unreadable), f"unreadable: {_names(unreadable)}"),
+    )
+    parts = [f"{count} {what}" for count, what in counts if count]
+    if left_out:
+        parts.append(f"{_count(left_out.total(), 'file', 'files')} left out: {suffixes}")
+    return "; ".join(parts)
+
+
+def _report(args, done, summary):
+    """Print what there is now."""
+    clips = _present(done, args.output)
     if not clips:
         raise UserError(
-            f"{args.raw}: no clip came out of it ({skipped} videos can't be read); "
-            "lower --min-frames or --min-face, or give other videos"
+            f"{args.raw}: no clip came out of it ({summary}); lower --min-frames or --min-face, or give other videos"
         )
     for split in ("train", "test"):
-        names = [clip.split("/")[1] for clip in clips if clip.startswith(split)]
-        identities = {name.split("#")[0] for name in names}
-        print(f"{split}: {len(names)} clips of {len(identities)} identities")
-    empty = sum(not clips for clips in done.values())
-    print(f"videos: {len(done)} done, {empty} of them without a usable face; {skipped} skipped as unreadable")
-    return 0
+        people = [identity for part, identity in clips if part == split]
+        identities = _count(len(set(people)), "identity", "identities")
+        print(f"{split}: {_count(len(people), 'clip', 'clips')} of {identities}")
+    print(f"videos: {summary}")
+
+
+def _present(done, output):
+    """(split, identity) of every clip that is still there."""
+    return [clip.group(1, 2) for clip in _written(done) if (output / clip[0]).exists()]
+
+
+def _name_empty_sets(args, done, identities, test):
+    """Say why there is nothing in train/ or, if it was asked for, in test/."""
+    present = {split for split, _ in _present(done, args.output)}
+    for split in ("train", "test") if args.test_share else ("train",):
+        if split in present:
+            continue
+        if test is None:
+            why = f"there aren't twice --min-frames {args.min_frames} frames; give a longer video or another one"
+        else:
+            names = _names(sorted(identities & test if split == "test" else identities - test)) or "others"
+            why = f"nothing could be cut of {names}; give other videos of them"
+        print(f"no {split} set: {why}, or start anew with other options and another --output", file=sys.stderr)
+
+
+def _names(names):
+    """At most ten of them."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _count(number, one, several):
+    return f"{number} {one if number == 1 else several}"
 
 
 if __name__ == "__main__":

@@ -47,20 +47,30 @@ def _chunk(places):
     return Chunk(start, end + 1, functools.reduce(Region.union, (region for _, region in places)))
 
 
-def split_by_time(chunks, share):
-    """Give the last ``share`` of all frames to the test set; the chunk across the border is cut in two.
+def split_by_time(chunks, wanted, shortest, needs_train):
+    """Give the last ``wanted`` frames to the test set, or about as many, so that no part is too short.
+
+    Args:
+        chunks: of one person, each of ``shortest`` frames or more.
+        wanted: number of frames; nothing is given for less than ``shortest``.
+        shortest: number of frames of a part. A chunk that can't be cut in two such parts stays whole.
+        needs_train: whether some of them must remain.
 
     Returns:
         (training chunks, test chunks).
     """
-    chunks = sorted(chunks)
-    remaining = round((1 - share) * sum(chunk.length for chunk in chunks))
-    train, test = [], []
-    for chunk in chunks:
-        border = min(chunk.start + remaining, chunk.end)
-        remaining -= border - chunk.start
-        if border > chunk.start:
-            train.append(chunk._replace(end=border))
-        if border < chunk.end:
+    train, test = sorted(chunks), []
+    while train and wanted >= shortest:
+        chunk = train[-1]
+        can_be_cut = chunk.length >= 2 * shortest
+        is_spare = len(train) > 1 or not needs_train
+        if is_spare and (chunk.length <= wanted or not can_be_cut):
+            test.append(train.pop())
+            wanted -= chunk.length
+            continue
+        if can_be_cut:
+            border = max(chunk.start + shortest, chunk.end - wanted)
+            train[-1] = chunk._replace(end=border)
             test.append(chunk._replace(start=border))
-    return train, test
+        break
+    return train, sorted(test)

@@ -48,7 +48,7 @@ def read_utterances(folder):
     Raises:
         UserError: no such folder, no text file, or a file that isn't in the format; file and line are named.
     """
-    paths = sorted(path for path in files_below(folder) if path.suffix == ".txt") if Path(folder).is_dir() else []
+    paths = [path for path in files_below(folder) if path.suffix == ".txt"] if Path(folder).is_dir() else []
     if not paths:
         raise UserError(f"{folder}: holds no .txt file; give the unpacked folder of VoxCeleb's metadata")
     return [read_utterance(path) for path in paths]
