@@ -289,7 +289,7 @@ def open_generated(folder, driving):
 
 
 def scored_size(sets):
-    """Side of the square that all images are cut to (``video.fit``): the generated ones' shorter side."""
+    """Side of the square that all images are cut to (``fit``): the generated ones' shorter side."""
     content = next(iter(sets.values()))[0].content
     return min(content.height, content.width)
 

@@ -14,10 +14,11 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple
 import numpy as np
 
 from eval.labels import Pattern, Sequence
-from mrfomm import video
 from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, images_to_array, relative_motion
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import sha256_of
+from mrfomm.media.reading import FOLDER_FPS
+from mrfomm.media.writing import open_sink
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")
@@ -219,7 +220,7 @@ def write_entry(entry: Entry, images: Iterable[np.ndarray]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as aside:
             new, old = Path(aside, "new"), Path(aside, "old")
-            with video.open_sink(new, video.FOLDER_FPS) as sink:
+            with open_sink(new, FOLDER_FPS) as sink:
                 for image in images:
                     sink.write(image)
             manifest = {**entry.manifest, "files": _checksums(new)}

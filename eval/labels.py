@@ -19,9 +19,9 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from mrfomm import video
 from mrfomm.data.clips import Clip, Frames, open_clip
 from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.media.reading import open_frames
 from mrfomm.provenance import clip_digest
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
@@ -210,7 +210,7 @@ def read_content(path: AnyPath) -> Content:
     """
     digest, count = hashlib.sha256(), 0
     first: Optional[np.ndarray] = None
-    for frame in video.open_frames(path):
+    for frame in open_frames(path):
         first = frame if first is None else first
         if frame.shape != first.shape:
             raise UserError(

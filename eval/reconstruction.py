@@ -44,10 +44,10 @@ from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import locked, sha256_of, whole_file
+from mrfomm.media.images import read_image
 from mrfomm.provenance import clip_digest
 from mrfomm.reconstruction import Run, check_l1, read_run
 from mrfomm.runtime import CONTEXTS, use_context
-from mrfomm.video import read_image
 
 DEFAULT_RESULT = "reconstruction"
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"

@@ -26,8 +26,8 @@ from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, check_is_file, command_parser, run_command
 from mrfomm.files import whole_file
+from mrfomm.media.images import read_image
 from mrfomm.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
-from mrfomm.video import read_image
 from mrfomm.visualize import tile
 
 MASK_PICTURES = 4

@@ -14,11 +14,12 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from mrfomm import video
 from mrfomm.animation import Animator, Model, contributions, images_to_array, load_model, model_digest
 from mrfomm.config import FUSION_MODES, ModelConfig
 from mrfomm.errors import AnyPath, UserError, command_parser, run_command
 from mrfomm.files import locked, sha256_of, whole_file
+from mrfomm.media.images import fit
+from mrfomm.media.reading import open_frames
 from mrfomm.model import References, Synthesis, encode_references, keypoints_of, repeat_references, synthesise
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx_backend import OnnxAnimator, OnnxGraphs, quantize
@@ -272,9 +273,9 @@ def report_errors(errors: Dict[str, float]) -> None:
 def spread_frames(path: AnyPath, size: int, count: int) -> List[np.ndarray]:
     """At least ``count`` (or all) and less than twice as many evenly spaced frames of a clip, uint8 [size,size,3]."""
     frames, step = [], 1
-    for i, frame in enumerate(video.open_frames(path)):
+    for i, frame in enumerate(open_frames(path)):
         if i % step == 0:
-            frames.append(video.fit(frame, size))
+            frames.append(fit(frame, size))
         if len(frames) == 2 * count:
             frames, step = frames[::2], 2 * step
     return frames

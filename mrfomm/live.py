@@ -14,10 +14,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mrfomm import video
 from mrfomm.animation import array_to_images, images_to_array
 from mrfomm.crop import crop, crop_text, square_box
 from mrfomm.errors import UserError
+from mrfomm.media.images import fit
 from mrfomm.visualize import tile
 
 TITLE = "mrfomm"
@@ -157,7 +157,7 @@ class Puppet:
 
     def __call__(self, image):
         """uint8 [H,W,3] -> the picture to show, uint8 RGB: as long as a face is looked for, the camera's own."""
-        frame = video.fit(image if self._box is None else crop(image, self._box), self._size)
+        frame = fit(image if self._box is None else crop(image, self._box), self._size)
         if self.looking:
             self._look(image)
             return frame

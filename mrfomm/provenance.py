@@ -20,16 +20,18 @@ import json
 import os
 from typing import Any, Dict, Iterable, Optional, Sequence
 
-from mrfomm import __version__, video
+from mrfomm import __version__
 from mrfomm.errors import AnyPath, UserError, check_is_file, command_parser, run_command
 from mrfomm.files import sha256_of
+from mrfomm.media.images import list_images
+from mrfomm.media.reading import read_comment
 
 TOOL = "mrfomm"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
 def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> str:
-    """The comment for ``video.open_sink``.
+    """The comment for ``open_sink``.
 
     Args:
         references: paths of the pictures. driving: path of the clip, or of its folder of frames.
@@ -59,7 +61,7 @@ def read(path: AnyPath) -> Dict[str, Any]:
     Raises:
         UserError: there is none in it, or the file can't be read.
     """
-    comment = video.read_comment(path)
+    comment = read_comment(path)
     try:
         record = json.loads(comment or "")
     except (ValueError, RecursionError):
@@ -82,7 +84,7 @@ def clip_digest(path: AnyPath) -> str:
     """
     if not os.path.isdir(path):
         return _file_digest(path)
-    lines = [f"{_file_digest(image)}  {image.name}\n" for image in video.list_images(path)]
+    lines = [f"{_file_digest(image)}  {image.name}\n" for image in list_images(path)]
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 

@@ -22,12 +22,13 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Se
 
 import numpy as np
 
-from mrfomm import video
 from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, batches, images_to_array
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import locked, whole_file
+from mrfomm.media.reading import FOLDER_FPS
+from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
 
 MANIFEST = "manifest.jsonl"
@@ -158,7 +159,7 @@ def rebuild_clip(clip: Clip, make_animator: MakeAnimator, batch: int, run: Run) 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)  # first, as open_sink would take a name with a dot for a video's
     rows = []
-    with video.open_sink(folder, video.FOLDER_FPS) as sink:
+    with open_sink(folder, FOLDER_FPS) as sink:
         for indices in batches(range(frames.length), batch):
             pictures, distances, taken = rebuild(frames.read(indices, size))
             for index, picture, distance, animator in zip(indices, pictures, distances, taken):

@@ -11,7 +11,6 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Optional, Sequence,
 
 import numpy as np
 
-from mrfomm import video
 from mrfomm.animation import (
     AnyAnimator,
     KeypointArrays,
@@ -25,6 +24,8 @@ from mrfomm.animation import (
 )
 from mrfomm.crop import crop, find_clip_box, find_image_box
 from mrfomm.errors import AnyPath, UserError
+from mrfomm.media.images import fit, read_image
+from mrfomm.media.reading import FrameSource
 from mrfomm.overlap import read_ahead
 from mrfomm.visualize import breakdown_picture
 
@@ -36,7 +37,7 @@ Progress = Callable[[Iterable[np.ndarray], Optional[int], str], Iterable[np.ndar
 class Driving:
     """A driving clip as the network takes it. source: FrameSource; prepare: frame of any size -> [S,S,3]."""
 
-    source: video.FrameSource
+    source: FrameSource
     prepare: Callable[[np.ndarray], np.ndarray]
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -70,18 +71,18 @@ class Origin(NamedTuple):
 
 def read_reference(path: AnyPath, size: int, cropped: bool, tell: Tell) -> np.ndarray:
     """A picture file as uint8 [size,size,3], cropped to its face if asked for."""
-    image = video.read_image(path)
+    image = read_image(path)
     if cropped:
         image = crop(image, find_image_box(image, path, tell))
-    return video.fit(image, size)
+    return fit(image, size)
 
 
-def prepare_driving(source: video.FrameSource, size: int, cropped: bool, tell: Tell) -> Driving:
+def prepare_driving(source: FrameSource, size: int, cropped: bool, tell: Tell) -> Driving:
     """A FrameSource as a Driving clip, cropped to one box for all frames if asked for."""
     if not cropped:
-        return Driving(source, partial(video.fit, size=size))
+        return Driving(source, partial(fit, size=size))
     box = find_clip_box(source, source.path, tell=tell)
-    return Driving(source, lambda frame: video.fit(crop(frame, box), size))
+    return Driving(source, lambda frame: fit(crop(frame, box), size))
 
 
 def detect(animator: AnyAnimator, driving: Driving, batch: int, progress: Progress) -> KeypointArrays:

@@ -18,7 +18,7 @@ from mrfomm.heads.expression import random_performance
 from mrfomm.heads.geometry import load_template
 from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
-from mrfomm.video import open_sink
+from mrfomm.media.writing import open_sink
 
 YAWS = {"front": 0, "left": -30, "right": 30}
 REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from mrfomm import video
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.files import whole_file
+from mrfomm.media.reading import open_frames
 
 
 def main(arguments=None):
@@ -16,7 +16,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.frames < 1:
         raise UserError(f"--frames {options.frames}: give a number, at least 1")
-    frames = list(video.open_frames(options.video))
+    frames = list(open_frames(options.video))
     chosen = np.linspace(0, len(frames) - 1, options.frames + 2)[1:-1].astype(int)
     with whole_file(options.output) as aside:
         Image.fromarray(np.concatenate([frames[i] for i in chosen])).save(aside, optimize=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm import video
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +27,7 @@ def files(tmp_path_factory):
     (folder / "driving").mkdir()
     for i, image in enumerate(tiny.frames(7, seed=3)):
         imageio.imwrite(folder / "driving" / f"{i}.png", image)
-    with video.open_sink(folder / "driving.mp4", 12) as sink:
+    with open_sink(folder / "driving.mp4", 12) as sink:
         for image in tiny.frames(7, seed=3):
             sink.write(image)
     (folder / "empty").mkdir()
@@ -53,7 +54,7 @@ def test_folder_of_frames(files, tmp_path):
 
 def test_video_keeps_the_rate(files, tmp_path):
     run(files, tmp_path / "out.mp4", driving="driving.mp4")
-    source = video.open_frames(tmp_path / "out.mp4")
+    source = open_frames(tmp_path / "out.mp4")
     assert (source.fps, len(list(source))) == (12, 7)
 
 

@@ -12,10 +12,11 @@ import imageio.v2 as imageio
 import pytest
 import visitor
 
-from mrfomm import bundled, provenance, video
+from mrfomm import bundled, provenance
 from mrfomm.app import __main__ as app
 from mrfomm.app.gate import CONTENT_POLICY, Sessions
 from mrfomm.errors import UserError
+from mrfomm.media.reading import open_frames
 
 SHOTS = os.environ.get("MRFOMM_SHOTS")  # a folder for pictures of the page, for people to look at
 
@@ -140,7 +141,7 @@ def test_upload_runs_and_downloads_with_sound(page, files, tmp_path):
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "got.mp4")
-    got = video.open_frames(tmp_path / "got.mp4")
+    got = open_frames(tmp_path / "got.mp4")
     assert (len(list(got)), got.fps, got.has_audio) == (30, 25, True)
     assert provenance.read(tmp_path / "got.mp4")["synthetic"]
 

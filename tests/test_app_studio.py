@@ -9,11 +9,12 @@ import pytest
 import tiny
 import visitor
 
-from mrfomm import provenance, video
+from mrfomm import provenance
 from mrfomm.animation import Breakdown
 from mrfomm.app import strip, studio
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment import Transfer
 
 LIMITS = studio.Limits(visitor.MAX_MEGABYTES, visitor.MAX_FRAMES, queue=2)
@@ -47,11 +48,11 @@ def test_result_is_what_the_command_writes(files, worker, tmp_path):
     inputs = ["--refs", *(str(files / f"r{i}.png") for i in range(3)), "--driving", str(files / "driving.mp4")]
     inputs += ["--weights", str(files / "weights"), "--context", "cpu", "--backend", "nnabla"]
     animate.main([*inputs, "--output", str(tmp_path / "command.mp4")])
-    ours, theirs = video.open_frames(result.alone), video.open_frames(tmp_path / "command.mp4")
+    ours, theirs = open_frames(result.alone), open_frames(tmp_path / "command.mp4")
     np.testing.assert_array_equal(list(ours), list(theirs))
     assert ours.has_audio
     assert [provenance.read(path) for path in result[:2]] == [provenance.read(tmp_path / "command.mp4")] * 2
-    beside = video.open_frames(result.beside)
+    beside = open_frames(result.beside)
     assert (next(iter(beside)).shape, len(list(beside)), beside.has_audio) == ((32, 64, 3), 30, True)
     assert result.notes[0] == "30 frames at 25 per second, 32x32 pixels"
     cells = ((5 * (128 + strip.GAP) - strip.GAP), (9 * (128 + strip.GAP) - strip.GAP))
@@ -107,8 +108,8 @@ def test_job_stopped_midway_leaves_nothing(files, worker, tmp_path):
 
 def test_length_is_limited_where_the_header_does_not_tell(files):
     """As in what a browser records."""
-    whole = video.open_frames(files / "long.mp4")
-    untold = video.FrameSource(whole.path, whole.fps, None, False, whole.__iter__)
+    whole = open_frames(files / "long.mp4")
+    untold = FrameSource(whole.path, whole.fps, None, False, whole.__iter__)
     taken = []
     with pytest.raises(UserError, match="more than 120 frames"):
         taken.extend(studio.BoundedSource(untold, 120))

@@ -18,11 +18,12 @@ from eval.generation import Entry, Poses, is_whole, reference_frames, start_fram
 from eval.labels import pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import read_rows
-from mrfomm import bundled, video
+from mrfomm import bundled
 from mrfomm.animation import Animator, array_to_images, images_to_array, load_model, relative_motion
 from mrfomm.checkpoint import save_checkpoint
 from mrfomm.errors import UserError
 from mrfomm.files import locked
+from mrfomm.media.images import fit
 
 ROOT = Path(__file__).parent.parent
 ANGLES = {  # of every pattern: yaw, pitch, roll of each frame
@@ -520,7 +521,7 @@ def shorten(folder):
 
 def enlarge(folder):
     for path in (folder / "yaw").glob("*.png"):
-        imageio.imwrite(path, video.fit(imageio.imread(path), 40))
+        imageio.imwrite(path, fit(imageio.imread(path), 40))
 
 
 def damage(folder):

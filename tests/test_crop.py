@@ -11,7 +11,7 @@ import pytest
 import mrfomm
 from mrfomm.crop import MARGIN, Box, FaceFinder, crop, find_clip_box, find_image_box, square_box
 from mrfomm.errors import UserError
-from mrfomm.video import read_image
+from mrfomm.media.images import read_image
 
 
 def blank(count, height=100, width=120):

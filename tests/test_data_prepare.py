@@ -18,7 +18,8 @@ from mrfomm.data import prepare
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
 from mrfomm.files import locked
-from mrfomm.video import open_frames, open_sink
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 SIDE = 24  # of the face
 SHAPE = (96, 128, 3)

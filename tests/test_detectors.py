@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from eval import detectors
-from mrfomm import bundled, video
+from mrfomm import bundled
 from mrfomm.errors import UserError
+from mrfomm.media.images import read_image
+from mrfomm.media.reading import open_frames
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +26,7 @@ COMMON = {"mediapipe": (33, 263, 4, 61, 291, 152), "dlib": (36, 45, 30, 48, 54, 
 @pytest.fixture(scope="module")
 def faces():
     """The frontal face of one head, uint8 [256,256,3], and the same turned to either side."""
-    return [video.read_image(path) for path in bundled.SAMPLE_REFERENCES]
+    return [read_image(path) for path in bundled.SAMPLE_REFERENCES]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_embeddings_tell_heads_apart(identity, faces):
     front, *turned = (identity.embed(face) for face in faces)
     assert front.shape == (128,)
     assert front.dtype == np.float64
-    other = identity.embed(next(iter(video.open_frames(bundled.SAMPLE_DRIVING))))
+    other = identity.embed(next(iter(open_frames(bundled.SAMPLE_DRIVING))))
     distances = [np.linalg.norm(front - side) for side in turned]
     assert max(distances) < np.linalg.norm(front - other)
 

@@ -22,7 +22,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from eval.labels import read_labels
-from mrfomm import bundled, video
+from mrfomm import bundled
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 from scripts import draw_architecture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,8 +179,8 @@ def files(tmp_path_factory):
 
 def shorten(source, target, chosen):
     """Some frames of a clip as another one."""
-    with video.open_sink(target, 25) as sink:
-        for i, frame in enumerate(video.open_frames(source)):
+    with open_sink(target, 25) as sink:
+        for i, frame in enumerate(open_frames(source)):
             if i in chosen:
                 sink.write(frame)
 

@@ -6,8 +6,8 @@ import pytest
 import tiny
 
 from eval.labels import find_media, pattern_folders, read_content, read_labels, read_patterns
-from mrfomm import video
 from mrfomm.errors import UserError
+from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
 
 ANGLES = [(-30.5, 1, 2), (0, -1, 0), (29.25, 0, -180)]
@@ -107,7 +107,7 @@ def test_patterns(data):
 
 def test_a_video_and_a_folder_have_the_same_frames(tmp_path):
     frames = tiny.frames(5, 32)
-    with video.open_sink(tmp_path / "yaw.mp4", 10) as sink:
+    with open_sink(tmp_path / "yaw.mp4", 10) as sink:
         for frame in frames:
             sink.write(frame)
     assert find_media(tmp_path, "yaw") == tmp_path / "yaw.mp4"
@@ -184,7 +184,7 @@ def test_recordings_that_do_not_fit(data, spoil, problem):
 def test_a_damaged_video_is_named(data):
     remove_yaw(data / "bob_sun")
     path = data / "bob_sun" / "yaw.mp4"
-    with video.open_sink(path, 10) as sink:
+    with open_sink(path, 10) as sink:
         for frame in tiny.frames(3):
             sink.write(frame)
     write_labels(data / "bob_sun" / "yaw.csv", numbered(ANGLES))

@@ -17,11 +17,13 @@ import pytest
 import tiny
 from PIL import Image
 
-from mrfomm import live, video
+from mrfomm import live
 from mrfomm.animation import Animator, KeypointArrays, images_to_array, load_model
 from mrfomm.commands import animate
 from mrfomm.crop import Box, square_box
 from mrfomm.errors import UserError
+from mrfomm.media.images import fit
+from mrfomm.media.writing import open_sink
 from mrfomm.reenactment import Follower, Transfer, synthesise, target_keypoints
 
 ROOT = Path(__file__).parent.parent
@@ -211,7 +213,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     tiny.checkpoint(folder / "weights")
     Image.fromarray(tiny.frames(1)[0]).save(folder / "reference.png")
-    with video.open_sink(folder / "driving.avi", 25) as sink:
+    with open_sink(folder / "driving.avi", 25) as sink:
         for image in tiny.frames(25, seed=3):
             sink.write(image)
     return folder
@@ -253,11 +255,11 @@ def test_the_face_is_looked_for_until_it_is_found_once(animator):
     frames = tiny.frames(4, size=80)
     for frame in frames[:3]:
         assert puppet.looking
-        np.testing.assert_array_equal(puppet(frame), video.fit(frame, 32))
+        np.testing.assert_array_equal(puppet(frame), fit(frame, 32))
     assert not puppet.looking
     assert (found, len(told)) == ([], 1)
     x, y, size = square_box(Box(30, 20, 20), (80, 80))
-    cropped = video.fit(frames[3][y : y + size, x : x + size], 32)
+    cropped = fit(frames[3][y : y + size, x : x + size], 32)
     expected = animator.render(animator.keypoints(images_to_array([cropped])))[0]
     shown = puppet(frames[3]).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(shown, expected, atol=0.51 / 255)

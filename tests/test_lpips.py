@@ -9,8 +9,9 @@ from reference.angle_bins import lpips as slow_lpips
 from reference.layers import conv2d, max_pool, relu
 
 from eval.lpips import Lpips, load_lpips
-from mrfomm import bundled, video
+from mrfomm import bundled
 from mrfomm.errors import UserError
+from mrfomm.media.images import read_image
 from mrfomm.networks.perceptual import VGG16_COUNTS
 
 GOLDEN = Path(__file__).parent / "golden" / "lpips"
@@ -54,7 +55,7 @@ def images(count, height, width, seed=0):
 
 
 def test_the_published_example(alexnet):
-    reference, *others = (video.read_image(GOLDEN / f"ex_{name}.png")[None] for name in ("ref", "p0", "p1"))
+    reference, *others = (read_image(GOLDEN / f"ex_{name}.png")[None] for name in ("ref", "p0", "p1"))
     distances = [float(alexnet(reference, other)[0]) for other in others]
     print("example:", distances)
     assert [round(distance, 3) for distance in distances] == [0.722, 0.138]

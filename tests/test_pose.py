@@ -13,8 +13,9 @@ import pytest
 from eval import pose
 from eval.detectors import landmark_backend
 from eval.labels import check_labelled, read_labels
-from mrfomm import bundled, video
+from mrfomm import bundled
 from mrfomm.errors import UserError
+from mrfomm.media.images import read_image
 
 ROOT = Path(__file__).parent.parent
 ANGLES = [(0, 0, 0), (30, 0, 0), (-60, 0, 0), (0, 25, 0), (0, -25, 0), (0, 0, 40), (20, -15, 10), (-45, 20, -30)]
@@ -67,7 +68,7 @@ def test_bundled_references_face_ahead_and_30_degrees_to_either_side(name):
     """The pictures were rendered at yaw 0, -30 and 30 degrees, pitch and roll 0."""
     backend = landmark_backend(name)
     for path, yaw in zip(bundled.SAMPLE_REFERENCES, (0, -30, 30)):
-        found = pose.estimate(video.read_image(path), backend)
+        found = pose.estimate(read_image(path), backend)
         np.testing.assert_allclose(found, (yaw, 0, 0), atol=9)
 
 

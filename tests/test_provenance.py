@@ -10,10 +10,12 @@ import pytest
 import tiny
 from PIL import Image
 
-from mrfomm import __version__, provenance, video
+from mrfomm import __version__, provenance
 from mrfomm.animation import load_model, model_digest
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 OUTPUTS = ("a.mp4", "a.mov", "a.mkv", "a.avi", "a.gif", "frames")
 
@@ -42,7 +44,7 @@ def describe(files, driving="driving.mp4"):
 
 
 def write(path, files, comment):
-    with video.open_sink(path, 5, audio_from=files / "driving.mp4", comment=comment) as sink:
+    with open_sink(path, 5, audio_from=files / "driving.mp4", comment=comment) as sink:
         for image in tiny.frames(4):
             sink.write(image)
     return path
@@ -82,7 +84,7 @@ def test_every_kind_of_output_keeps_it_and_its_pixels(files, tmp_path, name):
     assert provenance.read(marked) == json.loads(describe(files))
     with pytest.raises(UserError, match="says nothing"):
         provenance.read(plain)
-    pairs = list(zip(video.open_frames(marked), video.open_frames(plain)))
+    pairs = list(zip(open_frames(marked), open_frames(plain)))
     assert len(pairs) == 4
     assert all(np.array_equal(*pair) for pair in pairs)
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrfomm import video
 from mrfomm.errors import UserError
-from mrfomm.video import fit, open_frames, open_sink, read_image
+from mrfomm.media.images import fit, read_image
+from mrfomm.media.reading import open_frames, read_comment
+from mrfomm.media.writing import _CONTAINERS, open_sink
 
 VIDEOS = ("mp4", "mov", "mkv", "avi")
 
@@ -523,8 +524,8 @@ def test_comment(tmp_path, suffix, beep):
     comment = "made by a test = true; #1 \\ " + 60 * "long "  # a block of a gif's comment ends at 255 bytes
     path = write(tmp_path / f"a.{suffix}", moving_frames(), comment=comment, audio_from=beep / "beep.mp4")
     assert re.search(r"(?i)comment\s*: made by a test = true; #1", describe(path))
-    assert video.read_comment(path) == comment
-    assert video.read_comment(write(tmp_path / f"b.{suffix}", moving_frames())) is None
+    assert read_comment(path) == comment
+    assert read_comment(write(tmp_path / f"b.{suffix}", moving_frames())) is None
 
 
 def test_comment_of_frames(tmp_path):
@@ -532,7 +533,7 @@ def test_comment_of_frames(tmp_path):
     for path in sorted(folder.iterdir()):
         with Image.open(path) as image:
             assert image.text == {"Comment": "made by a test = true"}
-    assert video.read_comment(folder) == "made by a test = true"
+    assert read_comment(folder) == "made by a test = true"
 
 
 def test_gif_with_a_comment_is_read_by_others(tmp_path):
@@ -564,8 +565,8 @@ def test_no_frame(tmp_path, name):
 
 
 def test_failing_encoder(tmp_path, monkeypatch):
-    broken = video._CONTAINERS[".mp4"]._replace(codec="nonsense")
-    monkeypatch.setitem(video._CONTAINERS, ".mp4", broken)
+    broken = _CONTAINERS[".mp4"]._replace(codec="nonsense")
+    monkeypatch.setitem(_CONTAINERS, ".mp4", broken)
     with pytest.raises(UserError, match=r"a\.mp4: cannot be written \(.*nonsense"):
         write(tmp_path / "a.mp4", itertools.cycle(moving_frames()))
     assert list(tmp_path.iterdir()) == []
@@ -603,5 +604,5 @@ def test_frames_that_do_not_fit(tmp_path):
 
 
 def test_import_without_nnabla():
-    code = "import sys, mrfomm.video, mrfomm.crop; sys.exit('nnabla' in sys.modules)"
+    code = "import sys, mrfomm.media.reading, mrfomm.media.writing, mrfomm.crop; sys.exit('nnabla' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mrfomm import bundled, provenance, video
+from mrfomm import bundled, provenance
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,14 +60,14 @@ def test_its_modules_are_used(installed, tmp_path):
 
 
 def test_animate(installed, tmp_path):
-    frames = itertools.islice(video.open_frames(bundled.SAMPLE_DRIVING), 3)
-    with video.open_sink(tmp_path / "short.mkv", 25) as sink:
+    frames = itertools.islice(open_frames(bundled.SAMPLE_DRIVING), 3)
+    with open_sink(tmp_path / "short.mkv", 25) as sink:
         for frame in frames:
             sink.write(frame)
     output = run(installed, tmp_path, "mrfomm-animate", "--driving", "short.mkv", "--backend", "nnabla")
     assert output == "result.mp4\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.mp4", "short.mkv"]
-    assert len(list(video.open_frames(tmp_path / "result.mp4"))) == 3
+    assert len(list(open_frames(tmp_path / "result.mp4"))) == 3
     assert provenance.read(tmp_path / "result.mp4")["synthetic"] is True
 
 

@@ -13,8 +13,8 @@ import imageio.v2 as imageio
 import numpy as np
 import tiny
 
-from mrfomm import video
 from mrfomm.app.gate import files_below
+from mrfomm.media.writing import open_sink
 
 ROOT = Path(__file__).parent.parent
 MAX_MEGABYTES, MAX_FRAMES = 1, 120
@@ -95,6 +95,6 @@ def write_files(folder):
 
 def write_clip(path, images, sound=None):
     """An mp4 of 25 frames a second."""
-    with video.open_sink(path, 25, audio_from=sound) as sink:
+    with open_sink(path, 25, audio_from=sound) as sink:
         for image in images:
             sink.write(image)

@@ -8,13 +8,15 @@ from typing import NamedTuple, Tuple
 
 from PIL import Image
 
-from mrfomm import provenance, video
+from mrfomm import provenance
 from mrfomm.animation import KeypointArrays, images_to_array, load_model, model_digest
 from mrfomm.app.strip import film_strip
 from mrfomm.commands.backends import animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError
+from mrfomm.media.reading import FrameSource, open_frames
+from mrfomm.media.writing import open_sink
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.overlap import read_ahead, write_behind
 from mrfomm.reenactment import Transfer, detect, prepare_driving, read_reference, synthesise, target_keypoints
@@ -57,7 +59,7 @@ class Result(NamedTuple):
 class BoundedSource:
     """A FrameSource that raises UserError at the first frame beyond ``frames``, or larger than MAX_SIDE."""
 
-    source: video.FrameSource
+    source: FrameSource
     frames: int
 
     def __post_init__(self):
@@ -138,7 +140,7 @@ class Studio:
         model = load_model(self._weights, job.fusion)
         size = model.config.image_size
         references = [read_reference(path, size, job.crop, notes.append) for path in job.references]
-        source = BoundedSource(video.open_frames(job.driving), self.limits.frames)
+        source = BoundedSource(open_frames(job.driving), self.limits.frames)
         driving = prepare_driving(source, size, job.crop, notes.append)
         with use_context(self._context):
             inputs = images_to_array(references)
@@ -172,7 +174,7 @@ def _write_videos(outputs, sound, comment, driving, images, chosen):
     """Write driving frames beside images, and images alone; returns the chosen pairs of (driving frame, image)."""
     fps, chosen, shown = driving.source.fps, set(chosen), []
     with ExitStack() as stack:
-        sinks = [stack.enter_context(video.open_sink(path, fps, sound, comment)) for path in outputs]
+        sinks = [stack.enter_context(open_sink(path, fps, sound, comment)) for path in outputs]
         write_beside, write_alone = (stack.enter_context(write_behind(sink.write)) for sink in sinks)
         frames = stack.enter_context(closing(read_ahead(driving)))
         for number, image in enumerate(images):

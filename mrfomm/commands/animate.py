@@ -7,12 +7,14 @@ import time
 
 from tqdm import tqdm
 
-from mrfomm import bundled, live, provenance, video
+from mrfomm import bundled, live, provenance
 from mrfomm.animation import images_to_array, load_model, model_digest
 from mrfomm.commands.backends import BACKENDS, animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.crop import FaceFinder
 from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 from mrfomm.overlap import read_ahead, write_behind
 from mrfomm.reenactment import (
     Follower,
@@ -95,7 +97,7 @@ def main(arguments=None):
 def write(args, transfer, model, references):
     """Animate by a clip; returns the path of the output."""
     output = args.output or OUTPUT
-    source = video.open_frames(args.driving, args.fps)
+    source = open_frames(args.driving, args.fps)
     if os.path.isdir(args.driving) and args.fps is None:
         tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
     driving = prepare_driving(source, model.config.image_size, args.crop, tell)
@@ -176,8 +178,8 @@ def open_outputs(args, output, fps, comment):
     """Functions that write the result's frames and the mask pictures (or None); files appear only if all went well."""
     sound = None if args.no_audio else args.driving
     with contextlib.ExitStack() as stack:
-        sinks = [stack.enter_context(video.open_sink(args.masks, fps, comment=comment))] if args.masks else []
-        sinks.append(stack.enter_context(video.open_sink(output, fps, audio_from=sound, comment=comment)))
+        sinks = [stack.enter_context(open_sink(args.masks, fps, comment=comment))] if args.masks else []
+        sinks.append(stack.enter_context(open_sink(output, fps, audio_from=sound, comment=comment)))
         *masks, result = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
         yield result, masks[0] if masks else None
 

@@ -124,7 +124,7 @@ class Frames:
 
         Args:
             indices: frame numbers in 0..length-1, in any order, with or without repetition.
-            size: side of the returned frames; others are cut to a centred square and resized (``video.fit``).
+            size: side of the returned frames; others are cut to a centred square and resized (``fit``).
 
         Returns:
             uint8 array [N,size,size,3], RGB, in the order of ``indices``.

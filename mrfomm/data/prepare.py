@@ -19,7 +19,9 @@ from mrfomm.data.tracks import Chunk, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
 from mrfomm.errors import UserError, check_is_file, command_parser, remedy, run_command
 from mrfomm.files import files_below, locked, sha256_of
-from mrfomm.video import fit, open_frames, open_sink
+from mrfomm.media.images import fit
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 DETAILS = """
 The clips are fixed squares around one face: DATA/train and DATA/test hold IDENTITY#VIDEO#START#END.mp4, frames

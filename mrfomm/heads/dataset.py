@@ -20,8 +20,8 @@ from mrfomm.heads.expression import random_performance
 from mrfomm.heads.geometry import Template, load_template, sample_shape
 from mrfomm.heads.person import Identity, make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
+from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
-from mrfomm.video import open_sink
 
 PROTOCOLS = ("train", "test", "paper")  # the place here is part of every random seed: only append
 HEADER = ("frame", *motion.AXES, "clip")

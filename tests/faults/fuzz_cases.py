@@ -17,10 +17,11 @@ import tiny
 import yaml
 from PIL import Image
 
-from mrfomm import bundled, video
+from mrfomm import bundled
 from mrfomm.checkpoint import _fingerprint, write_h5
 from mrfomm.commands import reconstruct, train
 from mrfomm.config import config_to_yaml
+from mrfomm.media.writing import open_sink
 from mrfomm.name_map import architecture_of, nnabla_examples_names
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -68,7 +69,7 @@ def make_seeds(folder):
 
 def _make_clips(folder):
     frames = tiny.frames(6, size=48)
-    with video.open_sink(folder / "silent.mp4", 12) as sink:
+    with open_sink(folder / "silent.mp4", 12) as sink:
         for frame in frames:
             sink.write(frame)
     (folder / "videos").mkdir()

@@ -18,13 +18,15 @@ from nnabla.function import PythonFunction
 from eval.angle_bins import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
-from mrfomm import bundled, provenance, video
+from mrfomm import bundled, provenance
 from mrfomm.animation import Breakdown, KeypointArrays
 from mrfomm.commands import train
 from mrfomm.config import load_config
 from mrfomm.data.clips import BrokenClip, find_clips, open_clip
 from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
+from mrfomm.media.images import read_image
+from mrfomm.media.writing import open_sink
 from mrfomm.reconstruction import read_run
 from mrfomm.reenactment import synthesise_with_masks
 from mrfomm.torch_file import read_torch
@@ -46,7 +48,7 @@ def no_files(folder):
     }
 
 
-READERS = (check_is_file, video.read_image, load_config, read_h5, read_torch, read_rows, load_lpips)
+READERS = (check_is_file, read_image, load_config, read_h5, read_torch, read_rows, load_lpips)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -170,7 +172,7 @@ def test_pillows_remarks_are_not_shown(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserError, match="not a readable image"):
-            video.read_image(tmp_path / "a.tiff")
+            read_image(tmp_path / "a.tiff")
 
 
 # Configurations
@@ -376,10 +378,10 @@ def test_staging_folders_of_killed_runs_go_and_those_of_others_stay(tmp_path):
     target = tmp_path / "frames"
     (target / ".mrfomm-left").mkdir(parents=True)
     (target / ".mrfomm-left" / "half.png").write_text("half")
-    with video.open_sink(target, 25) as first:
+    with open_sink(target, 25) as first:
         assert not (target / ".mrfomm-left").exists()
         first.write(np.zeros((8, 8, 3), np.uint8))
-        with video.open_sink(target, 25) as second:
+        with open_sink(target, 25) as second:
             second.write(np.ones((8, 8, 3), np.uint8))
         first.write(np.zeros((8, 8, 3), np.uint8))
     assert sorted(path.name for path in target.iterdir()) == ["000000.png", "000001.png"]

@@ -10,9 +10,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from mrfomm import video
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (40, 40, 220), (230, 230, 230)
 CORNERS = (RED, GREEN, BLUE, WHITE)  # top left, top right, bottom left, bottom right
@@ -82,13 +83,13 @@ def turn_matrix(path, degrees):
     [(90, (BLUE, RED, WHITE, GREEN)), (180, (WHITE, BLUE, GREEN, RED)), (270, (GREEN, WHITE, RED, BLUE))],
 )
 def test_turned_by_metadata(tmp_path, degrees, expected):
-    with video.open_sink(tmp_path / "a.mp4", 25) as sink:
+    with open_sink(tmp_path / "a.mp4", 25) as sink:
         for _ in range(3):
             frame = picture(64, 48)
             frame[-8:] = np.repeat(frame[:1] * 0 + frame[-9:-8], 8, axis=0)  # no bar: it would cover a quarter
             sink.write(frame)
     turn_matrix(tmp_path / "a.mp4", degrees)
-    shown = list(video.open_frames(tmp_path / "a.mp4"))
+    shown = list(open_frames(tmp_path / "a.mp4"))
     assert len(shown) == 3
     assert shown[0].shape == ((64, 48, 3) if degrees != 180 else (48, 64, 3))
     assert_colours(shown[0], expected)
@@ -120,7 +121,7 @@ QUALITY = {
 def test_depths_and_codecs(tmp_path, frames, codec, pixels, suffix):
     path = tmp_path / f"a.{suffix}"
     ffmpeg("-framerate", 25, "-i", frames(6), "-c:v", codec, "-pix_fmt", pixels, *QUALITY.get(codec, []), path)
-    shown = list(video.open_frames(path))
+    shown = list(open_frames(path))
     assert [number_of(frame, 6) for frame in shown] == list(range(6))
     grey = np.array(CORNERS) @ (0.299, 0.587, 0.114)
     assert_colours(shown[0], np.repeat(grey[:, None], 3, axis=1) if pixels == "gray" else CORNERS)
@@ -129,7 +130,7 @@ def test_depths_and_codecs(tmp_path, frames, codec, pixels, suffix):
 @pytest.mark.parametrize(("width", "height"), [(63, 49), (49, 63), (17, 2), (2, 2), (641, 16)])
 def test_odd_sizes(tmp_path, frames, width, height):
     ffmpeg("-framerate", 25, "-i", frames(4, width, height), "-c:v", H264, "-pix_fmt", "yuv444p", tmp_path / "a.mp4")
-    shown = list(video.open_frames(tmp_path / "a.mp4"))
+    shown = list(open_frames(tmp_path / "a.mp4"))
     assert [frame.shape for frame in shown] == [(height, width, 3)] * 4
     if min(width, height) > 10:
         assert_colours(shown[0])
@@ -149,7 +150,7 @@ def test_flag_of_interlacing(tmp_path, frames):
         "tff=1",
         tmp_path / "a.mp4",
     )
-    shown = list(video.open_frames(tmp_path / "a.mp4"))
+    shown = list(open_frames(tmp_path / "a.mp4"))
     assert [number_of(frame, 6) for frame in shown] == list(range(6))
 
 
@@ -169,7 +170,7 @@ def test_transparent_webm(tmp_path):
         Image.fromarray(half_transparent()).save(tmp_path / "source" / f"{i}.png")
     pattern = tmp_path / "source" / "%d.png"
     ffmpeg("-framerate", 25, "-i", pattern, "-c:v", VP9, "-pix_fmt", "yuva420p", *QUALITY[VP9], tmp_path / "a.webm")
-    shown = list(video.open_frames(tmp_path / "a.webm"))
+    shown = list(open_frames(tmp_path / "a.webm"))
     assert len(shown) == 4
     assert_colours(shown[0])
 
@@ -177,7 +178,7 @@ def test_transparent_webm(tmp_path):
 def test_transparent_frames_and_references(tmp_path):
     (tmp_path / "frames").mkdir()
     Image.fromarray(half_transparent()).save(tmp_path / "frames" / "0.png")
-    (shown,) = video.open_frames(tmp_path / "frames")
+    (shown,) = open_frames(tmp_path / "frames")
     expected = half_transparent()[..., :3].copy()
     expected[:, 32:] = 255
     assert np.array_equal(shown, expected)
@@ -198,7 +199,7 @@ def test_transparent_gif(tmp_path):
         disposal=1,
         optimize=False,
     )
-    shown = list(video.open_frames(tmp_path / "a.gif"))
+    shown = list(open_frames(tmp_path / "a.gif"))
     assert len(shown) == 2
     assert all(frame.shape == (48, 64, 3) for frame in shown)
     assert np.abs(shown[1][44].astype(int) - shown[1][44, 0]).max() <= 2  # the strip is of one colour
@@ -209,7 +210,7 @@ def test_transparent_gif(tmp_path):
 
 def test_one_frame(tmp_path, frames):
     ffmpeg("-framerate", 25, "-i", frames(1), "-c:v", H264, "-pix_fmt", "yuv420p", tmp_path / "a.mp4")
-    (shown,) = video.open_frames(tmp_path / "a.mp4")
+    (shown,) = open_frames(tmp_path / "a.mp4")
     assert_colours(shown)
 
 
@@ -223,7 +224,7 @@ def test_pauses(tmp_path, frames, suffix):
     codec = VP9 if suffix == "webm" else H264
     options = ["-c:v", codec, *QUALITY[codec], "-pix_fmt", "yuv420p", "-fps_mode", "passthrough", "-bf", "0"]
     ffmpeg("-safe", "0", "-i", tmp_path / "list.txt", *options, tmp_path / f"a.{suffix}")
-    source = video.open_frames(tmp_path / f"a.{suffix}")
+    source = open_frames(tmp_path / f"a.{suffix}")
     numbers = [number_of(frame, 6) for frame in source]
     assert source.fps == 25
     expected = [i for i, length in enumerate(lengths) for _ in range(length)]
@@ -254,7 +255,7 @@ def test_cover_art_is_no_video(tmp_path, frames):
     ]
     ffmpeg(*tone(1), *cover, "-c:a", "aac", tmp_path / "song.m4a")
     with pytest.raises(UserError, match=r"song\.m4a: not a readable video"):
-        video.open_frames(tmp_path / "song.m4a")
+        open_frames(tmp_path / "song.m4a")
 
 
 def test_cover_art_beside_a_video(tmp_path, frames):
@@ -273,7 +274,7 @@ def test_cover_art_beside_a_video(tmp_path, frames):
         "yuv420p",
         tmp_path / "a.mp4",
     )
-    shown = list(video.open_frames(tmp_path / "a.mp4"))
+    shown = list(open_frames(tmp_path / "a.mp4"))
     assert [number_of(frame, 5) for frame in shown] == list(range(5))
 
 
@@ -304,7 +305,7 @@ def test_sound_shorter_or_longer_than_the_pictures(model, tmp_path, frames, seco
     encoding = ["-c:v", H264, "-pix_fmt", "yuv420p", "-c:a", "aac"]
     ffmpeg("-framerate", 10, "-i", frames(8), *tone(seconds), *encoding, tmp_path / "a.mp4")
     out = animated(model, tmp_path / "a.mp4", tmp_path / "out.mp4")
-    source = video.open_frames(out)
+    source = open_frames(out)
     assert (len(list(source)), source.fps, source.has_audio) == (8, 10, True)
     sound = ffmpeg("-i", out, "-f", "s16le", "-ac", 1, "-ar", 48000, "-")
     assert len(sound) / 2 / 48000 == pytest.approx(min(seconds, 0.8), abs=0.06)  # AAC comes in 1024 samples
@@ -315,10 +316,10 @@ def test_a_phones_clip_from_end_to_end(model, tmp_path, frames):
     encoding = ["-c:v", HEVC, "-pix_fmt", "yuv420p10le", *QUALITY[HEVC], "-tag:v", "hvc1", "-c:a", "aac"]
     ffmpeg("-framerate", 30, "-i", frames(9, 63, 49), *tone(0.3), *encoding, "-vf", "scale=64:50", tmp_path / "a.mov")
     turn_matrix(tmp_path / "a.mov", 90)
-    shown = list(video.open_frames(tmp_path / "a.mov"))
+    shown = list(open_frames(tmp_path / "a.mov"))
     assert [frame.shape for frame in shown] == [(64, 50, 3)] * 9
     out = animated(model, tmp_path / "a.mov", tmp_path / "out.mp4")
     described = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", out], capture_output=True, text=True).stderr
     assert re.search(r"Video: h264.*yuv420p\(?.*, 32x32.*30 fps", described), described
-    assert len(list(video.open_frames(out))) == 9
+    assert len(list(open_frames(out))) == 9
     ffmpeg("-xerror", "-i", out, "-f", "null", "-")
