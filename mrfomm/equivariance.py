@@ -12,6 +12,7 @@ import numpy as np
 
 from mrfomm.networks.geometry import coordinate_grid, inverse_2x2, matmul_2x2
 from mrfomm.networks.keypoints import Keypoints
+from mrfomm.networks.sums import mean, sum_last
 
 EPS = 1e-6
 
@@ -68,18 +69,19 @@ def deform_points(points: nn.Variable, theta: nn.Variable, control: nn.Variable)
     grid = nn.Variable.from_numpy_array(_control_points(centres).reshape(1, 1, centres, 2))
     shape = (batch, count, centres, 2)
     offset = F.broadcast(F.reshape(points, (batch, count, 1, 2)), shape) - F.broadcast(grid, shape)
-    distance = F.sum(F.abs(offset), axis=3)  # [B,n,P]
+    distance = F.reshape(sum_last(F.abs(offset)), shape[:3])  # [B,n,P]
     weights = F.broadcast(F.reshape(control, (batch, 1, centres)), distance.shape)
     log = F.log(distance + EPS)
-    spline = F.sum(weights * distance**2 * log, axis=2, keepdims=True)  # [B,n,1]
+    spline = sum_last(weights * distance**2 * log, copies=2)  # [B,n,2], for x and y alike
     slope = weights * (2 * distance * log + distance**2 / (distance + EPS))  # d spline / d r, [B,n,P]
     sign = F.sign(offset, alpha=0)  # [B,n,P,2]
     sign.need_grad = False  # d|z|/dz is piecewise constant; nnabla's sign would pass the gradient straight through
-    gradient = F.sum(F.reshape(slope, (batch, count, centres, 1)) * sign, axis=2)  # [B,n,2]: d spline / d (x, y)
+    # d spline / d (x, y), [B*n,1,2]
+    gradient = F.batch_matmul(F.reshape(slope, (-1, 1, centres)), F.reshape(sign, (-1, centres, 2)))
     jacobian = F.broadcast(F.reshape(linear, (batch, 1, 2, 2)), (batch, count, 2, 2)) + F.broadcast(
         F.reshape(gradient, (batch, count, 1, 2)), (batch, count, 2, 2)
     )
-    return moved + F.broadcast(spline, moved.shape), jacobian
+    return moved + spline, jacobian
 
 
 def equivariance_losses(
@@ -95,10 +97,10 @@ def equivariance_losses(
         (value loss, jacobian loss), scalars.
     """
     moved, jacobian = deform_points(transformed.value, theta, control)
-    value = F.mean(F.abs(keypoints.value - moved))
+    value = mean(F.abs(keypoints.value - moved))
     product = matmul_2x2(inverse_2x2(keypoints.jacobian), matmul_2x2(jacobian, transformed.jacobian))
     identity = nn.Variable.from_numpy_array(np.broadcast_to(np.eye(2, dtype=np.float32), product.shape).copy())
-    return value, F.mean(F.abs(identity - product))
+    return value, mean(F.abs(identity - product))
 
 
 def _control_points(count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import nnabla.functions as F
 
 from mrfomm.networks.geometry import downsample, warp
 from mrfomm.networks.perceptual import alexnet_features, normalise, vgg19_features
+from mrfomm.networks.sums import mean, sum_last
 
 WARP_SCALES = (1, 0.5, 0.25)  # of the motion network's size
 _FEATURES = {"vgg19": vgg19_features, "alexnet": alexnet_features}
@@ -69,8 +70,8 @@ def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:
     batch, count, _ = points.shape
     one = F.reshape(points, (batch, count, 1, 2))
     other = F.reshape(points, (batch, 1, count, 2))
-    shortfall = F.relu(distance - F.sum((one - other) ** 2, axis=3))  # [N,n,n]; a point with itself adds a constant
-    return F.sum(shortfall) / batch - count * distance
+    shortfall = F.relu(distance - sum_last((one - other) ** 2))  # [N,n,n,1]; a point with itself adds a constant
+    return count**2 * mean(shortfall) - count * distance
 
 
 def warp_loss(image: nn.Variable, deformation: nn.Variable, driving: nn.Variable) -> nn.Variable:
@@ -92,14 +93,14 @@ def warp_loss(image: nn.Variable, deformation: nn.Variable, driving: nn.Variable
 
 def generator_adversarial_loss(score: nn.Variable) -> nn.Variable:
     """LSGAN: mean (1 - D(generated))^2."""
-    return F.mean((1 - score) ** 2)
+    return mean((1 - score) ** 2)
 
 
 def discriminator_loss(real: nn.Variable, generated: nn.Variable) -> nn.Variable:
     """LSGAN: mean (1 - D(real))^2 + D(generated)^2."""
-    return F.mean((1 - real) ** 2 + generated**2)
+    return mean((1 - real) ** 2 + generated**2)
 
 
 def mean_absolute(a: nn.Variable, b: nn.Variable) -> nn.Variable:
     """mean |a - b|, a scalar."""
-    return F.mean(F.absolute_error(a, b))
+    return mean(F.absolute_error(a, b))

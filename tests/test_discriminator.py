@@ -8,6 +8,7 @@ from reference import networks as expected
 from reference.graphs import build, double, gradients, leaves, numeric_slope, reference_parameters, run, variable
 
 from mrfomm.config import smallest_judged
+from mrfomm.losses import discriminator_loss
 from mrfomm.networks.discriminator import discriminate
 
 BLOCKS, POINTS = 3, 2
@@ -71,6 +72,18 @@ def test_power_iteration_arrives_at_the_largest_singular_value():
     for _ in range(60):
         judgement.features[0].forward()
     np.testing.assert_allclose(run(judgement.features[0]), run(plain.features[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_every_judgement_is_one_power_iteration():
+    """As in PyTorch. The backward pass of ``F.spectral_norm`` undoes the second picture's."""
+    rng = np.random.default_rng(6)
+    (one, other), tree = build(lambda: [judge(variable(draw(rng)), spectral_norm=True) for _ in range(2)], rng)
+    vectors = {name: np.float64(p.d) for name, p in tree.all().items() if name.endswith("/u")}
+    gradients(discriminator_loss(one.score, other.score), [], 1)
+    for name, vector in vectors.items():
+        for _ in range(2):
+            _, vector = layers.spectral_norm(np.float64(tree.all()[name[:-1] + "W"].d), vector)
+        np.testing.assert_allclose(tree.all()[name].d, vector, rtol=1e-4, atol=1e-5)
 
 
 def test_power_iteration_vectors_start_at_random_and_differ():

@@ -8,6 +8,7 @@ from nnabla.initializer import NormalInitializer
 
 from mrfomm.networks import ops
 from mrfomm.networks.geometry import gaussian_heatmaps
+from mrfomm.networks.sums import sum_last
 
 KERNEL = 4  # of the blocks' convolutions, without padding
 
@@ -72,9 +73,23 @@ def _block(
 
 
 def _spectral_normalisation(fixed: bool) -> Callable[[nn.Variable], nn.Variable]:
+    """``F.spectral_norm`` of weights [O,...], which sums as Hopper can't (see networks/sums.py); ``fixed``: u stays."""
+
     def normalise(weight: nn.Variable) -> nn.Variable:
         rows = weight.shape[0]
         u = ops.parameter("u", (rows,), NormalInitializer(), need_grad=False)
-        return F.spectral_norm(weight, u, dim=0, itr=1, eps=1e-12, test=fixed)
+        matrix = F.reshape(weight, (rows, -1))
+        constant = F.reshape(weight.get_unlinked_variable(need_grad=False), matrix.shape)
+        right = F.reshape(_unit(F.affine(F.reshape(u, (1, rows)), constant)), (-1, 1))
+        left = F.reshape(_unit(F.reshape(F.affine(constant, right), (1, rows))), (rows,))
+        if not fixed:
+            left = F.assign(u, left)  # its output, a copy, stays when the next picture's iteration changes u
+        norm = F.affine(F.affine(F.reshape(left, (1, rows)), matrix), right)  # [1,1]
+        return F.reshape(matrix / sum_last(norm, copies=matrix.shape[1]), weight.shape)
 
     return normalise
+
+
+def _unit(row: nn.Variable) -> nn.Variable:
+    """A row [1,m] over its length."""
+    return row / (F.affine(row, F.reshape(row, (-1, 1))) + 1e-12) ** 0.5

@@ -66,17 +66,20 @@ def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: fl
 
 
 def _squared_distance(points: nn.Variable, axis: int, positions: np.ndarray) -> nn.Variable:
-    """Squared distance along one axis: points [N,n,2], positions [P] -> [N,n,P]."""
+    """Squared distance along one axis: points [N,n,2], positions [P] -> [N*n,P]."""
     coordinate = F.slice(points, start=(0, 0, axis), stop=(*points.shape[:2], axis + 1))  # [N,n,1]
-    return (_constant(positions.reshape(1, 1, -1)) - coordinate) ** 2
+    # The points are broadcast along the outer axis: see networks/sums.py.
+    difference = _constant(positions.reshape(-1, 1)) - F.reshape(coordinate, (1, -1))  # [P,N*n]
+    return F.transpose(difference**2, (1, 0))
 
 
 def inverse_2x2(matrices: nn.Variable) -> nn.Variable:
     """Inverse of [...,2,2] matrices in closed form (``F.batch_inv`` is imprecise); singular ones give inf or nan."""
-    entries = F.reshape(matrices, (-1, 4))
-    a, b, c, d = (F.slice(entries, start=(0, i), stop=(entries.shape[0], i + 1)) for i in range(4))
-    adjugate = F.concatenate(d, -b, -c, a, axis=1)
-    return F.reshape(adjugate / (a * d - b * c), matrices.shape)
+    # Entries first, so that the division broadcasts along the outer axis: see networks/sums.py.
+    entries = F.transpose(F.reshape(matrices, (-1, 4)), (1, 0))  # [4,N]
+    a, b, c, d = (F.slice(entries, start=(i, 0), stop=(i + 1, entries.shape[1])) for i in range(4))
+    adjugate = F.concatenate(d, -b, -c, a, axis=0)
+    return F.reshape(F.transpose(adjugate / (a * d - b * c), (1, 0)), matrices.shape)
 
 
 def matmul_2x2(left: nn.Variable, right: nn.Variable) -> nn.Variable:

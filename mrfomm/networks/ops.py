@@ -262,8 +262,14 @@ def batch_normalization(x: nn.Variable, batch_stat: bool, relu: bool = False) ->
 
 def instance_normalization(x: nn.Variable, fixed: bool = False) -> nn.Variable:
     """Instance normalisation with parameters ``in/{beta,gamma}`` [1,C,1,1] (eps 1e-5): x [N,C,H,W] -> like x."""
-    beta, gamma = _affine("in", x.shape[1], fixed)
-    return F.instance_normalization(x, beta, gamma, channel_axis=1, batch_axis=0, eps=BATCH_NORM_EPS)
+    batch, channels, height, width = x.shape
+    folded = (1, batch * channels, height, width)
+    beta, gamma = (
+        F.reshape(F.broadcast(each, (batch, channels, 1, 1)), (1, -1, 1, 1)) for each in _affine("in", channels, fixed)
+    )
+    # Batch normalisation of each picture's channels apart: nnabla's own function dies on Hopper, see networks/sums.py.
+    y = F.batch_normalization(F.reshape(x, folded), beta, gamma, None, None, eps=BATCH_NORM_EPS)
+    return F.reshape(y, x.shape)
 
 
 def _affine(scope: str, channels: int, fixed: bool = False) -> Tuple[nn.Variable, nn.Variable]:

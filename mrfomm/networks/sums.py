@@ -1,0 +1,26 @@
+"""Sums over the innermost axes as matrix products.
+
+nnabla's CUDA extension 1.39 computes ``F.sum`` and ``F.mean`` over innermost axes, and the backward pass of whatever
+broadcasts along them, by warp shuffles with a mask of 28 of the 32 lanes. GPUs up to Ada let that pass; on Hopper the
+process dies of an illegal instruction (docs/scaling.md, tests/test_hopper.py). Products with ones run everywhere.
+"""
+
+import math
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+
+def sum_last(x: nn.Variable, copies: int = 1) -> nn.Variable:
+    """The sum over the last axis, ``copies`` times: [...,m] -> [...,copies]. It broadcasts an x [...,1]."""
+    *outer, length = x.shape
+    ones = nn.Variable.from_numpy_array(np.ones((length, copies), np.float32))
+    return F.reshape(F.affine(F.reshape(x, (-1, length)), ones), (*outer, copies))
+
+
+def mean(x: nn.Variable) -> nn.Variable:
+    """The mean of all values, a scalar. In two steps, as one vector of ones would be as large as x."""
+    rows = math.prod(x.shape[: x.ndim // 2])
+    partial = sum_last(F.reshape(x, (rows, -1)))  # [rows,1]
+    return F.reshape(sum_last(F.reshape(partial, (1, rows))), ()) / x.size
