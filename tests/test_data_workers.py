@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threads import load_and_count
 
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
@@ -150,6 +151,16 @@ def test_close_ends_the_workers(start):
     pool.close()
     pool.close()
     assert not any(map(is_running, pids))
+
+
+def busy_threads(task):
+    return np.full(SHAPE, load_and_count(), np.uint8), None
+
+
+def test_workers_have_one_thread(start, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    assert [int(array[0, 0]) for array, _ in start(busy_threads).map(range(2))] == [1, 1]
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "4"
 
 
 def test_workers_do_not_import_nnabla(start):

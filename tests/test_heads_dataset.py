@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("numba")
 
+from threads import load_and_count
+
 from eval.labels import read_labels, read_patterns
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
@@ -106,6 +108,16 @@ def test_a_set_from_before_labels_named_their_clip_is_not_rendered_again(tiny, t
 def test_several_processes_make_the_same_bytes(tiny, tmp_path):
     make_dataset(tmp_path, TINY, workers=2)
     assert bytes_below(tmp_path) == bytes_below(tiny)
+
+
+def count_threads(jobs, settings):
+    return load_and_count()
+
+
+def test_workers_have_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "_render_task", count_threads)
+    jobs = dataset.plan(tmp_path, TINY)
+    assert list(dataset._render_all(jobs, TINY, workers=2)) == [1, 1]
 
 
 @pytest.mark.slow

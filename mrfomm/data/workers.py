@@ -24,10 +24,10 @@ from collections import deque
 from itertools import islice
 from multiprocessing.connection import Connection, Pipe
 
-import cv2
 import numpy as np
 
 from mrfomm.errors import UserError
+from mrfomm.threads import one_thread_each
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _WORKER = (
@@ -128,7 +128,7 @@ def _map_arrays(descriptor, shape):
 def _start(memory):
     """Start a worker. Returns its process and our end of its pipe."""
     ours, theirs = Pipe()
-    with theirs, _stop_signals_blocked():
+    with theirs, _stop_signals_blocked(), one_thread_each():
         descriptors = (theirs.fileno(), memory)
         command = [sys.executable, "-c", _WORKER, json.dumps(sys.path), *map(str, descriptors)]
         process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
@@ -159,7 +159,6 @@ def _end(workers):
 
 def run_worker(pipe, memory):
     """Body of a worker process: answer tasks until the pipe closes. The arguments are file descriptors."""
-    cv2.setNumThreads(1)  # the processes are the parallelism
     with Connection(pipe) as connection:
         try:
             _answer_tasks(connection, memory)

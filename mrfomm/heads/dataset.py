@@ -22,6 +22,7 @@ from mrfomm.heads.person import Identity, make_person, make_stage, render_frame,
 from mrfomm.heads.textures import make_canvas
 from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
+from mrfomm.threads import one_thread_each
 
 PROTOCOLS = ("train", "test", "paper")  # the place here is part of every random seed: only append
 HEADER = ("frame", *motion.AXES, "clip")
@@ -144,7 +145,8 @@ def _render_all(jobs: Sequence[Job], settings: Settings, workers: int) -> Iterat
     spawn = get_context("spawn")  # forking is unsafe where threads run
     try:
         with ProcessPoolExecutor(min(workers, len(tasks)), spawn) as pool:
-            futures = [pool.submit(_render_task, task, settings) for task in tasks]
+            with one_thread_each():  # submitting starts the processes
+                futures = [pool.submit(_render_task, task, settings) for task in tasks]
             try:
                 for future in as_completed(futures):
                     yield future.result()
