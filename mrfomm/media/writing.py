@@ -144,6 +144,7 @@ class _Movie:
         stream = self._container.add_stream(kind.codec, rate=rate, options=dict(kind.options))
         self._stream = _described(cast(VideoStream, stream), width, height, kind.pixels)
         self._stream.codec_context.time_base = 1 / rate
+        self._stream.codec_context.thread_count = 1  # the same bytes on every machine
         self._graph, self._source, self._sink = _filters(width, height, rate, kind.pixels)
         self._sound = None
         if sound is not None and kind.other_audio:
