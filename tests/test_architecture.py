@@ -27,6 +27,7 @@ STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
 ALLOWED = {
     "mrfomm.errors": set(),
     "mrfomm.media": {"mrfomm.media", "mrfomm.errors"},
+    "mrfomm.video": {"mrfomm.media"},
     "mrfomm.crop": {"mrfomm.errors"},
     "mrfomm.visualize": set(),
     "mrfomm.data": {"mrfomm.data", "mrfomm.errors", "mrfomm.files", "mrfomm.media", "mrfomm.threads", "mrfomm.crop"},
