@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import sys
-from typing import Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, TextIO, Union
 
 AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
 
@@ -82,13 +82,15 @@ def started_as() -> str:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run ``main()``; turn a UserError, a file that the system refuses, or a lack of memory into one line and code 2.
 
-    Ctrl-C exits with 130 and a closed pipe with 141, as shells expect, without a traceback. Names of files that are no
-    text can be printed.
+    Ctrl-C exits with 130, without a traceback. Nothing fails because its words can't be written: what stdout lost is
+    told at the end, by exit code 141 if its reader has gone, else by a line and 2. Names of files that are no text can
+    be printed.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    _open_closed_descriptors()
+    sys.stderr = _unfailing(sys.stderr)
+    sys.stdout = _unfailing(sys.stdout, errors="surrogateescape")
     try:
-        sys.exit(_named(main))
+        sys.exit(_named(main) or _code_of_lost_output())
     except UserError as error:
         _give_up(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -98,9 +100,72 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+
+
+class _Unfailing(io.RawIOBase):
+    """A file whose writes succeed: what can't be written is lost, and ``problem`` is the last reason."""
+
+    problem: Optional[OSError] = None
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.problem = error
+            return len(data)
+        if written is None:  # it doesn't wait for its reader
+            self.problem = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return len(data)
+        return written
+
+
+def _unfailing(stream: Optional[TextIO], errors: Optional[str] = None) -> TextIO:
+    """A standard stream as one whose writes succeed. What isn't a file, as in a test, stays as it is."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    buffer: Any = getattr(stream, "buffer", None)
+    file = getattr(buffer, "raw", buffer)
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(file, io.FileIO):
+        return stream
+    target: Any = _Unfailing(file) if file is buffer else io.BufferedWriter(_Unfailing(file))
+    lines, through = stream.line_buffering, stream.write_through
+    return io.TextIOWrapper(
+        target, stream.encoding, errors or stream.errors, line_buffering=lines, write_through=through
+    )
+
+
+def _open_closed_descriptors() -> None:
+    """Let a closed stream (``2>&-``) lead nowhere: else the next file opened would get what FFmpeg says to it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+
+
+def _code_of_lost_output() -> int:
+    sys.stdout.flush()
+    buffer: Any = getattr(sys.stdout, "buffer", None)
+    problem = getattr(getattr(buffer, "raw", buffer), "problem", None)
+    if problem is None:
+        return 0
+    if isinstance(problem, BrokenPipeError):
+        return 141
+    what = "what was printed is lost, files that were written are whole; make room, or print to another place"
+    print(f"error: standard output: can't be written ({problem.strerror}); {what}", file=sys.stderr)
+    return 2
 
 
 def as_reported(error: BaseException) -> BaseException:
