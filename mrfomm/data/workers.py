@@ -29,7 +29,8 @@ import numpy as np
 from mrfomm.errors import UserError
 from mrfomm.threads import one_thread_each
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ask a training to save and stop. mpirun forwards SIGUSR1 and leaves time to save; a terminal that closes sends SIGHUP.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mrfomm.data.workers import run_worker; run_worker(int(sys.argv[2]), int(sys.argv[3]))"
@@ -142,7 +143,7 @@ def _stop_signals_blocked():
     Ctrl-C, `timeout` and job schedulers send them to every process at once. The parent, which gets them when this ends,
     still needs its workers for the step in progress, and ends them itself.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # a mask outlives exec, a handler doesn't
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a mask outlives exec, a handler doesn't
     try:
         yield
     finally:

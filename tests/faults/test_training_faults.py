@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -208,6 +209,80 @@ def test_a_stop_signal_to_all_processes_saves(tmp_path, data):
     os.killpg(process.pid, signal.SIGTERM)
     assert not error_lines(ends(process, 130))
     assert load_resumable(tmp_path / "run").state["step"] == read_log(tmp_path / "run")[-1]["step"]
+
+
+ENDS = {  # how the words get lost, and the signal that comes to all processes of the terminal
+    "tee": ("2>&1 | tee {log} > /dev/null", signal.SIGINT),
+    "terminal closed": ("2>&1 | tee {log} > /dev/null", signal.SIGHUP),
+    "nobody reads": ("2>&1 | head -c 10 > {log}", signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_what_was_learnt_is_saved_when_words_are_lost(tmp_path, data, how):
+    """Ctrl-C ends tee as well, a closed terminal all of its processes; the next line finds nobody."""
+    where, number = ENDS[how]
+    changes = {"train": {"epochs": 500, "checkpoint_every": 10**6}, "data": {"num_repeats": 1}}
+    new = [str(option) for option in arguments(tmp_path, data, "run", **changes)]
+    command = shlex.join([sys.executable, str(ROOT / "train.py"), *new])
+    script = f"{command} {where.format(log=tmp_path / 'log')}; echo ${{PIPESTATUS[0]}} > {tmp_path / 'code'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    words = ["bash", "-c", f"trap : INT HUP TERM; {script}"]  # bash itself lives on to tell the exit code
+    process = subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "run"
+    wait_for(lambda: (run / "log.jsonl").exists() and len(read_log(run)) > 3, process)
+    os.killpg(process.pid, number)
+    stderr = process.communicate(timeout=PATIENCE)[1]
+    assert "Traceback" not in stderr
+    assert (tmp_path / "code").read_text() == "130\n"
+    assert load_resumable(run).state["step"] == read_log(run)[-1]["step"] > 3
+
+
+def test_a_run_that_is_to_outlive_its_terminal_does(monkeypatch):
+    """nohup ignores SIGHUP, and so does the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training._StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path, data, monkeypatch, capsys):
+    original = training.Trainer.step
+
+    def step(self, batch):
+        if self.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGHUP)
+        return original(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    new = arguments(tmp_path, data, "run", train={"epochs": 1}, data={"num_repeats": 1})
+    assert train.main(new) == 130
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped")]
+    assert line == f"stopped; step 5 is saved, go on with --resume {tmp_path / 'run'}"
+    assert train.main([*line.split()[-2:], "--context", "cpu"]) == 0
+    assert steps(tmp_path / "run")[-1] == 12
+
+
+def test_steps_made_are_saved_when_the_data_fails(tmp_path, data, monkeypatch):
+    """Here the data's disk goes away; a loader's worker that the system kills is the same."""
+    original, clips = training.Trainer.step, sorted((data / "train").iterdir())
+
+    def step(self, batch):
+        if self.progress.step == 4:
+            for path in clips:
+                path.unlink()
+        return original(self, batch)
+
+    monkeypatch.setattr(training.Trainer, "step", step)
+    with pytest.raises(UserError, match="can't be read; the last one"):
+        train.main(arguments(tmp_path, data, "run", train={"epochs": 1}, data={"num_repeats": 1}))
+    assert load_resumable(tmp_path / "run").state["step"] == read_log(tmp_path / "run")[-1]["step"] == 5
 
 
 @pytest.mark.parametrize("option", ["--resume", "--output"])
