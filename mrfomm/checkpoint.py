@@ -47,7 +47,7 @@ from mrfomm.errors import AnyPath, UserError
 from mrfomm.files import cant_write, sha256_of, whole_file
 from mrfomm.h5_file import read_h5
 
-PREFIX = "checkpoint-"
+PREFIX, BEST = "checkpoint-", "best"
 _PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
 _OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{_OLD}")
 _CHECKPOINT_FILE = re.compile(r"config\.yaml|state\.json|parameters\.h5|solver_\w+\.h5")
@@ -237,19 +237,30 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
     return Checkpoint(folder, config, read_h5(folder / "parameters.h5"), manifest["state"])
 
 
-def load_resumable(run: AnyPath) -> Checkpoint:
-    """The newest whole checkpoint of a run; damaged ones are reported on stderr and stepped over.
+def run_of(path: AnyPath) -> Path:
+    """The run folder that ``path`` means: itself, or the one around a checkpoint that is named."""
+    path = Path(path)
+    named = path.name == BEST or path.name.startswith(PREFIX)
+    return path.parent if named and (path.parent / "config.yaml").is_file() else path
+
+
+def load_resumable(path: AnyPath) -> Checkpoint:
+    """A run's newest whole checkpoint, or one that is named; damaged ones are told on stderr and stepped over.
 
     Raises:
-        UserError: the run has no whole checkpoint.
+        UserError: the run has no whole checkpoint, or the one that is named isn't.
     """
+    run = run_of(path)
+    if run != Path(path):
+        return load_checkpoint(path)
     folders = list_checkpoints(run)[::-1]
     for folder in folders:
         try:
             return load_checkpoint(folder)
         except UserError as error:
             print(f"stepping over a checkpoint: {' '.join(str(error).split())}", file=sys.stderr)
-    raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); start anew with --output")
+    other = f"go on from {run / BEST}" if (run / BEST).is_dir() else "start anew with --output"
+    raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); {other}")
 
 
 def find_checkpoint(path: AnyPath) -> Path:
@@ -263,11 +274,16 @@ def find_checkpoint(path: AnyPath) -> Path:
         raise UserError(
             f"{path}: is a file, not a checkpoint folder; turn foreign weights into one: python -m mrfomm.convert"
         )
-    best = path / "best"
+    best = path / BEST
     candidates = ([best] if (best / "state.json").is_file() else []) + list_checkpoints(path)[::-1]
     if not candidates:
         raise UserError(f"{path}: holds no checkpoint (no state.json, no {PREFIX}*); give the folder of one")
     return candidates[0]
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the checkpoint of a step; later ones come later in the alphabet."""
+    return f"{PREFIX}{step:08d}"
 
 
 def list_checkpoints(run: AnyPath) -> List[Path]:
@@ -304,25 +320,36 @@ def tidy(run: AnyPath) -> None:
             named = _OLD_NAME.fullmatch(old.name)
             if named and not (run / named[1]).exists():
                 old.rename(run / named[1])
-        for path in (*run.glob(f".*{_OLD}"), *run.glob(f".*{_PARTIAL}")):
+        for path in (*run.glob(f".*{_OLD}"), *run.glob(f".*{_PARTIAL}"), *run.rglob(f"{_PARTIAL}-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise UserError(f"{run}: can't clear away what a killed run left ({error}); see to its permissions") from error
 
 
-def set_later_aside(run: AnyPath, folder: AnyPath) -> None:
-    """Rename the checkpoints after ``folder``, all damaged if that is the newest whole one, to ``damaged-NAME``.
+def set_later_aside(run: AnyPath, step: int) -> None:
+    """Rename the checkpoints after a step to ``later-NAME``, or ``damaged-NAME`` if they are; tell it on stderr.
 
-    Otherwise they would count as the newest, and the whole ones would be deleted as old.
+    Otherwise they would count as the newest, and the others would be deleted as old.
     """
-    for later in (path for path in list_checkpoints(run) if path.name > Path(folder).name):
-        damaged = later.with_name(f"damaged-{later.name}")
+    for later in (path for path in list_checkpoints(run) if path.name > checkpoint_name(step)):
         try:
-            if damaged.exists():
-                shutil.rmtree(damaged)
-            later.rename(damaged)
-        except OSError as error:
-            raise UserError(f"{later}: can't rename this damaged checkpoint ({error}); move it away") from error
+            verify_checkpoint(later)
+        except UserError:
+            set_aside(later, "damaged")
+        else:
+            print(f"{later}: is of a later step; kept as {set_aside(later, 'later').name}", file=sys.stderr)
+
+
+def set_aside(folder: Path, why: str) -> Path:
+    """Rename a checkpoint to ``WHY-NAME``, so that it doesn't count as one; returns its new path."""
+    aside = folder.with_name(f"{why}-{folder.name}")
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+    except OSError as error:
+        raise UserError(f"{folder}: can't rename this {why} checkpoint ({error}); move it away") from error
+    return aside
 
 
 def verify_checkpoint(folder: AnyPath) -> Dict[str, Any]:

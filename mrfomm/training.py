@@ -7,6 +7,7 @@ discriminator then learns from the same prediction, detached, so that the genera
 import contextlib
 import hashlib
 import itertools
+import math
 import signal
 import sys
 from pathlib import Path
@@ -35,16 +36,21 @@ from tqdm import tqdm
 
 from mrfomm.animation import Animator, images_to_array
 from mrfomm.checkpoint import (
-    PREFIX,
+    BEST,
     Checkpoint,
     ParameterTree,
     check_arrays,
+    checkpoint_name,
+    list_checkpoints,
     remove_old_checkpoints,
     save_checkpoint,
+    set_aside,
     set_later_aside,
+    verify_checkpoint,
 )
 from mrfomm.config import Config, TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch
+from mrfomm.data.workers import STOP_SIGNALS
 from mrfomm.equivariance import Deformation, deform_grid, draw_deformation, equivariance_losses, mirrored
 from mrfomm.errors import UserError
 from mrfomm.files import whole_file
@@ -70,15 +76,20 @@ if TYPE_CHECKING:
 GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
 DISCRIMINATOR_SIDE = ("discriminator/",)
 ADAM_BETAS = (0.5, 0.999)  # FOMM
+_ORDER = ("train.seed", "data.num_repeats", "data.id_sampling")
 
 HeldOut = Tuple[np.ndarray, np.ndarray]  # references uint8 [K,S,S,3], driving uint8 [N,S,S,3] of a clip
 
 
 class Batches(Protocol):
-    """What a Trainer takes its data from, such as ``data.loader.Loader``. ``broken``: names of the clips left out."""
+    """What a Trainer takes its data from, such as ``data.loader.Loader``.
+
+    broken: names of the clips left out. digest: of the names and sizes of all clips.
+    """
 
     steps_per_epoch: int
     broken: Set[str]
+    digest: str
 
     def epoch(self, epoch: int, start_step: int) -> Iterator[Batch]:
         """The batches of an epoch, from a step on."""
@@ -210,7 +221,7 @@ class Trainer:
     Args:
         config: Config.
         tree: ParameterTree; missing parameters are created with nnabla's current random state.
-        loader: gives ``steps_per_epoch``, ``epoch(epoch, start_step)`` yielding Batch, and ``broken``.
+        loader: see Batches.
         folder: of the run; checkpoints and what ``watch`` writes go there.
         communicator: see ``runtime``.
         perceptual: parameters of the frozen perceptual network, or None.
@@ -229,7 +240,9 @@ class Trainer:
     ) -> None:
         self.config = config
         self.progress = Progress()
-        self.best = float("inf")
+        self.best = math.inf
+        self._is_saved = False  # whether the newest checkpoint is of this step
+        self._batch: Optional[Batch] = None  # the last one
         self._tree = tree
         self._loader = loader
         self._folder = folder
@@ -254,11 +267,12 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a Checkpoint of the same configuration: parameters, solvers, position in the data.
 
-        What the run's folder holds of later steps is put out of the way. The best model is looked for anew where the
-        held-out clips are others than before, as errors over them can't be compared.
+        What the run's folder holds of later steps is put out of the way, but for the best model, which stays until
+        another is better. It is looked for anew where the held-out clips are others than before, as errors over them
+        can't be compared.
 
         Raises:
-            UserError: the checkpoint lacks something, or it doesn't fit.
+            UserError: the checkpoint lacks something, it doesn't fit, or the position in the data can't be kept.
         """
         self._tree.assign(checkpoint.parameters, checkpoint.folder)
         for name, solver in self._solvers.items():
@@ -266,31 +280,100 @@ class Trainer:
             if not path.is_file():
                 raise UserError(f"{path}: missing; this checkpoint can't be resumed, start from it with --init")
             _load_states(solver, path)
-        self.progress, self.best = _position(checkpoint)
+        self.progress = self._same_position(checkpoint)
+        self.best = self._communicator.share(self._best_so_far())
         if checkpoint.state.get("validation") != self._validation_digest:
             print("the held-out clips are others than before: best/ is looked for anew", file=sys.stderr)
-            self.best = float("inf")
+        self._is_saved = checkpoint.folder.name == checkpoint_name(self.progress.step)
         if self._communicator.rank == 0:
-            set_later_aside(self._folder, checkpoint.folder)
+            set_later_aside(self._folder, self.progress.step)
             self._run_log.rewind(self.progress.step)
 
+    def _same_position(self, checkpoint: Checkpoint) -> Progress:
+        """The Progress with as many samples of the epoch done as in a Checkpoint, of whatever size its batches are.
+
+        Raises:
+            UserError: they fill no whole number of batches, or leave no step where there were some left to make.
+        """
+        progress, train = _position(checkpoint.folder, checkpoint.state), self.config.train
+        before = checkpoint.config
+        samples, size = progress.batch * before.train.batch_size, train.batch_size
+        if samples % size:
+            raise UserError(
+                f"train.batch_size was {before.train.batch_size}, is {size}: the {samples} samples done in epoch "
+                f"{progress.epoch + 1} are no whole number of batches; give a size that divides {samples}"
+            )
+        progress = progress._replace(batch=samples // size)
+        changed = [
+            f"{key} was {old}, is {new}"
+            for key, old, new in zip(_ORDER, _order(before), _order(self.config))
+            if old != new
+        ]
+        if checkpoint.state.get("training", self._loader.digest) != self._loader.digest:
+            changed.insert(0, "the training clips are others than before")
+        if changed or size != before.train.batch_size:
+            self._check_steps_left(progress)
+        if changed:
+            since = (
+                f"epoch {progress.epoch + 1} goes on after {samples} samples of another order, some of them seen before"
+            )
+            print("; ".join(changed) + (f": {since}" if samples else ""), file=sys.stderr)
+        return progress
+
+    def _check_steps_left(self, progress: Progress) -> None:
+        steps, epochs = self._loader.steps_per_epoch, self.config.train.epochs
+        if progress.epoch + 1 == epochs and progress.batch >= steps:
+            raise UserError(
+                f"{progress.batch} batches of the last epoch are done, and now it has {steps}: no step is left; raise "
+                "train.epochs, or leave data and batch size as they were"
+            )
+
+    def _best_so_far(self) -> float:
+        """The validation error of the folder's best model; infinite if there is none, or of other held-out clips."""
+        state = self._best_state()
+        if state is None or state.get("validation") != self._validation_digest:
+            return math.inf
+        if state["step"] > self.progress.step:
+            best = self._folder / BEST
+            print(
+                f"{best}: is of step {state['step']}; it stays until a validation finds a better one", file=sys.stderr
+            )
+        return float(state["best"])
+
+    def _best_state(self) -> Optional[Mapping[str, Any]]:
+        """What state.json of the folder's best model tells; None without a whole one."""
+        try:
+            state: Mapping[str, Any] = verify_checkpoint(self._folder / BEST)["state"]
+            _position(self._folder / BEST, state)
+        except UserError:
+            return None
+        return state
+
     def run(self) -> bool:
-        """Train to the last epoch, or until SIGTERM, SIGUSR1 or Ctrl-C, then save. Returns whether it is done.
+        """Train to the last epoch, or until a signal asks to stop, then save. Returns whether it is done.
 
         A checkpoint of step 0 shows at once whether there is room for one, and lets any later moment be resumed.
         """
         with _StopRequest() as stop, contextlib.closing(self._run_log):
-            if not self.progress.step:
-                self._begin()
+            self._begin()
             for epoch in range(self.progress.epoch, self.config.train.epochs):
                 if not self._run_epoch(epoch, stop):
                     self.save()
+                    print(
+                        f"stopped; step {self.progress.step} is saved, go on with --resume {self._folder}",
+                        file=sys.stderr,
+                    )
                     return False
             self.save()
         return True
 
     def _begin(self) -> None:
-        self.save()
+        if not self._is_saved:
+            self.save()
+        if self.progress.epoch >= self.config.train.epochs:
+            print(
+                f"all {self.config.train.epochs} epochs are done; --set train.epochs=NUMBER for more", file=sys.stderr
+            )
         if self._communicator.rank == 0:
             with whole_file(self._folder / "config.yaml") as path:
                 path.write_text(config_to_yaml(self.config), encoding="utf-8")
@@ -308,8 +391,8 @@ class Trainer:
             disable=self._communicator.rank > 0,
         )
         with bar:
-            for batch in self._loader.epoch(epoch, first):
-                losses = self.step(batch)
+            for batch in self._batches(epoch, first):
+                losses, self._batch = self.step(batch), batch
                 self.progress = Progress(epoch, self.progress.batch + 1, self.progress.step + 1)
                 bar.update()
                 bar.set_postfix(loss=f"{sum(losses.values()):.3f}", img_s=f"{self._rate(bar):.1f}", refresh=False)
@@ -318,6 +401,15 @@ class Trainer:
                     return False
         self.progress = Progress(epoch + 1, 0, self.progress.step)
         return True
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The loader's. Where it fails, the steps made are saved; several processes can't agree on that any more."""
+        try:
+            yield from self._loader.epoch(epoch, first)
+        except UserError:
+            if self._communicator.size == 1:
+                self.save()
+            raise
 
     def _rate(self, bar: tqdm) -> float:
         elapsed = bar.format_dict["elapsed"]
@@ -351,19 +443,32 @@ class Trainer:
     def _update(self, solver: Solver, losses: Dict[str, float], batch: Batch) -> None:
         self._communicator.average_gradients(solver.get_parameters())
         if solver.check_inf_or_nan_grad() or not all(np.isfinite(value) for value in losses.values()):
-            raise UserError(self._report_non_finite(solver, losses, batch))
+            raise self._report_non_finite(solver, losses, batch)
         solver.update()
 
-    def _report_non_finite(self, solver: Solver, losses: Dict[str, float], batch: Batch) -> str:
+    def _report_non_finite(self, solver: Solver, losses: Dict[str, float], batch: Batch) -> UserError:
         path = self._folder / f"non-finite-step{self.progress.step:08d}-rank{self._communicator.rank}.npz"
         with whole_file(path) as aside:
             np.savez_compressed(aside, references=batch.references, driving=batch.driving)
         names = [name for name, value in losses.items() if not np.isfinite(value)]
         names += [name for name, value in solver.get_parameters().items() if not np.isfinite(value.g).all()]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return (
-            f"step {self.progress.step}: not finite: {shown}; the batch is in {path}; "
-            "resume from the last checkpoint with a lower train.learning_rate"
+        return self._diverged(f"{shown}; the batch is in {path}")
+
+    def _diverged(self, what: str) -> UserError:
+        """The error for weights that give no finite numbers: none such count as a checkpoint to go on from."""
+        same = self._folder / checkpoint_name(self.progress.step)
+        with contextlib.suppress(UserError):  # several processes may try
+            if same.is_dir():
+                set_aside(same, "diverged")
+        left = [path.name for path in list_checkpoints(self._folder)[::-1] if path != same]
+        best = self._best_state()
+        if best and best["step"] != self.progress.step:
+            left.append(BEST)
+        remedy = f"go on from {left[0]} by --resume {self._folder / left[0]}" if left else "begin anew"
+        further = f", or further back from {', '.join(left[1:])}" if left[1:] else ""
+        return UserError(
+            f"step {self.progress.step}: not finite: {what}; {remedy} with a lower train.learning_rate{further}"
         )
 
     def _after_step(self, losses: Dict[str, float]) -> None:
@@ -388,16 +493,29 @@ class Trainer:
     def _validate(self) -> None:
         """Mean L1 of held-out clips, driven by their own frames; keeps the best model."""
         error = self._communicator.mean(np.array([reconstruction_error(self.config, self._tree, self._validation)]))[0]
+        if not np.isfinite(error):
+            raise self._diverged("validation_l1")
         self._log({"validation_l1": float(error)})
         if error < self.best:
             self.best = float(error)
-            self.save("best")
+            self.save(BEST)
 
     def save(self, name: Optional[str] = None) -> None:
-        """Write a checkpoint (rank 0) and delete the oldest beyond ``train.keep_checkpoints``."""
+        """Write a checkpoint (rank 0) and delete the oldest beyond ``train.keep_checkpoints``.
+
+        Raises:
+            UserError: it can't be written, or the model's pictures of the last batch aren't finite.
+        """
         if self._communicator.rank == 0:
-            state = {**self.progress._asdict(), "best": self.best, "validation": self._validation_digest}
-            folder = self._folder / (name or f"{PREFIX}{self.progress.step:08d}")
+            if self._batch and not name and not is_finite(self.config, self._tree, self._batch):
+                raise self._diverged("the model's pictures")
+            state = {
+                **self.progress._asdict(),
+                "best": self.best,
+                "validation": self._validation_digest,
+                "training": self._loader.digest,
+            }
+            folder = self._folder / (name or checkpoint_name(self.progress.step))
             save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
             remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
         self._communicator.barrier()
@@ -424,15 +542,17 @@ def _states(solver: Solver) -> Iterator[Tuple[str, np.ndarray]]:
         yield from ((f"{name}/{key}", value) for key, value in state.pstate.items())
 
 
-def _position(checkpoint: Checkpoint) -> Tuple[Progress, float]:
-    """The Progress and the best validation error of a Checkpoint."""
-    values: List[Any] = [checkpoint.state.get(field) for field in Progress._fields]
-    best: Any = checkpoint.state.get("best")
-    if not all(type(value) is int and value >= 0 for value in values) or type(best) not in (int, float):
-        raise UserError(
-            f"{checkpoint.folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init"
-        )
-    return Progress(*values), best
+def _position(folder: Path, state: Mapping[str, Any]) -> Progress:
+    """The Progress that the state of a checkpoint in a folder tells, which holds a validation error too."""
+    values: List[Any] = [state.get(field) for field in Progress._fields]
+    if not all(type(value) is int and value >= 0 for value in values) or type(state.get("best")) not in (int, float):
+        raise UserError(f"{folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init")
+    return Progress(*values)
+
+
+def _order(config: Config) -> Tuple[object, ...]:
+    """What decides, besides the clips, which samples an epoch has and their order: the values of ``_ORDER``."""
+    return config.train.seed, config.data.num_repeats, config.data.id_sampling
 
 
 def digest_of(clips: Iterable[HeldOut]) -> str:
@@ -454,21 +574,25 @@ def reconstruction_error(config: Config, tree: ParameterTree, clips: Iterable[He
     return float(np.mean(errors))
 
 
+def is_finite(config: Config, tree: ParameterTree, batch: Batch) -> bool:
+    """Whether the model draws a finite picture of a batch's first sample."""
+    animator = Animator(config.model, tree, batch.references[0])
+    return bool(np.isfinite(animator.render(animator.keypoints(batch.driving[:1]))).all())
+
+
 def gradient_norm(parameters: Mapping[str, nn.Variable]) -> float:
     """Euclidean norm of all gradients together."""
     return float(np.sqrt(sum(float(np.vdot(value.g, value.g)) for value in parameters.values())))
 
 
 class _StopRequest:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag read between steps; a second Ctrl-C interrupts at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # mpirun forwards SIGUSR1 and leaves time to save
+    """Turns STOP_SIGNALS into a flag read between steps; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "_StopRequest":
-        self._old = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._old = {number: signal.signal(number, self._note) for number in STOP_SIGNALS if not _is_nohup(number)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -479,3 +603,8 @@ class _StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def _is_nohup(number: int) -> bool:
+    """Whether the run was started so as to outlive its terminal."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN

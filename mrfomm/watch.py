@@ -1,16 +1,20 @@
 """What a training run leaves to look at: log.jsonl, curves.png, pictures/, TensorBoard's event files if asked for."""
 
+import functools
 import json
+import math
+import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from mrfomm.errors import UserError, check_is_file
 from mrfomm.files import cant_write, whole_file
 
-LOG = "log.jsonl"
+LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
 NOT_CURVES = ("step", "epoch", "time", "broken_clips")
 
 
@@ -27,27 +31,37 @@ class RunLog:
 
     def __init__(self, folder, tensorboard=False):
         self._folder = Path(folder)
-        self._events = _event_writer(self._folder / "tensorboard") if tensorboard else None
+        self._writer = _event_writer() if tensorboard else None
+
+    @functools.cached_property
+    def _events(self):
+        return self._writer and self._writer(str(self._folder / TENSORBOARD))
 
     def write(self, step, epoch, values):
-        """Append one row: numbers by name, at a step."""
+        """Append one row: numbers by name, at a step. Those that aren't finite, which JSON doesn't know, are null."""
         row = {"step": step, "epoch": epoch, "time": round(time.time(), 2), **values}
         try:
             with open(self._folder / LOG, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(_line(row))
         except OSError as error:
             raise cant_write(self._folder / LOG, error) from error
-        if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        self._add_scalars(row)
+
+    def _add_scalars(self, row):
+        for name, value in row.items() if self._events else ():
+            if name not in ("step", "epoch", "time") and value is not None:
+                self._events.add_scalar(name, value, row["step"], row.get("time"))
 
     def picture(self, step, image):
         """Keep a picture uint8 [H,W,3] of a step, and draw the curves anew."""
         with whole_file(self._folder / "pictures" / f"{step:08d}.png") as path:
             Image.fromarray(image).save(path)
+        self._add_image(step, image)
+        draw_curves(read_log(self._folder), self._folder / CURVES)
+
+    def _add_image(self, step, image, when=None):
         if self._events:
-            self._events.add_image("batch", image, step, dataformats="HWC")
-        draw_curves(read_log(self._folder), self._folder / "curves.png")
+            self._events.add_image("batch", image, step, when, dataformats="HWC")
 
     def close(self):
         """Finish the event files, which are written in the background."""
@@ -55,10 +69,30 @@ class RunLog:
             self._events.close()
 
     def rewind(self, step):
-        """Drop the rows after a step, which a resumed run writes again."""
+        """Leave what a run has written up to a step: rows, pictures, curves; event files are made anew from them."""
         rows = [row for row in read_log(self._folder) if row["step"] <= step]
         with whole_file(self._folder / LOG) as path:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            path.write_text("".join(map(_line, rows)), encoding="utf-8")
+        pictures = {int(path.stem): path for path in self._folder.glob("pictures/*.png") if path.stem.isdecimal()}
+        self._delete(CURVES, TENSORBOARD, *(path for number, path in pictures.items() if number > step))
+        draw_curves(rows, self._folder / CURVES)
+        for row in rows:
+            self._add_scalars(row)
+        for number in sorted(number for number in pictures if number <= step and self._events):
+            self._add_image(number, np.asarray(Image.open(pictures[number])), pictures[number].stat().st_mtime)
+
+    def _delete(self, *names):
+        for path in (self._folder / name for name in names):
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{path}: can't be deleted ({error.strerror}); see to its permissions") from error
+
+
+def _line(row):
+    """A row as a line of strict JSON."""
+    lost = {name: None for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return json.dumps({**row, **lost}) + "\n"
 
 
 def read_log(folder):
@@ -90,7 +124,8 @@ def _row(line, place):
 
 def draw_curves(rows, path):
     """Draw every logged number against the step, a panel each, as a PNG."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in NOT_CURVES))
+    values = (item for row in rows for item in row.items())
+    names = list(dict.fromkeys(name for name, value in values if name not in NOT_CURVES and value is not None))
     if not names:
         return
     columns = min(3, len(names))
@@ -100,7 +135,7 @@ def draw_curves(rows, path):
     for axes in panels[len(names) :]:
         axes.remove()
     for axes, name in zip(panels, names):
-        points = [(row["step"], row[name]) for row in rows if name in row]
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
         axes.plot(*zip(*points), linewidth=1)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
@@ -109,9 +144,9 @@ def draw_curves(rows, path):
         figure.savefig(aside, dpi=80)
 
 
-def _event_writer(folder):
+def _event_writer():
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError("train.tensorboard: TensorBoard's writer is missing; pip install -e .[tensorboard]") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter

@@ -1,17 +1,20 @@
 """Train a model: `mpirun -n 4 python train.py --config configs/vox-256.yaml`."""
 
 import contextlib
+import dataclasses
 import itertools
+import operator
+import sys
 from pathlib import Path
 
 import nnabla as nn
 import numpy as np
 
 from mrfomm import bundled
-from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load_resumable, tidy
+from mrfomm.checkpoint import ParameterTree, check_arrays, load_checkpoint, load_resumable, run_of, tidy
 from mrfomm.config import check_trainable, load_config, needs_perceptual
 from mrfomm.data.clips import find_clips
-from mrfomm.data.loader import Loader
+from mrfomm.data.loader import Loader, check_lengths
 from mrfomm.data.sampling import spread
 from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, command_parser, run_command
@@ -24,6 +27,7 @@ from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
 from mrfomm.runtime import CONTEXTS, first_process_speaks, seed_initialisers, start_processes
 from mrfomm.training import Trainer
 
+BUNDLED = "bundled"  # as data.root
 DRIVING_PER_CLIP = 8  # frames of each held-out clip in a validation
 
 
@@ -42,7 +46,7 @@ def parse_arguments(arguments=None):
         help="override the configuration: train.batch_size=8",
     )
     add("-o", "--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
-    add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint")
+    add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint, or from RUN/NAME of one")
     add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     args = parser.parse_args(arguments)
@@ -67,6 +71,8 @@ def run(args, communicator, stack):
     config = configuration(args, checkpoint)
     initial = load_checkpoint(args.init) if args.init else None
     clips = find_clips(data_root(config) / "train")
+    if communicator.rank == 0:
+        check_lengths(clips, config.data.num_references)
     perceptual = load_perceptual(config.loss)
     operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
     with ops.implementation(operators), make_loader(config, clips, communicator) as loader:
@@ -78,6 +84,7 @@ def run(args, communicator, stack):
             trainer.restore(checkpoint)
         elif initial:
             tree.assign(usable(initial, config), args.init, missing_allowed=("fusion/", "discriminator/"))
+            say_changes(args.init, initial.config.model, config.model)
         finished = trainer.run()
     if communicator.rank == 0:
         print(folder)
@@ -85,10 +92,10 @@ def run(args, communicator, stack):
 
 
 def resumable(run, communicator, stack):
-    """The newest whole Checkpoint of a run, whose folder is locked and tidy from now on."""
+    """The Checkpoint to go on from, whose run folder is locked and tidy from now on."""
     if communicator.rank == 0 and Path(run).is_dir():
-        stack.enter_context(locked(run))
-        tidy(run)
+        stack.enter_context(locked(run_of(run)))
+        tidy(run_of(run))
     communicator.barrier()
     return load_resumable(run)
 
@@ -103,12 +110,28 @@ def restored_tree(checkpoint, config):
 
 
 def configuration(args, checkpoint):
-    """The Config of --config, or of the run to resume, with --data and --set on top."""
+    """The Config of --config, or of the run to resume, with --data and --set on top, and absolute paths."""
     overrides = ([f"data.root={args.data}"] if args.data else []) + args.set
     source = checkpoint.folder / "config.yaml" if checkpoint else args.config
     config = load_config(source, overrides)
     check_trainable(config, source)
-    return config
+    data, loss = config.data, config.loss
+    root = data.root if data.root == BUNDLED else str(Path(data.root).absolute())
+    weights = loss.perceptual_weights and str(Path(loss.perceptual_weights).absolute())
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, root=root),
+        loss=dataclasses.replace(loss, perceptual_weights=weights),
+    )
+
+
+def say_changes(source, trained, config):
+    """Say on stderr which values that no parameter's shape shows are others in a ModelConfig than weights know."""
+    keys = ("image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance")
+    values = [(key, *map(operator.attrgetter(key), (trained, config))) for key in keys]
+    changed = [f"model.{key} = {old}, now {new}" for key, old, new in values if old != new]
+    if changed:
+        print(f"{source}: trained with {'; '.join(changed)}", file=sys.stderr)
 
 
 def usable(initial, config):
@@ -130,7 +153,10 @@ def new_folder(args, config, communicator, stack):
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder))
         if any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{folder}: already holds a run; go on with --resume {folder} or choose another --output")
+            raise UserError(
+                f"{folder}: already holds a run, or something else; "
+                "go on with a run by --resume, or choose another --output"
+            )
         tidy(folder)
     communicator.barrier()
     return folder
@@ -138,7 +164,7 @@ def new_folder(args, config, communicator, stack):
 
 def data_root(config):
     """The folder with ``train`` and ``test``."""
-    return bundled.SAMPLE_DATA if config.data.root == "bundled" else Path(config.data.root)
+    return bundled.SAMPLE_DATA if config.data.root == BUNDLED else Path(config.data.root)
 
 
 def make_loader(config, clips, communicator):
@@ -171,7 +197,10 @@ def held_out(config):
     Clips are sorted by person: the first few of VoxCeleb's would be one person's.
     """
     folder = data_root(config) / "test"
-    if not folder.is_dir() or not config.train.validation_clips:
+    if not config.train.validation_clips:
+        return []
+    if not folder.is_dir():
+        print(f"{folder}: not there, so nothing is validated and there will be no best/", file=sys.stderr)
         return []
     clips = find_clips(folder)
     clips = [clips[i] for i in spread(len(clips), config.train.validation_clips)]

@@ -1,18 +1,25 @@
 """Batches of training samples, made in this process or by worker processes."""
 
+import contextlib
+import functools
+import hashlib
+import itertools
 import logging
+import sys
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 
 from mrfomm.data.augment import AugmentOptions, augment
-from mrfomm.data.clips import BrokenClip, Clip, Frames, open_clip
-from mrfomm.data.sampling import draw_sample, epoch_order, group_items
+from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, open_clip
+from mrfomm.data.sampling import draw_sample, epoch_order, group_items, spread
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
+from mrfomm.media.container import Damage, decode, open_container, picture_stream
 
 _ATTEMPTS = 100  # draws for one sample before giving up; only reached when nearly all clips are broken
 _BATCHES_AHEAD = 2
+_LOOKED_AT = 500  # clips whose frames are counted before the first step
 
 Sample = Tuple[np.ndarray, List[BrokenClip]]
 
@@ -117,7 +124,7 @@ class Loader:
         max_broken: float = 0.1,
     ) -> None:
         self._items = group_items(clips, id_sampling)
-        self._num_clips = len(clips)
+        self._clips = clips
         self._seed, self._num_repeats = seed, num_repeats
         self._batch_size, self._rank, self._world = batch_size, rank, world
         self._max_broken = max_broken
@@ -139,6 +146,12 @@ class Loader:
         """End the workers. Also happens when the loader is garbage or the program ends."""
         if self._pool:
             self._pool.close()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the names of all clips, and of the sizes of those that are files."""
+        sizes = (clip.path.stat().st_size if clip.path.is_file() else 0 for clip in self._clips)
+        return hashlib.sha256(repr([(clip.name, size) for clip, size in zip(self._clips, sizes)]).encode()).hexdigest()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch from a step on. An earlier iterator that wasn't used up ends.
@@ -188,8 +201,43 @@ class Loader:
                 continue
             self.broken.add(error.clip.name)
             logging.getLogger(__name__).warning("skipping a broken clip: %s", error)
-            if len(self.broken) > self._max_broken * self._num_clips:
+            if len(self.broken) > self._max_broken * len(self._clips):
                 raise UserError(
-                    f"{len(self.broken)} of {self._num_clips} clips are broken, more than data.max_broken = "
+                    f"{len(self.broken)} of {len(self._clips)} clips are broken, more than data.max_broken = "
                     f"{self._max_broken:g} allows; the last one: {error}"
                 )
+
+
+def check_lengths(clips: Sequence[Clip], num_references: int) -> None:
+    """Say on stderr how many clips are too short for as many different frames as a sample has. Looks at some hundred.
+
+    Raises:
+        UserError: no clip has more frames than one, so that none shows motion.
+    """
+    wanted = num_references + 1
+    looked_at = [clips[i] for i in spread(len(clips), _LOOKED_AT)]
+    lengths = [frames_up_to(clip, wanted) for clip in looked_at]
+    if max(lengths) == 1 and all(frames_up_to(clip, 2) < 2 for clip in clips):
+        raise UserError(
+            f"{clips[0].path.parent}: all clips are single pictures, which show no motion; give videos, or put the "
+            "pictures of one shot into a folder of their own"
+        )
+    short = sum(0 < length < wanted for length in lengths)
+    if short:
+        print(
+            f"{short} of {len(looked_at)} training clips have fewer than {wanted} frames: their references and driving "
+            "frame repeat each other",
+            file=sys.stderr,
+        )
+
+
+def frames_up_to(clip: Clip, most: int) -> int:
+    """The number of a clip's frames, or ``most`` if it has more, which aren't decoded; 0 if it can't be read."""
+    count = 0
+    with contextlib.suppress(UserError, Damage):
+        if clip.path.is_dir() or clip.path.suffix.lower() in IMAGE_SUFFIXES:
+            return min(most, open_clip(clip).length)
+        with open_container(clip.path) as container:
+            for _ in itertools.islice(decode(container, picture_stream(container, clip.path)), most):
+                count += 1
+    return count
