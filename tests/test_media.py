@@ -17,7 +17,7 @@ from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError
 from mrfomm.media.images import read_image
 from mrfomm.media.reading import open_frames
-from mrfomm.media.timeline import constant_rate, on_grid
+from mrfomm.media.timeline import Clock, constant_rate, offsets, on_grid, parts
 from mrfomm.media.writing import open_sink
 
 EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -323,15 +323,19 @@ def test_no_frame_is_lost_wherever_the_sound_begins(phase, jitter):
     noise = np.random.default_rng(0).uniform(-jitter, jitter, 200)
     stamps = [Fraction(round(phase * 1000 / 24 + 1000 * n / 24 + noise[n]), 1000) for n in range(200)]
     frames = ((stamp, Fraction(1, 24), n) for n, stamp in enumerate(stamps))
-    placed = list(on_grid(frames, Fraction(24), Fraction(0)))
+    placed = list(on_grid(frames, Fraction(24)))
     assert sorted(set(placed)) == list(range(200))
     assert len(placed) <= 202
     assert placed == sorted(placed)
 
 
 def test_a_clock_that_is_set_anew_takes_no_time():
-    frames = [(Fraction(n % 10, 25) + 1000 * (n // 10 % 2), Fraction(1, 25), n) for n in range(40)]
-    assert list(on_grid(frames, Fraction(25), Fraction(0), may_jump=True)) == list(range(40))
+    stamps = [Fraction(n % 10, 25) + 1000 * (n // 10 % 2) for n in range(40)]
+    length = Fraction(1, 25)
+    clock = Clock(Fraction(0), offsets(parts(((stamp, stamp, length) for stamp in stamps), length, 10)))
+    assert list(on_grid(((clock(stamp, length), length, n) for n, stamp in enumerate(stamps)), Fraction(25))) == list(
+        range(40)
+    )
 
 
 def events(path):

@@ -22,9 +22,10 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-from mrfomm.media.container import Damage, decode, open_container, picture_stream
+from mrfomm.media.container import Damage, decode, look, open_container, picture_stream
 from mrfomm.media.images import fit, read_image
 from mrfomm.media.pixels import Converter
+from mrfomm.media.whole import check_whole
 
 VIDEO_SUFFIXES = (".mp4", ".mov")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -151,13 +152,17 @@ class VideoFrames(Frames):
         keyframes: List[int] = []
         is_stamped = True
         with _open_video(clip) as (container, stream):
+            self._look = look(container, stream)
             try:
                 for frame in decode(container, stream):
+                    if not stamps:
+                        Converter(self._look)(frame)
                     if frame.key_frame:
                         keyframes.append(len(stamps))
                     is_stamped = is_stamped and frame.pts is not None
                     stamps.append(frame.pts or 0)
-            except Damage as damage:
+                check_whole(container, clip.path)
+            except (Damage, UserError) as damage:
                 if not stamps:
                     raise BrokenClip(clip, f"no frame can be decoded ({damage})") from damage
                 _log.warning("%s: damaged (%s); its first %d frames are used", clip.path, damage, len(stamps))
@@ -179,7 +184,7 @@ class VideoFrames(Frames):
     def _seek(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Decode each from the last key frame before it. Where a seek landed is told by the frame's time alone."""
         with _open_video(self.clip) as (container, stream):
-            convert, frames, position = Converter(stream.sample_aspect_ratio), decode(container, stream), -1
+            convert, frames, position = Converter(self._look), decode(container, stream), -1
             for index in indices:
                 key = np.searchsorted(self._keyframes, index, side="right") - 1
                 if key >= 0 and self._keyframes[key] > position + 1:
@@ -202,18 +207,18 @@ class VideoFrames(Frames):
         return found
 
     def _decode_in_order(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        wanted, number = set(indices), -1
+        wanted, number, reason = set(indices), -1, ""
         with _open_video(self.clip) as (container, stream):
-            convert = Converter(stream.sample_aspect_ratio)
+            convert = Converter(self._look)
             try:
                 for number, frame in enumerate(decode(container, stream)):
                     if number in wanted:
                         yield convert(frame)
                     if number == indices[-1]:
                         return
-            except Damage:
-                pass
-        raise BrokenClip(self.clip, f"frame {number + 1} of {self.length} can't be decoded")
+            except Damage as damage:
+                reason = f" ({damage})"
+        raise BrokenClip(self.clip, f"frame {number + 1} of {self.length} can't be decoded{reason}")
 
 
 class _Lost(Exception):  # noqa: N818

@@ -1,28 +1,31 @@
 """A container of pictures and sound, opened through FFmpeg's libraries (PyAV), and what of it is used."""
 
 import contextlib
+import io
+import itertools
 import logging
 import os
+import re
 from fractions import Fraction
-from typing import Callable, Iterator, List, TypeVar
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 import av
 import av.logging
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-from mrfomm.media.timeline import nearest
-
-_T = TypeVar("_T")
+from mrfomm.media.images import as_browsers
+from mrfomm.media.timeline import Clock, Span, nearest, offsets, parts
 
 # What FFmpeg may take a file for: containers, streams, sound, and stills and text, which are refused with a better
 # message. A playlist or a list of files (hls, concat, dash, sdp) would have it open others.
 _FORMATS = (
     "mov,matroska,webm,avi,gif,apng,webp,avif,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,dv,nut,ivf,rm,wtv,h264,hevc,m4v,"
-    "mjpeg,yuv4mpegpipe,wav,mp3,aac,flac,"
+    "mjpeg,obu,yuv4mpegpipe,wav,mp3,aac,flac,"
     "image2,tty,bmp_pipe,jpeg_pipe,pam_pipe,pgm_pipe,png_pipe,ppm_pipe,tiff_pipe,webp_pipe"
 )
 _ADMITTED = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
@@ -33,6 +36,19 @@ _HARMLESS = "mmco: unref short failure"  # of clips trimmed without encoding: th
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").propagate = False
+logging.getLogger("libav").addHandler(logging.NullHandler())
+# PyAV 17 raises on side data of a kind that it doesn't know, such as EXIF: it then counts as one that isn't looked at
+setattr(Type, "_missing_", classmethod(lambda kinds, value: kinds.AFD))  # noqa: B010 - mypy knows Type by a stub
+
+_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT: broadcasts, which are cut anywhere, and whose clock may be set anew
+_UNSTAMPED = ("avi", "gif", "mpegvideo", "ogg")  # the stamps of their frames are wanting, or not those that are shown
+# Seconds back, and without a picture: more is a clock set anew
+_JUMPS = (Fraction(1, 100), 10)  # in a broadcast
+_ODD_STAMPS = (Fraction(1), 36000)  # elsewhere
+
+# Elements in the head of a Matroska file: rows and columns that aren't shown, then the size of what is
+_SIDE = rb"\x54([\xaa\xbb\xcc\xdd])(?:\x81(.)|\x82(..))"
+_CROPPED = rb"(?:\x54[\xaa\xbb\xcc\xdd](?:\x81.|\x82..))+\x54[\xb0\xb2]"
 
 
 class Damage(Exception):  # noqa: N818 - named as what it tells
@@ -67,23 +83,67 @@ def unreadable(path: AnyPath, why: str) -> UserError:
     return UserError(f"{path}: not a readable video ({why}); give a whole mp4 or another video")
 
 
+def is_broadcast(container: InputContainer) -> bool:
+    """Whether it may be cut anywhere, change on the way, and have its clock set anew."""
+    return bool(container.format.flags & _MAY_JUMP)
+
+
 def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
     """The stream that players show: the default one, not a cover picture; of several the one with most frames.
 
     Raises:
         UserError: there is none, it can't be decoded, or its frames are too large.
     """
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not moving:
+    stream = _shown(container)
+    if stream is None:
         raise unreadable(path, "no pictures in it")
-    stream = max(moving, key=lambda s: (bool(s.disposition & Disposition.default), s.frames))
     if stream.codec_context is None:
         raise UserError(f"{path}: its pictures can't be decoded here; encode them anew, as H.264 for one")
-    if stream.width * stream.height > (Image.MAX_IMAGE_PIXELS or 0):
+    pixels = stream.width * stream.height * max(1, stream.sample_aspect_ratio or 1)
+    if pixels > (Image.MAX_IMAGE_PIXELS or 0):
         raise unreadable(path, f"Picture size {stream.width}x{stream.height}, more than 89 megapixels")
-    stream.codec_context.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS)}  # of a frame, as for images
+    # the limit holds for each frame, as for images; columns are cut off exactly, not to a multiple of 32
+    stream.codec_context.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS), "flags": "+unaligned"}
     stream.codec_context.thread_count = 1
     return stream
+
+
+def _shown(container: InputContainer) -> Optional[VideoStream]:
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    return max(moving, key=lambda s: (s.width > 0, bool(s.disposition & Disposition.default), s.frames), default=None)
+
+
+class Look(NamedTuple):
+    """What a container says of its pictures.
+
+    Attributes:
+        aspect: width over height of one pixel; None: as each frame says.
+        crop: columns and rows that aren't shown: left, right, top, bottom.
+    """
+
+    aspect: Optional[Fraction]
+    crop: Tuple[int, ...]
+
+
+def look(container: InputContainer, stream: VideoStream) -> Look:
+    """How its pictures are to be shown."""
+    return Look(None if is_broadcast(container) else stream.sample_aspect_ratio, _cropping(stream))
+
+
+def _cropping(stream: VideoStream) -> Tuple[int, ...]:
+    """PyAV hides a stream's cropping (of mp4 and mkv), but FFmpeg writes it into the head of a Matroska copy (RFC 9559:
+    PixelCropLeft and so on)."""
+    head = io.BytesIO()
+    with contextlib.suppress(av.FFmpegError, ValueError), av.open(head, "w", format="matroska") as copy:
+        copy.add_stream_from_template(stream, opaque=True)
+        copy.start_encoding()
+    found = re.search(_CROPPED, head.getvalue(), re.DOTALL)
+    sides = (
+        {side: int.from_bytes(one + two, "big") for side, one, two in re.findall(_SIDE, found[0], re.DOTALL)}
+        if found
+        else {}
+    )
+    return tuple(sides.get(side, 0) for side in (b"\xcc", b"\xdd", b"\xbb", b"\xaa"))
 
 
 def sound_streams(container: InputContainer) -> List[Stream]:
@@ -91,18 +151,72 @@ def sound_streams(container: InputContainer) -> List[Stream]:
     return sorted(container.streams.audio, key=lambda s: not s.disposition & Disposition.default)
 
 
-def first_time(stream: Stream) -> Fraction:
-    """When a stream begins, in seconds of the container's clock."""
+def _stamps(container: InputContainer, stream: Stream) -> List[Tuple[Optional[int], Optional[int], int]]:
+    """pts, dts and duration of every packet up to the first damage, which is told when the frames are read. One that is
+    empty shows the frame before it for longer; of a broadcast, what is cut off before the first key frame is left out.
+    """
+    found: List[Tuple[Optional[int], Optional[int], int]] = []
+    has_begun = not is_broadcast(container)
+    with contextlib.suppress(Damage):
+        for packet in packets(container, stream):
+            if packet.is_keyframe and not has_begun:
+                has_begun = True
+                found.clear()
+            if packet.size and not packet.is_discard:
+                found.append((packet.pts, packet.dts, packet.duration or 0))
+            elif found and not packet.size:
+                found[-1] = (*found[-1][:2], found[-1][2] + (packet.duration or 0))
+    return found
+
+
+def spans(container: InputContainer, stream: VideoStream) -> Tuple[List[List[Span]], bool]:
+    """When frames are shown, in order, in parts between which the clock is set anew; and whether the stamps of the
+    decoded frames say the same."""
+    unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
+    found = _stamps(container, stream)
+    lengths = [duration * unit for _, _, duration in found]
+    is_stamped = container.format.name not in _UNSTAMPED and all(pts is not None for pts, _, _ in found)
+    seconds: List[Tuple[Fraction, Optional[Fraction]]]
+    if container.format.name == "gif":
+        lengths = [as_browsers(length) for length in lengths]
+        seconds = [(time, time) for time in itertools.accumulate([Fraction(0), *lengths])]
+    elif is_stamped:
+        seconds = [((pts or 0) * unit, None if dts is None else dts * unit) for pts, dts, _ in found]
+    elif all(dts is not None for _, dts, _ in found):
+        seconds = [((dts or 0) * unit,) * 2 for _, dts, _ in found]
+    else:
+        lengths = [step] * len(found)
+        seconds = [(n * step, n * step) for n in range(len(found))]
+    stamped = ((*time, length) for time, length in zip(seconds, lengths))
+    return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS)), is_stamped
+
+
+class Timing(NamedTuple):
+    """How a clip's stamps become seconds since it begins; see :class:`mrfomm.media.timeline.Clock`."""
+
+    start: Fraction
+    offsets: List[Fraction]
+
+    def clock(self) -> Clock:
+        """A clock for one pass."""
+        return Clock(self.start, self.offsets)
+
+
+def timing(container: InputContainer, rate: Fraction, found: Optional[List[List[Span]]] = None) -> Timing:
+    """A clip begins with pictures or sound, whichever is first, and so that the first picture lies on the grid of
+    ``rate`` places a second. ``found``: the spans of its pictures, if they are known."""
+    shown, sounds = _shown(container), sound_streams(container)
+    if shown and found is None:
+        found, _ = spans(container, shown)
+    if found and not sounds:
+        return Timing(found[0][0][0], offsets(found))
+    first = _first_time(shown or sounds[0])
+    begin = min(first, _first_time(sounds[0]))
+    return Timing(first - nearest((first - begin) * rate) / rate, offsets(found or []))
+
+
+def _first_time(stream: Stream) -> Fraction:
     return (stream.start_time or 0) * (stream.time_base or Fraction(0))
-
-
-def clock_start(container: InputContainer, rate: Fraction) -> Fraction:
-    """When the grid of ``rate`` places a second begins on which a clip is read and its sound is laid: with pictures or
-    sound, whichever is first, and so that the first picture lies on it."""
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    begin = min(first_time(stream) for stream in (*moving[:1], *sound_streams(container)[:1]))
-    first = first_time(moving[0]) if moving else begin
-    return first - nearest((first - begin) * rate) / rate
 
 
 def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
@@ -111,38 +225,50 @@ def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
     Raises:
         Damage: the file ends too early, or is damaged between two packets.
     """
-    return _read(container, stream, lambda packet: packet)
+    for packet, _, complaint in _read(container, stream, False):
+        if complaint and (packet is None or not is_broadcast(container)):  # there, decoding tells what is damaged
+            raise Damage(complaint)
+        if packet is not None:
+            yield packet
 
 
 def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     """The frames of one stream. Any error that FFmpeg reports ends them: a frame it patched up wasn't filmed so.
 
+    A broadcast begins with its first key frame: what is cut off before it is no damage.
+
     Raises:
         Damage: after the good frames.
     """
-    for frames in _read(container, stream, av.Packet.decode):
-        if any(frame.is_corrupt for frame in frames):
-            raise Damage("a frame is incomplete")
-        yield from frames
+    has_begun = not is_broadcast(container)
+    for _, frames, complaint in _read(container, stream, True):
+        is_bad = complaint or any(frame.is_corrupt for frame in frames)
+        if is_bad and has_begun:
+            raise Damage(complaint or "a frame is incomplete")
+        has_begun = has_begun or bool(frames and not is_bad)
+        if not is_bad:
+            yield from frames
 
 
-def _read(container: InputContainer, stream: Stream, use: Callable[[av.Packet], _T]) -> Iterator[_T]:
+def _read(
+    container: InputContainer, stream: Stream, is_decoding: bool
+) -> Iterator[Tuple[av.Packet, List[av.VideoFrame], str]]:
+    """Each packet, what came out of it, and what FFmpeg complained of meanwhile."""
     incoming = container.demux(stream)
-    while True:
-        packet, complaint = None, ""
+    is_end = False
+    while not is_end:
+        packet: Any = None
+        frames: List[av.VideoFrame] = []
+        complaint = ""
         with av.logging.Capture() as log:
             try:
                 packet = next(incoming, None)
-                results = [use(packet)] if packet is not None else []
-            except av.EOFError:
-                return
+                if is_decoding and (packet is None or packet.size):
+                    frames = stream.decode(packet)  # type: ignore[attr-defined]
             except (av.FFmpegError, ValueError) as error:
                 complaint = reason(error)
+        is_end = packet is None
         told = [text.strip() for level, _, text in log if level <= av.logging.ERROR and _HARMLESS not in text]
-        is_end = packet is None or not packet.size
         # a live recording's header knows no length, and so its end comes as a surprise, however whole it is
-        if (told or complaint) and not (is_end and container.duration is None):
-            raise Damage((told or [complaint])[0])
-        if packet is None:
-            return
-        yield from results
+        is_live = container.duration is None and (packet is None or not packet.size)
+        yield packet, frames, "" if is_live else (told or [complaint])[0]

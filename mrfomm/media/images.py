@@ -18,7 +18,6 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from mrfomm.errors import AnyPath, UserError, check_is_file
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-GROUND = 255  # white: what transparent pixels are shown on
 
 # what Pillow's decoders raise
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -93,11 +92,12 @@ def _to_srgb(path: AnyPath, image: Image.Image, profile: "bytes | None") -> np.n
 
 
 def over_ground(image: np.ndarray) -> np.ndarray:
-    """Lay uint8 [H,W,4] over white; [H,W,3] comes back as it is."""
+    """Lay uint8 or uint16 [H,W,4] over white; [H,W,3] comes back as it is."""
     if image.shape[2] == 3:
         return image
-    colours, alpha = image[..., :3].astype(np.uint16), image[..., 3:].astype(np.uint16)
-    return ((colours * alpha + GROUND * (255 - alpha) + 127) // 255).astype(np.uint8)
+    top = np.iinfo(image.dtype).max
+    wide: np.ndarray = image.astype(np.uint16 if top == 255 else np.uint32)
+    return ((wide[..., :3] * wide[..., 3:] + top * (top - wide[..., 3:]) + top // 2) // top).astype(image.dtype)
 
 
 def fit(frame: np.ndarray, size: int) -> np.ndarray:
@@ -144,12 +144,12 @@ def _natural(entry: Path) -> Tuple[list, str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
 
 
-def is_moving_webp(path: AnyPath) -> bool:
-    """Whether a file is a WebP of several frames."""
+def is_animation(path: AnyPath) -> bool:
+    """Whether a file is one that FFmpeg's libraries don't read as shown: a moving WebP, or AVIF with transparency."""
     check_is_file(path)
     try:
-        with Image.open(path, formats=["WEBP"]) as image:
-            return getattr(image, "n_frames", 1) > 1
+        with Image.open(path, formats=["WEBP", "AVIF"]) as image:
+            return getattr(image, "n_frames", 1) > 1 and (image.format == "WEBP" or image.mode == "RGBA")
     except (*_BROKEN, Image.DecompressionBombError):
         return False
 
@@ -164,7 +164,7 @@ def animation(path: AnyPath) -> Iterator[Tuple[Fraction, Fraction, np.ndarray]]:
     with _readable(path), Image.open(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
-            frame = over_ground(np.array(image.convert("RGBA")))
+            frame = over_ground(_to_srgb(path, image, image.info.get("icc_profile")))
             duration = as_browsers(Fraction(image.info.get("duration", 0), 1000))
             yield start, duration, frame
             start += duration

@@ -1,6 +1,5 @@
 """A decoded frame as players show it: RGB by its own matrix and range, tone-mapped, upright, with square pixels."""
 
-from fractions import Fraction
 from typing import Iterable, Optional, Tuple, cast
 
 import av
@@ -9,6 +8,7 @@ from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
+from mrfomm.media.container import Damage, Look, reason
 from mrfomm.media.images import over_ground
 
 # FFmpeg's fast conversion between RGB and YUV darkens a frame by one level of 255.
@@ -18,6 +18,7 @@ _WHITE = 203  # cd/m2: where diffuse white lies in HDR (ITU-R BT.2408)
 _KNEE = 0.85  # of white: lights above it are rolled off, colours below it stay
 _TO_709 = {  # primaries of linear light
     int(ColorPrimaries.BT2020): ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
+    int(ColorPrimaries.SMPTE431): ((1.1575, -0.1550, -0.0026), (-0.0415, 1.0456, -0.0041), (-0.0181, -0.0786, 1.0966)),
     int(ColorPrimaries.SMPTE432): ((1.2249, -0.2247, 0), (-0.0420, 1.0419, 0), (-0.0197, -0.0786, 1.0979)),  # P3
 }
 
@@ -26,33 +27,43 @@ class Converter:
     """Turns the frames of one stream into uint8 [H,W,3].
 
     Args:
-        aspect: width over height of one pixel; None for square ones.
+        look: how the container wants them shown.
         side: of the frames, the shorter one; None: as it is.
     """
 
-    def __init__(self, aspect: Optional[Fraction], side: Optional[int] = None) -> None:
-        self._aspect = aspect or Fraction(1)
-        self._side = side
+    def __init__(self, look: Look, side: Optional[int] = None) -> None:
+        width = f"(iw*{look.aspect or 'if(sar,sar,1)'})"
+        factor = f"{side}/min({width},ih)" if side else "1"
+        sizes = (f"max(1,round({length}*{factor}))" for length in (width, "ih"))
+        self._scale = "w='{}':h='{}'".format(*sizes)
+        left, right, top, bottom = look.crop
+        self._crop = f"iw-{left + right}:ih-{top + bottom}:{left}:{top}:exact=1" if any(look.crop) else ""
         self._kind: Tuple = ()
         self._filters: Tuple = ()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """The frame as RGB."""
+        """The frame as RGB.
+
+        Raises:
+            Damage: FFmpeg can't convert its colours.
+        """
         colours = (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)
         kind = (frame.width, frame.height, frame.format.name, *colours)
-        if kind != self._kind:
-            self._kind, self._filters = kind, self._scaling(frame)
-        _, first, last = self._filters
-        first.push(frame)
-        pixels = last.pull().to_ndarray()
+        try:
+            if kind != self._kind:
+                self._kind, self._filters = kind, self._scaling(frame)
+            _, first, last = self._filters
+            first.push(frame)
+            pixels = last.pull().to_ndarray()
+        except av.FFmpegError as error:
+            named = f"matrix {int(frame.colorspace)}, transfer {int(frame.color_trc)} of ITU-T H.273"
+            raise Damage(f"its colours can't be converted here: {named}, {reason(error)}") from error
+        pixels = over_ground(pixels)
         if pixels.dtype == np.uint16:
             pixels = _to_srgb(pixels, frame.color_trc, frame.color_primaries)
-        return np.ascontiguousarray(_upright(over_ground(pixels), frame))
+        return np.ascontiguousarray(_upright(pixels, frame))
 
     def _scaling(self, frame: av.VideoFrame) -> Tuple:
-        width, height = max(1, round(frame.width * self._aspect)), frame.height
-        factor = self._side / min(width, height) if self._side else 1
-        width, height = (max(1, round(length * factor)) for length in (width, height))
         deep = frame.color_trc in _TO_LIGHT or frame.color_primaries in _TO_709
         clear = any(part.is_alpha for part in frame.format.components)
         graph = Graph()
@@ -64,8 +75,9 @@ class Converter:
         )
         nodes = [
             source,
-            graph.add("scale", f"{width}:{height}:{EXACT}"),
-            graph.add("format", "rgb48le" if deep else "rgba" if clear else "rgb24"),
+            *([graph.add("crop", self._crop)] if self._crop else []),
+            graph.add("scale", f"{self._scale}:eval=frame:{EXACT}"),
+            graph.add("format", ("rgb48le", "rgba64le")[clear] if deep else ("rgb24", "rgba")[clear]),
             graph.add("buffersink"),
         ]
         graph.link_nodes(*nodes).configure()

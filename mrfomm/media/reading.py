@@ -1,9 +1,7 @@
 """Clips and folders of frames as streams of RGB frames at a constant rate, in step with the sound."""
 
-import contextlib
 import dataclasses
 import functools
-import itertools
 import logging
 import os
 from fractions import Fraction
@@ -19,19 +17,17 @@ from mrfomm.media import container as containers
 from mrfomm.media.images import (
     IMAGE_SUFFIXES,
     animation,
-    as_browsers,
-    is_moving_webp,
+    is_animation,
     list_images,
     read_image,
     read_text,
 )
 from mrfomm.media.pixels import Converter
-from mrfomm.media.timeline import constant_rate, on_grid
+from mrfomm.media.timeline import Clock, Span, constant_rate, offsets, on_grid
 from mrfomm.media.whole import check_whole
 
 FOLDER_FPS = 25.0  # VoxCeleb's rate: a folder of images says nothing of time
 
-_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +75,7 @@ def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
         return FrameSource(str(path), fps or FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
     if fps is not None:
         raise UserError(f"{path}: a video has a rate of its own; give --fps with a folder of frames only")
-    return _open_webp(path) if is_moving_webp(path) else _open_video(path)
+    return _open_image(path) if is_animation(path) else _open_video(path)
 
 
 def read_comment(path: AnyPath) -> Optional[str]:
@@ -97,14 +93,13 @@ def read_comment(path: AnyPath) -> Optional[str]:
     return by_name.get("comment")
 
 
-_Span = Tuple[Fraction, Fraction]  # when a frame is shown first, and for how long, in seconds
+_Timed = Tuple[Fraction, Fraction, np.ndarray]
 
 
 class _Video(NamedTuple):
     rate: Fraction
-    start: Fraction  # of the grid
-    times: Optional[List[_Span]]  # of all frames in order, where the container's stamps don't tell
-    may_jump: bool
+    timing: containers.Timing
+    times: Optional[List[Span]]  # of all frames in order, where the container's stamps don't tell
 
 
 def _open_video(path: AnyPath) -> FrameSource:
@@ -112,30 +107,31 @@ def _open_video(path: AnyPath) -> FrameSource:
         _check_moving(container, path)
         stream = containers.picture_stream(container, path)
         check_whole(container, path)
-        video, times = _measured(container, stream)
-        has_audio, aspect = bool(container.streams.audio), stream.sample_aspect_ratio
+        video, count = _measured(container, stream)
+        has_audio, look = bool(container.streams.audio), containers.look(container, stream)
     with containers.open_container(path) as container:
         try:
             first = next(containers.decode(container, containers.picture_stream(container, path)))
+            side = min(Converter(look)(first).shape[:2])
         except containers.Damage as error:
             raise containers.unreadable(path, str(error)) from error
         except StopIteration:
             raise containers.unreadable(path, "no frame in it") from None
     if first.interlaced_frame:
         _log.warning("%s: filmed in half frames (interlaced); what moves has combed edges", path)
-    count = sum(1 for _ in on_grid(((*time, 0) for time in times), video.rate, video.start))
-    side = min(Converter(aspect)(first).shape[:2])
-    frames = functools.partial(_frames, str(path), video, side, set())
+    if first.rotation % 90:
+        _log.warning("%s: turned by %d degrees; shown by the nearest quarter turn", path, first.rotation)
+    frames = functools.partial(_frames, str(path), video, look, side, set())
     return FrameSource(str(path), float(video.rate), count, has_audio, frames)
 
 
-def _open_webp(path: AnyPath) -> FrameSource:
+def _open_image(path: AnyPath) -> FrameSource:
     """An animation that FFmpeg's libraries don't read, by Pillow."""
     spans = [(start, duration) for start, duration, _ in animation(path)]
     durations = [duration for _, duration in spans]
     rate = constant_rate(durations, Fraction(1000, gcd(*(int(1000 * duration) for duration in durations))))
-    count = sum(1 for _ in on_grid(((*span, 0) for span in spans), rate, Fraction(0)))
-    return FrameSource(str(path), float(rate), count, False, lambda: on_grid(animation(path), rate, Fraction(0)))
+    count = sum(1 for _ in on_grid(((*span, 0) for span in spans), rate))
+    return FrameSource(str(path), float(rate), count, False, lambda: on_grid(animation(path), rate))
 
 
 def _check_moving(container: InputContainer, path: AnyPath) -> None:
@@ -145,45 +141,27 @@ def _check_moving(container: InputContainer, path: AnyPath) -> None:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
-def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, List[_Span]]:
-    """The grid, and when frames are shown and for how long, in order, in seconds: without decoding them."""
-    guess: Fraction = stream.guessed_rate or Fraction(0)
-    unit: Fraction = stream.time_base or Fraction(1)
-    packets = _whole_packets(container, stream)
-    is_stamped = container.format.name not in ("avi", "gif") and all(pts is not None for pts, _, _ in packets)
-    if container.format.name == "gif":
-        shown = [as_browsers(duration * unit) for _, _, duration in packets]
-        times = list(zip(itertools.accumulate([Fraction(0), *shown]), shown))
-    elif is_stamped:
-        times = sorted(((pts or 0) * unit, duration * unit) for pts, _, duration in packets)
-    elif all(dts is not None for _, dts, _ in packets):
-        times = [((dts or 0) * unit, duration * unit) for _, dts, duration in packets]
-    else:
-        step = 1 / (guess or Fraction(25))
-        times = [(n * step, step) for n in range(len(packets))]
-    may_jump = bool(container.format.flags & _MAY_JUMP)
-    steps = [time - before for (before, _), (time, _) in zip(times, times[1:])]
-    steps += [duration for _, duration in times[-1:] if duration]
-    rate = guess if may_jump and 0 < guess <= 60 else constant_rate(steps, guess)
-    return _Video(rate, containers.clock_start(container, rate), None if is_stamped else times, may_jump), times
+def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, int]:
+    """The grid, and how many places the frames have on it: without decoding them."""
+    found, is_stamped = containers.spans(container, stream)
+    times = [span for part in found for span in part]
+    clock = Clock(Fraction(0), offsets(found))
+    shown = [clock(*span) for span in times]
+    steps = [time - before for before, time in zip(shown, shown[1:])] + [length for _, length in times[-1:] if length]
+    guess = stream.guessed_rate or Fraction(0)
+    is_told = containers.is_broadcast(container) and 0 < guess <= 60  # whose stamps have holes
+    rate = guess if is_told else constant_rate(steps, guess)
+    video = _Video(rate, containers.timing(container, rate, found), None if is_stamped else times)
+    clock = video.timing.clock()
+    return video, sum(1 for _ in on_grid(((clock(*span), span[1], 0) for span in times), rate))
 
 
-def _whole_packets(container: InputContainer, stream: VideoStream) -> List[Tuple[Optional[int], Optional[int], int]]:
-    """pts, dts and duration of every packet up to the first damage, which is told when the frames are read."""
-    found = []
-    with contextlib.suppress(containers.Damage):
-        for packet in containers.packets(container, stream):
-            if packet.size and not packet.is_discard:
-                found.append((packet.pts, packet.dts, packet.duration or 0))
-    return found
-
-
-def _frames(path: str, video: _Video, side: int, said: Set[str]) -> Iterator[np.ndarray]:
+def _frames(path: str, video: _Video, look: containers.Look, side: int, said: Set[str]) -> Iterator[np.ndarray]:
     shape, previous = None, None
     try:
         with containers.open_container(path) as container:
             stream = containers.picture_stream(container, path)
-            for pixels in on_grid(_timed(container, stream, video, side), video.rate, video.start, video.may_jump):
+            for pixels in on_grid(_timed(container, stream, video, Converter(look, side)), video.rate):
                 shape = shape or pixels.shape
                 if pixels.shape != shape and path not in said:
                     said.add(path)
@@ -197,14 +175,12 @@ def _frames(path: str, video: _Video, side: int, said: Set[str]) -> Iterator[np.
         ) from error
 
 
-def _timed(
-    container: InputContainer, stream: VideoStream, video: _Video, side: int
-) -> Iterator[Tuple[Fraction, Fraction, np.ndarray]]:
-    convert, unit = Converter(stream.sample_aspect_ratio, side), stream.time_base or Fraction(1)
-    step = 1 / video.rate
+def _timed(container: InputContainer, stream: VideoStream, video: _Video, convert: Converter) -> Iterator[_Timed]:
+    clock, step, unit = video.timing.clock(), 1 / video.rate, stream.time_base or Fraction(1)
     for number, frame in enumerate(containers.decode(container, stream)):
         if video.times is None and frame.pts is not None:
-            yield frame.pts * unit, (frame.duration or 0) * unit, convert(frame)
+            span = frame.pts * unit, (frame.duration or 0) * unit
         else:
             known = (video.times or [])[number : number + 1]
-            yield (*(known[0] if known else (number * step, step)), convert(frame))
+            span = known[0] if known else (number * step, step)
+        yield clock(*span), span[1], convert(frame)

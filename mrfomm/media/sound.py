@@ -1,30 +1,32 @@
 """The sound of a clip, laid beside the pictures of another one: copied where players know its codec, else encoded."""
 
 import contextlib
+import itertools
 import logging
 from fractions import Fraction
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple, cast
 
 import av
 from av.container import InputContainer, OutputContainer
 from av.filter import Graph
 
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.media.container import Damage, clock_start, open_container, packets, sound_streams
+from mrfomm.media.container import Damage, Timing, is_broadcast, open_container, packets, sound_streams, timing
 
 _BLOCK = 1024  # samples that are encoded at once, and so how exactly the end is cut
 _KNOWN_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")  # others are mixed down, as players do
 _RATES = (44100, 48000, 32000, 24000, 22050, 16000)  # samples per second that every player takes
+_SLOWEST = 16000  # samples per second: MP4 takes no slower MP3
 _TS_NEGATIVE = 0x40000  # AVFMT_TS_NEGATIVE
 _log = logging.getLogger(__name__)
 
 
 class Sound(NamedTuple):
-    """A track that can be decoded. ``start``: the time of its container at which the pictures begin, in seconds."""
+    """A track that can be decoded. ``timing``: of the clip that it is from, as its pictures are read."""
 
     path: str
     track: int  # the number of its stream
-    start: Fraction
+    timing: Timing
 
 
 def find_sound(path: AnyPath, fps: Fraction) -> Optional[Sound]:
@@ -41,10 +43,10 @@ def find_sound(path: AnyPath, fps: Fraction) -> Optional[Sound]:
         tracks = sound_streams(container)
         if not tracks:
             return None
-        start = clock_start(container, fps)
+        begin = timing(container, fps)
         for track in tracks:
             if _can_be_decoded(path, track.index):
-                return Sound(str(path), track.index, start)
+                return Sound(str(path), track.index, begin)
     raise UserError(f"{path}: its sound can't be decoded here; leave it out (--no-audio), or encode it anew as AAC")
 
 
@@ -58,9 +60,9 @@ def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
     """The frames that can be decoded; what is damaged between them is told."""
     is_damaged = False
     with contextlib.suppress(Damage):
-        for packet in packets(container, stream):
+        for packet in itertools.chain(packets(container, stream), [None]):
             try:
-                yield from packet.decode()
+                yield from stream.decode(packet) if packet is None or packet.size else []
             except (av.FFmpegError, ValueError):
                 is_damaged = True
     if is_damaged:
@@ -80,9 +82,10 @@ class SoundTrack:
     def __init__(self, sound: Sound, output: OutputContainer, copied: Tuple[str, ...], encoder: str) -> None:
         self._closing = contextlib.ExitStack()
         self._input = self._closing.enter_context(open_container(sound.path))
-        self._from: Any = self._input.streams[sound.track]  # PyAV's types don't tell kinds of streams apart
-        self._start, self._output = sound.start, output
-        if self._from.codec_context.name in copied:
+        self._from = cast(Any, self._input.streams[sound.track])  # PyAV's types don't tell kinds of streams apart
+        self._timing, self._output = sound.timing, output
+        can_be_copied = self._from.codec_context.name in copied and self._from.rate >= _SLOWEST
+        if can_be_copied and not is_broadcast(self._input):  # whose layout may change on the way
             self._to: Any = output.add_stream_from_template(self._from)
             self._blocks = self._copied()
         else:
@@ -110,34 +113,51 @@ class SoundTrack:
 
     def _copied(self) -> Iterator[Tuple[Fraction, List[av.Packet]]]:
         unit, last = self._from.time_base, None
-        shift = round(self._start / unit)
+        clock = self._timing.clock()
         can_hide = bool(self._output.format.flags & _TS_NEGATIVE)  # a codec's run-in, before the pictures
         with contextlib.suppress(Damage):
             for packet in packets(self._input, self._from):
                 before = -1 - can_hide * (packet.duration or 0) if last is None else last
-                if packet.size and packet.pts is not None and packet.pts - shift > before:
-                    last = packet.pts - shift
+                if not packet.size or packet.pts is None:
+                    continue
+                time = round(clock(packet.pts * unit, (packet.duration or 0) * unit) / unit)
+                if time > before:
+                    last = time
                     packet.pts, packet.dts, packet.stream = last, last, self._to
                     yield last * unit, [packet]
 
     def _encoded(self) -> Iterator[Tuple[Fraction, List[av.Packet]]]:
+        done = 0
         for frame in self._blocks_in_time():
-            yield frame.pts * frame.time_base, self._to.encode(frame)
+            frame.pts, frame.time_base = done, Fraction(1, frame.sample_rate)
+            yield done * frame.time_base, self._to.encode(frame)
+            done += frame.samples
 
     def _blocks_in_time(self) -> Iterator[Any]:
         """Blocks of even length from the first picture on; gaps are filled with silence."""
-        graph, unit = None, Fraction(1)
-        for frame in _decoded(self._input, self._from):
-            if graph is None:
-                graph, unit = _filling(frame), Fraction(1, frame.sample_rate)
+        graph, clock = None, self._timing.clock()
+        for frame in _of_one_kind(_decoded(self._input, self._from)):
+            unit = Fraction(1, frame.sample_rate)
+            graph = graph or _filling(frame)
             if frame.pts is not None:
-                frame.pts = round((frame.pts * frame.time_base - self._start) / unit)
+                frame.pts = round(clock(frame.pts * frame.time_base, frame.samples * unit) / unit)
                 frame.time_base = unit
             graph.push(frame)
             yield from _pulled(graph)
         if graph is not None:
             graph.push(None)
             yield from _pulled(graph)
+
+
+def _of_one_kind(frames: Iterator[Any]) -> Iterator[Any]:
+    """What follows in another format, layout or rate, as in broadcasts, made like the first."""
+    first, other, resampler = None, None, None
+    for frame in frames:
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        first = first or kind
+        if kind not in (first, other):
+            other, resampler = kind, av.AudioResampler(*first)
+        yield from [frame] if kind == first or resampler is None else resampler.resample(frame)
 
 
 def _encoder(output: OutputContainer, codec: str, source: Any) -> Any:
@@ -154,7 +174,9 @@ def _filling(frame: av.AudioFrame) -> Graph:
         layout=frame.layout,
         time_base=Fraction(1, frame.sample_rate),
     )
-    graph.link_nodes(source, graph.add("aresample", "async=1:first_pts=0"), graph.add("abuffersink")).configure()
+    graph.link_nodes(
+        source, graph.add("aresample", "async=1:first_pts=0:min_hard_comp=0.04"), graph.add("abuffersink")
+    ).configure()
     graph.set_audio_frame_size(_BLOCK)
     return graph
 

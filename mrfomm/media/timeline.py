@@ -2,19 +2,72 @@
 
 from fractions import Fraction
 from math import floor
-from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 _T = TypeVar("_T")
+Span = Tuple[Fraction, Fraction]  # when a frame is shown first, and for how long, in seconds
 
 _COARSE = 60  # frames per second: FFmpeg's guess above it may be a unit of time, such as 1/1000 s
+_DENSER = 12, 15, 20, 24, 25, 30, 50, 60, 120  # frames per second
 _PAUSE = 3  # typical steps: what takes longer tells nothing of the rate
-_JUMP = 10  # seconds
+_LATE = 0.04, 0.06  # seconds that a frame may come late, on a usual rate and on any
+
+
+class Clock:
+    """Runs on where a container's clock is set anew on the way, as in broadcasts: there, no time passes.
+
+    Args:
+        start: the container's time that is 0 here, in seconds.
+        offsets: what stamps are ahead of this clock, from one such place to the next; of :func:`offsets`.
+    """
+
+    def __init__(self, start: Fraction, offsets: Sequence[Fraction]) -> None:
+        self._start, self._offsets = start, list(offsets)
+        self._end: Optional[Fraction] = None
+
+    def __call__(self, stamp: Fraction, duration: Fraction) -> Fraction:
+        """When something begins that the container stamps so; to be asked in order, of one stream."""
+        while self._end is not None and len(self._offsets) > 1:
+            stay, go = (abs(stamp - offset - self._end) for offset in self._offsets[:2])
+            if stay <= go:
+                break
+            del self._offsets[0]
+        self._end = stamp - self._offsets[0] + duration
+        return stamp - self._offsets[0] - self._start
+
+
+def parts(
+    stamps: Iterable[Tuple[Fraction, Optional[Fraction], Fraction]], slip: Fraction, longest: int
+) -> List[List[Span]]:
+    """The spans of frames in order, in parts between which the clock is set anew.
+
+    Args:
+        stamps: when each packet is shown and decoded (if it tells), and its duration, in seconds, in the file's order.
+        slip, longest: seconds back and without a picture; more says that the clock was set.
+    """
+    found: List[List[Span]] = []
+    last = end = Fraction(0)
+    for shown, decoded, duration in stamps:
+        if not found or decoded is not None and not last - slip <= decoded <= end + longest:
+            found.append([])
+            last = shown - slip if decoded is None else decoded
+        last, end = last if decoded is None else decoded, shown + duration
+        found[-1].append((shown, duration))
+    return [sorted(part) for part in found]
+
+
+def offsets(found: List[List[Span]]) -> List[Fraction]:
+    """How far the stamps of each part are ahead of a clock that runs on."""
+    ahead = [Fraction(0)]
+    for before, part in zip(found, found[1:]):
+        ahead.append(part[0][0] - (sum(before[-1], Fraction(0)) - ahead[-1]))
+    return ahead
 
 
 def constant_rate(steps: List[Fraction], guess: Optional[Fraction]) -> Fraction:
-    """Frames per second of the coarsest usual grid on which no two frames fall together.
+    """Frames per second of the coarsest usual grid on which no frame comes late.
 
     Args:
         steps: seconds from each frame to the next, in order; the last one's duration too, where it is known.
@@ -22,50 +75,48 @@ def constant_rate(steps: List[Fraction], guess: Optional[Fraction]) -> Fraction:
 
     Returns:
         The guess or a rate near the typical step's; pauses don't lower it. Frames that come too unevenly for any grid
-        are placed in order on that of their typical step.
+        are placed in order on that of their typical step, or a denser one, if they fell behind the sound there.
     """
     positive = [step for step in steps if step > 0]
     if not positive:
         return guess if guess and guess <= _COARSE else Fraction(25)
     longest = _PAUSE * float(np.median([float(step) for step in positive]))
-    typical = [step for step in positive if step <= longest]
+    typical = [step for step in steps if 0 <= step <= longest]
     own = len(typical) / sum(typical, Fraction(0))
-    usual = [Fraction(round(own)), Fraction(round(own * 1001 / 1000) * 1000, 1001)]
-    close = [rate for rate in usual if rate and abs(rate - own) * sum(typical) <= Fraction(1, 2)]
-    grids = [guess] if guess and guess <= _COARSE else []
+    near = [Fraction(round(own)), Fraction(round(own * 1001 / 1000) * 1000, 1001)]
+    close = [rate for rate in near if rate and abs(rate - own) * sum(typical) <= Fraction(1, 2)]
     close.sort(key=lambda rate: abs(rate - own))
-    return next((rate for rate in grids + close if _is_apart(steps, rate)), own.limit_denominator(1001))
+    grids = [guess] if guess and guess <= _COARSE else []
+    if grids and max(typical) < 1.5 * min(typical) and abs(grids[0] - own) * sum(typical) > Fraction(1, 2):
+        grids = []  # steady at another rate than the file tells
+    usual, others = grids + close, [own, *(Fraction(rate) for rate in _DENSER if rate > own)]
+    wanted = [(rate, _LATE[0]) for rate in usual] + [(rate, _LATE[1]) for rate in others]
+    chosen = next((rate for rate, late in wanted if _lateness(steps, rate) <= late), others[-1])
+    return chosen if chosen in usual else max(chosen.limit_denominator(1001), Fraction(1, 1001))
 
 
-def _is_apart(steps: List[Fraction], rate: Fraction) -> bool:
-    """Whether every frame has a place of its own."""
+def _lateness(steps: List[Fraction], rate: Fraction) -> float:
+    """The most seconds that a frame comes late where each has a place of its own."""
     times = np.concatenate([[0], np.cumsum([float(step) for step in steps])])
-    return bool(np.all(np.diff(np.floor(times * float(rate) + 0.5)) >= 1))
+    places = np.floor(times * float(rate) + 0.5) - np.arange(times.size)
+    return float((np.maximum.accumulate(places) - places).max() / rate)
 
 
-def on_grid(
-    frames: Iterable[Tuple[Fraction, Fraction, _T]], rate: Fraction, start: Fraction, may_jump: bool = False
-) -> Iterator[_T]:
-    """Yield every frame once, and again while it is still shown; the first one also before it, from ``start`` on.
+def on_grid(frames: Iterable[Tuple[Fraction, Fraction, _T]], rate: Fraction) -> Iterator[_T]:
+    """Yield every frame once, and again while it is still shown; the first one also before it.
 
     Args:
-        frames: (time, duration, frame), in seconds of the container's clock.
+        frames: (time, duration, frame), in seconds since the first place.
         rate: of the grid, places per second.
-        start: the time of its first place.
-        may_jump: whether the clock may be set anew on the way, as in broadcasts: a step back, or one of more than ten
-            seconds, is then none in time.
     """
-    shown, offset, time, end, last = 0, Fraction(0), start, start, None
-    for stamp, duration, frame in frames:
-        if may_jump and last is not None and not time <= stamp - offset <= end + _JUMP:
-            offset = stamp - end
-        time = stamp - offset
-        place = max(shown + (last is not None), nearest((time - start) * rate))
+    shown, end, last = 0, Fraction(0), None
+    for time, duration, frame in frames:
+        place = max(shown + (last is not None), nearest(time * rate))
         for _ in range(place - shown):
             yield frame if last is None else last
         shown, last, end = place, frame, time + duration
     if last is not None:
-        for _ in range(max(1, nearest((end - start) * rate) - shown)):
+        for _ in range(max(1, nearest(end * rate) - shown)):
             yield last
 
 
