@@ -44,7 +44,7 @@ _MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT: broadcasts, which are cut anywhere, and 
 _UNSTAMPED = ("avi", "gif", "mpegvideo", "ogg")  # the stamps of their frames are wanting, or not those that are shown
 # Seconds back, and without a picture: more is a clock set anew
 _JUMPS = (Fraction(1, 100), 10)  # in a broadcast
-_ODD_STAMPS = (Fraction(1), 36000)  # elsewhere
+_ODD_STAMPS = (Fraction(1), 3600)  # elsewhere
 
 # Elements in the head of a Matroska file: rows and columns that aren't shown, then the size of what is
 _SIDE = rb"\x54([\xaa\xbb\xcc\xdd])(?:\x81(.)|\x82(..))"
@@ -110,7 +110,11 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
 
 def _shown(container: InputContainer) -> Optional[VideoStream]:
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    return max(moving, key=lambda s: (s.width > 0, bool(s.disposition & Disposition.default), s.frames), default=None)
+    return max(
+        moving,
+        key=lambda s: (getattr(s, "width", 0) > 0, bool(s.disposition & Disposition.default), s.frames),
+        default=None,
+    )
 
 
 class Look(NamedTuple):
@@ -151,11 +155,19 @@ def sound_streams(container: InputContainer) -> List[Stream]:
     return sorted(container.streams.audio, key=lambda s: not s.disposition & Disposition.default)
 
 
-def _stamps(container: InputContainer, stream: Stream) -> List[Tuple[Optional[int], Optional[int], int]]:
-    """pts, dts and duration of every packet up to the first damage, which is told when the frames are read. One that is
-    empty shows the frame before it for longer; of a broadcast, what is cut off before the first key frame is left out.
-    """
-    found: List[Tuple[Optional[int], Optional[int], int]] = []
+class Stamp(NamedTuple):
+    """Of a packet: when it is shown and decoded, in units of its stream; for how long; whether parts are missing."""
+
+    pts: Optional[int]
+    dts: Optional[int]
+    duration: int
+    is_torn: bool
+
+
+def stamps(container: InputContainer, stream: Stream) -> List[Stamp]:
+    """Those of every packet up to the first damage, which is told when the frames are read. One that is empty shows the
+    frame before it for longer; of a broadcast, what is cut off before the first key frame is left out."""
+    found: List[Stamp] = []
     has_begun = not is_broadcast(container)
     with contextlib.suppress(Damage):
         for packet in packets(container, stream):
@@ -163,32 +175,34 @@ def _stamps(container: InputContainer, stream: Stream) -> List[Tuple[Optional[in
                 has_begun = True
                 found.clear()
             if packet.size and not packet.is_discard:
-                found.append((packet.pts, packet.dts, packet.duration or 0))
+                found.append(Stamp(packet.pts, packet.dts, packet.duration or 0, packet.is_corrupt))
             elif found and not packet.size:
-                found[-1] = (*found[-1][:2], found[-1][2] + (packet.duration or 0))
+                found[-1] = found[-1]._replace(duration=found[-1].duration + (packet.duration or 0))
     return found
 
 
-def spans(container: InputContainer, stream: VideoStream) -> Tuple[List[List[Span]], bool]:
-    """When frames are shown, in order, in parts between which the clock is set anew; and whether the stamps of the
-    decoded frames say the same."""
+def is_stamped(container: InputContainer, found: List[Stamp]) -> bool:
+    """Whether the stamps of decoded frames say when they are shown."""
+    return container.format.name not in _UNSTAMPED and all(stamp.pts is not None for stamp in found)
+
+
+def spans(container: InputContainer, stream: VideoStream, found: List[Stamp]) -> List[List[Span]]:
+    """When frames are shown, in order, in parts between which the clock is set anew."""
     unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
-    found = _stamps(container, stream)
-    lengths = [duration * unit for _, _, duration in found]
-    is_stamped = container.format.name not in _UNSTAMPED and all(pts is not None for pts, _, _ in found)
+    lengths = [stamp.duration * unit for stamp in found]
     seconds: List[Tuple[Fraction, Optional[Fraction]]]
     if container.format.name == "gif":
         lengths = [as_browsers(length) for length in lengths]
         seconds = [(time, time) for time in itertools.accumulate([Fraction(0), *lengths])]
-    elif is_stamped:
-        seconds = [((pts or 0) * unit, None if dts is None else dts * unit) for pts, dts, _ in found]
-    elif all(dts is not None for _, dts, _ in found):
-        seconds = [((dts or 0) * unit,) * 2 for _, dts, _ in found]
+    elif is_stamped(container, found):
+        seconds = [((at.pts or 0) * unit, None if at.dts is None else at.dts * unit) for at in found]
+    elif all(stamp.dts is not None for stamp in found):
+        seconds = [((stamp.dts or 0) * unit,) * 2 for stamp in found]
     else:
         lengths = [step] * len(found)
         seconds = [(n * step, n * step) for n in range(len(found))]
     stamped = ((*time, length) for time, length in zip(seconds, lengths))
-    return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS)), is_stamped
+    return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
 
 
 class Timing(NamedTuple):
@@ -207,9 +221,9 @@ def timing(container: InputContainer, rate: Fraction, found: Optional[List[List[
     ``rate`` places a second. ``found``: the spans of its pictures, if they are known."""
     shown, sounds = _shown(container), sound_streams(container)
     if shown and found is None:
-        found, _ = spans(container, shown)
-    if found and not sounds:
-        return Timing(found[0][0][0], offsets(found))
+        found = spans(container, shown, stamps(container, shown))
+    if not sounds:
+        return Timing(found[0][0][0] if found else Fraction(0), offsets(found or []))
     first = _first_time(shown or sounds[0])
     begin = min(first, _first_time(sounds[0]))
     return Timing(first - nearest((first - begin) * rate) / rate, offsets(found or []))
@@ -263,7 +277,10 @@ def _read(
         with av.logging.Capture() as log:
             try:
                 packet = next(incoming, None)
-                if is_decoding and (packet is None or packet.size):
+                is_torn = packet is not None and packet.is_corrupt and not is_broadcast(container)
+                if is_torn:
+                    complaint = "a packet is incomplete"
+                elif is_decoding and (packet is None or packet.size):
                     frames = stream.decode(packet)  # type: ignore[attr-defined]
             except (av.FFmpegError, ValueError) as error:
                 complaint = reason(error)

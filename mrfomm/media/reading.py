@@ -28,6 +28,7 @@ from mrfomm.media.whole import check_whole
 
 FOLDER_FPS = 25.0  # VoxCeleb's rate: a folder of images says nothing of time
 
+_SHORT_WITHOUT_A_WORD = ("flv", "ivf", "mxf")  # FFmpeg's readers of these take any end for the end
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +108,10 @@ def _open_video(path: AnyPath) -> FrameSource:
         _check_moving(container, path)
         stream = containers.picture_stream(container, path)
         check_whole(container, path)
-        video, count = _measured(container, stream)
+        video, count = _measured(container, stream, path)
+        told = Fraction(container.duration or 0, 10**6)  # the longest track's
+        if container.format.name in _SHORT_WITHOUT_A_WORD and count < told * video.rate * Fraction(9, 10):
+            _log.warning("%s: tells of %.1f s, has pictures for %.1f s; it may be cut", path, told, count / video.rate)
         has_audio, look = bool(container.streams.audio), containers.look(container, stream)
     with containers.open_container(path) as container:
         try:
@@ -141,9 +145,12 @@ def _check_moving(container: InputContainer, path: AnyPath) -> None:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
-def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, int]:
+def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> Tuple[_Video, int]:
     """The grid, and how many places the frames have on it: without decoding them."""
-    found, is_stamped = containers.spans(container, stream)
+    stamps = containers.stamps(container, stream)
+    if any(stamp.is_torn for stamp in stamps):
+        _log.warning("%s: parts are missing on the way, as where it was received badly or joined", path)
+    found = containers.spans(container, stream, stamps)
     times = [span for part in found for span in part]
     clock = Clock(Fraction(0), offsets(found))
     shown = [clock(*span) for span in times]
@@ -151,9 +158,10 @@ def _measured(container: InputContainer, stream: VideoStream) -> Tuple[_Video, i
     guess = stream.guessed_rate or Fraction(0)
     is_told = containers.is_broadcast(container) and 0 < guess <= 60  # whose stamps have holes
     rate = guess if is_told else constant_rate(steps, guess)
-    video = _Video(rate, containers.timing(container, rate, found), None if is_stamped else times)
-    clock = video.timing.clock()
-    return video, sum(1 for _ in on_grid(((clock(*span), span[1], 0) for span in times), rate))
+    timing = containers.timing(container, rate, found)
+    clock = timing.clock()
+    count = sum(1 for _ in on_grid(((clock(*span), span[1], 0) for span in times), rate))
+    return _Video(rate, timing, None if containers.is_stamped(container, stamps) else times), count
 
 
 def _frames(path: str, video: _Video, look: containers.Look, side: int, said: Set[str]) -> Iterator[np.ndarray]:

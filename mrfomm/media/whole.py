@@ -7,25 +7,43 @@ from av.container import InputContainer
 
 from mrfomm.errors import AnyPath, UserError
 
+_SEARCHED = 1 << 26  # bytes
+
 
 def check_whole(container: InputContainer, path: AnyPath) -> None:
-    """Refuse an avi or gif, or a movie with an index, that ends too early. What comes after its end doesn't matter.
+    """Refuse an avi, gif, mp4 or mov that ends too early. What comes after its end doesn't matter.
 
     Raises:
         UserError: it was cut short.
     """
-    size = os.path.getsize(path)
-    if container.format.name == "avi":
-        with open(path, "rb") as file:
+    kind, size = container.format.name, os.path.getsize(path)
+    with open(path, "rb") as file:
+        if kind == "avi":
             is_cut = 8 + int.from_bytes(file.read(8)[4:], "little") > size  # RIFF: a name, then the length of the rest
-    elif container.format.name == "gif":
-        with open(path, "rb") as file:
+        elif kind == "gif":
             is_cut = not _has_trailer(file)
-    else:
-        last = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
-        is_cut = any(entry.pos + entry.size > size for entry in last)
+        else:
+            is_cut = kind.startswith("mov") and _lacks_of_a_box(file, size)
     if is_cut:
         raise UserError(f"{path}: the file is cut short; copy or export it again")
+
+
+def _lacks_of_a_box(file: BinaryIO, size: int) -> bool:
+    """Whether the boxes with pictures or their index (ISO 14496-12, 4.2) reach over the end, or begin after damage."""
+    start = 0
+    while start < size:
+        file.seek(start)
+        head = file.read(16)
+        kind, length = head[4:8], int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if kind in (b"mdat", b"moov", b"moof") and start + length > size:
+            return True
+        if length < 8 or start + length > size:  # to the end of the file, or no box
+            file.seek(start)
+            return b"moof" in file.read(_SEARCHED)
+        start += length
+    return False
 
 
 def _has_trailer(file: BinaryIO) -> bool:
