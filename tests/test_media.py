@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import mrfomm
-from mrfomm.data.clips import Clip, open_clip
+from mrfomm.data.clips import BrokenClip, Clip, open_clip
 from mrfomm.errors import UserError
 from mrfomm.media.images import read_image
 from mrfomm.media.reading import open_frames
@@ -660,3 +661,226 @@ def test_nothing_of_the_clip_but_its_sound_goes_along(tmp_path, source):
                 sink.write(frame)
         assert "secret" not in describe(tmp_path / name)
         assert "Audio" in describe(tmp_path / name)
+
+
+# Broadcasts, joined and cut
+
+
+def flashes_and_clicks(path):
+    """When each flash and each click of a clip begin, in seconds."""
+    frames = open_frames(path)
+    white = np.array([frame.mean() > 200 for frame in frames]).astype(int)
+    filters = ("-ac", 1, "-ar", 48000, "-af", "aresample=async=1:first_pts=0")
+    loud = np.abs(np.frombuffer(ffmpeg("-i", path, *filters, "-f", "f32le", "-"), np.float32)) > 0.1
+    loud = loud[: len(loud) // 480 * 480].reshape(-1, 480).any(axis=1).astype(int)
+    return [np.flatnonzero(np.diff(on) > 0) / rate for on, rate in ((white, frames.fps), (loud, 100))]
+
+
+@pytest.fixture(scope="module")
+def broadcast(tmp_path_factory):
+    """Two seconds with a flash and a click at 0.8 s, as a recorder writes them; once more with a clock 5000 s ahead,
+    and with sound of another kind."""
+    folder = tmp_path_factory.mktemp("broadcast")
+    flash = "color=black:s=64x48:r=25:d=2,drawbox=t=fill:color=white:enable='between(t,0.8,1)'"
+    tone = "aevalsrc='if(between(t,0.8,1),0.5*sin(2*PI*440*t),0)':s=48000:d=2"
+    inputs = ("-f", "lavfi", "-i", flash, "-f", "lavfi", "-i", tone)
+    video = ("-c:v", "libx264", "-g", 10, "-bf", 2, "-pix_fmt", "yuv420p")
+    ffmpeg(*inputs, *video, "-c:a", "mp2", "-ac", 2, folder / "a.ts")
+    ffmpeg("-i", folder / "a.ts", "-c", "copy", "-output_ts_offset", 5000, folder / "later.ts")
+    ffmpeg(*inputs, *video, "-c:a", "mp2", "-ac", 1, "-ar", 44100, "-output_ts_offset", 2, folder / "other.ts")
+    ffmpeg(*inputs, "-c:v", "mpeg2video", "-q:v", 2, "-bf", 2, "-c:a", "mp2", folder / "b.mpg")
+    return {name: (folder / name).read_bytes() for name in ("a.ts", "later.ts", "other.ts", "b.mpg")}
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [("a.ts", "a.ts"), ("a.ts", "later.ts"), ("later.ts", "a.ts"), ("a.ts", "other.ts"), ("b.mpg", "b.mpg")],
+)
+@pytest.mark.parametrize("out", ["out.mp4", "out.avi"])
+def test_sound_stays_with_its_pictures_where_the_clock_is_set_anew(tmp_path, broadcast, joined, out):
+    path = tmp_path / f"joined.{joined[0][-3:]}"
+    path.write_bytes(b"".join(broadcast[name] for name in joined))
+    frames = open_frames(path)
+    assert frames.count_hint == pytest.approx(100, abs=3)
+    with open_sink(tmp_path / out, frames.fps, audio_from=path) as sink:
+        for frame in frames:
+            sink.write(frame)
+    flashes, clicks = flashes_and_clicks(tmp_path / out)
+    assert len(flashes) == len(clicks) == 2
+    assert np.abs(flashes - clicks).max() <= 0.06
+    assert np.diff(flashes)[0] == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("share", [0.04, 0.08, 0.12])
+def test_a_recording_may_begin_anywhere(tmp_path, broadcast, share, capfd):
+    path = tmp_path / "cut.ts"
+    path.write_bytes(broadcast["a.ts"][int(len(broadcast["a.ts"]) * share) :])
+    with open_sink(tmp_path / "out.mp4", 25, audio_from=path) as sink:
+        for frame in open_frames(path):
+            sink.write(frame)
+    flashes, clicks = flashes_and_clicks(tmp_path / "out.mp4")
+    assert np.abs(flashes - clicks).max() <= 0.045
+    assert capfd.readouterr().err == ""
+
+
+def test_a_packet_that_was_not_received_is_told(tmp_path, broadcast, caplog):
+    rows = np.frombuffer(broadcast["a.ts"], np.uint8).reshape(-1, 188)
+    pictures_begin = np.flatnonzero((rows[:, 1] & 0x5F == 0x41) & (rows[:, 2] == 0))  # PID 256, start of a unit
+    (tmp_path / "a.ts").write_bytes(np.delete(rows, pictures_begin[20], axis=0).tobytes())
+    open_frames(tmp_path / "a.ts")
+    assert "a.ts: parts are missing on the way" in caplog.text
+
+
+def test_pixels_that_change_their_shape_on_the_way(tmp_path, source):
+    for name, aspect in (("a", "1/1"), ("b", "2/1")):
+        ffmpeg("-i", source / "rgb.mkv", "-vf", f"setsar={aspect}", *x264()[2:], tmp_path / f"{name}.ts")
+    (tmp_path / "all.ts").write_bytes(b"".join((tmp_path / f"{name}.ts").read_bytes() for name in "ab"))
+    assert [frame.shape for frame in open_frames(tmp_path / "all.ts")] == [(64, 96, 3)] * 12 + [(64, 192, 3)] * 12
+
+
+def test_frames_that_are_empty_repeat_the_one_before(tmp_path, source):
+    """Theora's encoder stores a still picture so."""
+    ffmpeg("-loop", 1, "-i", source / "000.png", "-frames:v", 7, "-c:v", "libtheora", "-q:v", 9, tmp_path / "a.ogv")
+    frames = open_frames(tmp_path / "a.ogv")
+    assert (frames.count_hint, len(list(frames))) == (7, 7)
+
+
+# What isn't shown, and colours that can't be
+
+
+def test_cropping_is_that_of_ffmpeg(tmp_path, source):
+    """By the codec, whose left edge isn't cut to a multiple of 32, and by the container."""
+    ffmpeg("-i", source / "rgb.mkv", *x264(), tmp_path / "plain.mp4")
+    crop = "h264_metadata=crop_left=8:crop_right=4:crop_top=6:crop_bottom=2"
+    ffmpeg("-i", tmp_path / "plain.mp4", "-c", "copy", "-bsf:v", crop, tmp_path / "codec.mp4")
+    data = (tmp_path / "plain.mp4").read_bytes()
+    clean = b"".join(value.to_bytes(4, "big") for value in (80, 1, 40, 1, 4, 1, 2, 1))  # width, height, offsets
+    box = (8 + len(clean)).to_bytes(4, "big") + b"clap" + clean
+    at = data.index(b"avcC") - 4
+    at += int.from_bytes(data[at : at + 4], "big")
+    data = data[:at] + box + data[at:]
+    for name in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        start = data.rindex(name, 0, at) - 4
+        data = (
+            data[:start]
+            + (int.from_bytes(data[start : start + 4], "big") + len(box)).to_bytes(4, "big")
+            + data[start + 4 :]
+        )
+    (tmp_path / "clap.mp4").write_bytes(data)
+    ffmpeg("-i", tmp_path / "clap.mp4", "-c", "copy", tmp_path / "clap.mkv")
+    for name, shape in (("codec.mp4", (56, 84, 3)), ("clap.mp4", (40, 80, 3)), ("clap.mkv", (40, 80, 3))):
+        expected = decoded(tmp_path / name).astype(int)
+        for frames in shown(tmp_path / name):
+            assert frames[0].shape == expected[0].shape == shape
+            assert np.abs(np.array(frames) - expected).max() <= 2
+
+
+def test_orientation_in_exif_of_a_motion_jpeg(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for n, frame in enumerate(pictures(12)):
+        Image.fromarray(frame).save(tmp_path / f"{n:02d}.jpg", quality=95, exif=exif)
+    path = tmp_path / "a.mov"
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(file.read_bytes() for file in sorted(tmp_path.glob("*.jpg"))))
+    ffmpeg("-i", tmp_path / "a.mjpeg", "-c", "copy", path)
+    for frames in shown(path):
+        assert [frame.shape for frame in frames] == [(96, 64, 3)] * 12
+        assert [number_of(np.rot90(frame)) for frame in frames] == list(range(12))
+
+
+def test_colours_that_cannot_be_converted_are_refused(tmp_path, source, capfd):
+    """ICtCp, by the number of H.273."""
+    ffmpeg("-i", source / "rgb.mkv", *x264(), tmp_path / "plain.mp4")
+    ffmpeg(
+        "-i", tmp_path / "plain.mp4", "-c", "copy", "-bsf:v", "h264_metadata=matrix_coefficients=14", tmp_path / "a.mp4"
+    )
+    with pytest.raises(UserError, match=r"a\.mp4: not a readable video \(its colours can't be converted.*matrix 14"):
+        open_frames(tmp_path / "a.mp4")
+    with pytest.raises(BrokenClip, match="matrix 14"):
+        open_clip(Clip(tmp_path / "a.mp4", "a", "a"))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+def test_animations_with_a_profile_or_transparency(tmp_path, kind):
+    """As viewers show them: the first of test_profiles_are_converted's colours; over white."""
+    images = [Image.new("RGBA", (16, 16), (202, 54, 51, alpha)) for alpha in (255, 254, 128)]
+    profile = {"icc_profile": p3_profile()} if kind == "png" else {"quality": 100}
+    images[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=images[1:], duration=40, **profile)
+    frames = list(open_frames(tmp_path / f"a.{kind}"))
+    colour = np.array((220, 31, 41) if kind == "png" else (202, 54, 51))
+    assert np.abs(frames[0][8, 8] - colour).max() <= 3
+    assert np.abs(frames[2][8, 8] - (colour + 255) / 2).max() <= 3
+
+
+def test_a_gamma_without_a_profile_is_told(tmp_path, caplog):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for gamma, told in ((45455, ""), (100000, "a.png: a gamma or primaries of its own")):
+        chunk = b"gAMA" + gamma.to_bytes(4, "big")
+        head = data[:33] + (4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        (tmp_path / "a.png").write_bytes(head + data[33:])
+        read_image(tmp_path / "a.png")
+        assert (told in caplog.text) if told else not caplog.text
+
+
+# Rates
+
+
+def lateness(stamps, rate):
+    """The most by which a frame comes late on the grid, in seconds."""
+    placed = list(on_grid(((stamp, Fraction(0), n) for n, stamp in enumerate(stamps)), rate))
+    return max(placed.index(n) / float(rate) - float(stamp) for n, stamp in enumerate(stamps))
+
+
+@pytest.mark.parametrize("first", [30, 60])
+def test_a_rate_that_changes_does_not_leave_the_sound_behind(first):
+    """30 frames a second, then 15: on the grid of their mean they would come up to three seconds late."""
+    stamps = [Fraction(round(1000 * n / first), 1000) for n in range(10 * first)]
+    stamps += [10 + Fraction(round(1000 * n / 15), 1000) for n in range(150)]
+    rate = constant_rate([after - before for before, after in zip(stamps, stamps[1:])], Fraction(1000))
+    assert lateness(stamps, rate) <= 0.06
+    assert rate <= first
+
+
+def test_two_frames_of_one_time_do_not_halve_the_rate():
+    assert constant_rate(steps(*[0, 80] * 50), Fraction(1000)) == 25
+
+
+def test_a_rate_that_the_header_invents_is_not_taken():
+    stamps = [round(1000 * n * 1001 / 24000) for n in range(300)]
+    assert constant_rate(steps(*np.diff(stamps).tolist()), Fraction(25)) == Fraction(24000, 1001)
+
+
+# Sound that can't be copied
+
+
+@pytest.mark.parametrize("codec", [("libmp3lame", "-ar", 8000), ("wmav2",)])
+@pytest.mark.parametrize("out", ["out.mp4", "out.avi"])
+def test_sound_of_an_odd_kind_is_encoded_anew(tmp_path, clap, codec, out):
+    path = tmp_path / ("a.wmv" if codec[0] == "wmav2" else "a.mkv")
+    video = ("-c:v", "wmv2", "-b:v", "1M") if codec[0] == "wmav2" else ("-c:v", "copy")
+    ffmpeg("-i", clap / "whole.mkv", *video, "-c:a", *codec, path)
+    with open_sink(tmp_path / out, 25, audio_from=path) as sink:
+        for frame in open_frames(path):
+            sink.write(frame)
+    white, sound = events(tmp_path / out)
+    assert white == pytest.approx(sound, abs=0.045)
+
+
+# Cut
+
+
+def test_a_movie_cut_in_its_index_or_its_fragments_is_refused(tmp_path, clap):
+    """FFmpeg reads on, without the sound or without some of the frames, and says nothing."""
+    whole = (clap / "a.mp4").read_bytes()
+    start = whole.index(b"trak", whole.index(b"trak") + 4)
+    cuts = {"index.mp4": whole[: start + 4]}
+    ffmpeg("-i", clap / "a.mp4", "-c", "copy", "-movflags", "frag_keyframe+empty_moov", tmp_path / "whole.mp4")
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    second = whole.index(b"moof", whole.index(b"moof") + 4)
+    cuts["fragments.mp4"] = whole[: second - 20] + whole[second + 4 :]
+    for name, data in cuts.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=rf"{name}: "):
+            list(open_frames(tmp_path / name))

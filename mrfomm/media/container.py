@@ -109,12 +109,12 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
 
 
 def _shown(container: InputContainer) -> Optional[VideoStream]:
+    def rank(stream: VideoStream) -> Tuple[bool, bool, int]:
+        is_known = getattr(stream, "width", 0) > 0  # it may be announced, but not be there
+        return is_known, bool(stream.disposition & Disposition.default), stream.frames
+
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    return max(
-        moving,
-        key=lambda s: (getattr(s, "width", 0) > 0, bool(s.disposition & Disposition.default), s.frames),
-        default=None,
-    )
+    return max(moving, key=rank, default=None)
 
 
 class Look(NamedTuple):
@@ -142,11 +142,8 @@ def _cropping(stream: VideoStream) -> Tuple[int, ...]:
         copy.add_stream_from_template(stream, opaque=True)
         copy.start_encoding()
     found = re.search(_CROPPED, head.getvalue(), re.DOTALL)
-    sides = (
-        {side: int.from_bytes(one + two, "big") for side, one, two in re.findall(_SIDE, found[0], re.DOTALL)}
-        if found
-        else {}
-    )
+    told = re.findall(_SIDE, found[0] if found else b"", re.DOTALL)
+    sides = {side: int.from_bytes(one + two, "big") for side, one, two in told}
     return tuple(sides.get(side, 0) for side in (b"\xcc", b"\xdd", b"\xbb", b"\xaa"))
 
 
@@ -234,7 +231,7 @@ def _first_time(stream: Stream) -> Fraction:
 
 
 def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
-    """The packets of one stream, and an empty one at the end.
+    """The packets of one stream; those that are empty carry nothing but time.
 
     Raises:
         Damage: the file ends too early, or is damaged between two packets.

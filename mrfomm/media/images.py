@@ -19,6 +19,8 @@ from mrfomm.errors import AnyPath, UserError, check_is_file
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
+_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # as PNG has them
+
 # what Pillow's decoders raise
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _log = logging.getLogger(__name__)
@@ -39,8 +41,8 @@ def read_image(path: AnyPath) -> np.ndarray:
         image.load()
         upright = ImageOps.exif_transpose(image)
         profile = image.info.get("icc_profile")
-        if profile is None and _means_adobe_rgb(image):
-            _log.warning("%s: Adobe RGB by its EXIF, but without a profile; colours are taken as sRGB", path)
+        if profile is None and (other := _other_colours(image)):
+            _log.warning("%s: %s, but without a profile; colours are taken as sRGB", path, other)
     return over_ground(_to_srgb(path, _to_eight_bits(path, upright), profile))
 
 
@@ -59,10 +61,15 @@ def _readable(path: AnyPath) -> Iterator[None]:
         raise UserError(f"{path}: not a readable image ({error}); give a whole PNG or JPEG file") from error
 
 
-def _means_adobe_rgb(image: Image.Image) -> bool:
-    """Cameras without room for a profile name Adobe RGB so (DCF 2.0)."""
+def _other_colours(image: Image.Image) -> str:
+    """What says that colours aren't sRGB's in a file without a profile: PNG's own chunks, or the EXIF of cameras
+    without room for a profile (DCF 2.0); "" if nothing does."""
     interoperability = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.IFD.Interop)
-    return isinstance(interoperability, dict) and interoperability.get(ExifTags.Interop.InteropIndex) == "R03"
+    if isinstance(interoperability, dict) and interoperability.get(ExifTags.Interop.InteropIndex) == "R03":
+        return "Adobe RGB by its EXIF"
+    gamma, primaries = image.info.get("gamma", _SRGB_GAMMA), image.info.get("chromaticity", _SRGB_PRIMARIES)
+    is_srgb = "srgb" in image.info or np.allclose([gamma, *primaries], [_SRGB_GAMMA, *_SRGB_PRIMARIES], atol=0.02)
+    return "" if is_srgb else "a gamma or primaries of its own"
 
 
 def _to_eight_bits(path: AnyPath, image: Image.Image) -> Image.Image:
@@ -145,11 +152,12 @@ def _natural(entry: Path) -> Tuple[list, str]:
 
 
 def is_animation(path: AnyPath) -> bool:
-    """Whether a file is one that FFmpeg's libraries don't read as shown: a moving WebP, or AVIF with transparency."""
+    """Whether it moves and FFmpeg doesn't read it as it is shown: WebP, AVIF with transparency, any with a profile."""
     check_is_file(path)
     try:
-        with Image.open(path, formats=["WEBP", "AVIF"]) as image:
-            return getattr(image, "n_frames", 1) > 1 and (image.format == "WEBP" or image.mode == "RGBA")
+        with Image.open(path, formats=["WEBP", "AVIF", "PNG"]) as image:
+            is_hard = image.format == "WEBP" or image.format == "AVIF" and image.mode == "RGBA"
+            return getattr(image, "n_frames", 1) > 1 and (is_hard or "icc_profile" in image.info)
     except (*_BROKEN, Image.DecompressionBombError):
         return False
 
@@ -165,7 +173,7 @@ def animation(path: AnyPath) -> Iterator[Tuple[Fraction, Fraction, np.ndarray]]:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             frame = over_ground(_to_srgb(path, image, image.info.get("icc_profile")))
-            duration = as_browsers(Fraction(image.info.get("duration", 0), 1000))
+            duration = as_browsers(Fraction(image.info.get("duration", 0)).limit_denominator(1000) / 1000)
             yield start, duration, frame
             start += duration
 

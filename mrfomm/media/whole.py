@@ -49,19 +49,20 @@ def _lacks_of_a_box(file: BinaryIO, size: int) -> bool:
 def _has_trailer(file: BinaryIO) -> bool:
     """Walk the blocks of a gif (GIF89a) to its semicolon. A file without one is refused, though browsers show it."""
     file.seek(10)
-    file.seek(2 + _palette_length(file.read(1)), os.SEEK_CUR)
+    file.seek(2 + palette_length(file.read(1)), os.SEEK_CUR)
     while True:
         kind = file.read(1)
         if kind == b"!":  # an extension: its kind, then sub-blocks
             file.seek(1, os.SEEK_CUR)
         elif kind == b",":  # an image: place and flags, its own palette, the width of a code, then sub-blocks
             file.seek(8, os.SEEK_CUR)
-            file.seek(_palette_length(file.read(1)) + 1, os.SEEK_CUR)
+            file.seek(palette_length(file.read(1)) + 1, os.SEEK_CUR)
         else:
             return kind == b";"
         while (length := file.read(1)) not in (b"", b"\0"):
             file.seek(length[0], os.SEEK_CUR)
 
 
-def _palette_length(flags: bytes) -> int:
+def palette_length(flags: bytes) -> int:
+    """Bytes of the palette that a gif's flags announce."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0

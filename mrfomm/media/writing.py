@@ -20,6 +20,7 @@ from mrfomm.media.images import entries
 from mrfomm.media.pixels import EXACT
 from mrfomm.media.sound import Sound, SoundTrack, find_sound
 from mrfomm.media.staging import FRAME_NAME, is_staging, named_errors, publish, staging_folder
+from mrfomm.media.whole import palette_length
 
 _MARK = b"mrFM"  # the chunk by which our PNG frames are known; editors don't copy it (PNG, 4.7.1)
 _FASTEST_GIF = 50  # frames per second: browsers show a delay of 1/100 s as 1/10 s
@@ -218,8 +219,7 @@ def _with_gif_comment(source: Path, target: Path, comment: str) -> Path:
     extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
     with open(source, "rb") as old, open(target, "wb") as new:
         head = old.read(13)  # signature and logical screen
-        palette = 3 * 2 ** ((head[10] & 7) + 1) if head[10] & 0x80 else 0
-        new.write(head + old.read(palette) + extension)
+        new.write(head + old.read(palette_length(head[10:11])) + extension)
         shutil.copyfileobj(old, new)
     return target
 
