@@ -333,7 +333,7 @@ def set_later_aside(run: AnyPath, step: int) -> None:
     """
     for later in (path for path in list_checkpoints(run) if path.name > checkpoint_name(step)):
         try:
-            verify_checkpoint(later)
+            load_checkpoint(later)
         except UserError:
             set_aside(later, "damaged")
         else:

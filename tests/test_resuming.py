@@ -362,3 +362,21 @@ def test_single_pictures_are_refused_and_a_folder_of_them_goes(tmp_path, data):
     (data / "train" / "2" / "0.png").rename(data / "train" / "shot" / "1.png")
     shutil.rmtree(data / "train" / "2")
     start(tmp_path, data)
+
+
+@pytest.mark.parametrize("lacking", ["solver", "position"])
+def test_a_checkpoint_that_can_not_be_resumed_starts_a_run(tmp_path, data, lacking):
+    run = start(tmp_path, data)
+    weights = tiny.checkpoint(tmp_path / "weights")
+    shutil.rmtree(run / "checkpoint-00000012")
+    shutil.copytree(weights, run / "checkpoint-00000012")
+    if lacking == "solver":
+        record = json.loads((run / "checkpoint-00000012" / "state.json").read_text(encoding="utf-8"))
+        record["state"] = load_checkpoint(run / "checkpoint-00000008").state
+        (run / "checkpoint-00000012" / "state.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match="start from it with --init"):
+        resume(run, options=["--data", str(data)])
+    begun = start(tmp_path, data, "second", ["--init", str(run / "checkpoint-00000012")])
+    parameters = load_checkpoint(begun / "checkpoint-00000000").parameters
+    for name, value in load_checkpoint(weights).parameters.items():
+        np.testing.assert_array_equal(parameters[name], value, err_msg=name)
