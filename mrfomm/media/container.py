@@ -35,6 +35,7 @@ _HARMLESS = "mmco: unref short failure"  # of clips trimmed without encoding: th
 # FFmpeg says there what it patches up; nothing is printed
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
+logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
 logging.getLogger("libav").addHandler(logging.NullHandler())
 # PyAV 17 raises on side data of a kind that it doesn't know, such as EXIF: it then counts as one that isn't looked at
