@@ -711,6 +711,16 @@ def test_sound_stays_with_its_pictures_where_the_clock_is_set_anew(tmp_path, bro
     assert np.diff(flashes)[0] == pytest.approx(2, abs=0.05)
 
 
+def test_a_stream_that_comes_in_late(tmp_path, broadcast):
+    """Its pictures are all there; PyAV fails at the end of such a file."""
+    (tmp_path / "a.ts").write_bytes(broadcast["a.ts"])
+    ffmpeg("-i", tmp_path / "a.ts", "-an", "-c", "copy", tmp_path / "mute.ts")
+    nothing = (b"G\x1f\xff\x10" + bytes(184)) * 30000  # more than FFmpeg looks through for streams
+    mute = (tmp_path / "mute.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(mute + nothing + broadcast["a.ts"] + nothing + mute)
+    assert len(list(open_frames(tmp_path / "a.ts"))) == 150
+
+
 @pytest.mark.parametrize("share", [0.04, 0.08, 0.12])
 def test_a_recording_may_begin_anywhere(tmp_path, broadcast, share, capfd):
     path = tmp_path / "cut.ts"

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -188,7 +189,10 @@ class VideoFrames(Frames):
             for index in indices:
                 key = np.searchsorted(self._keyframes, index, side="right") - 1
                 if key >= 0 and self._keyframes[key] > position + 1:
-                    container.seek(int(self._stamps[self._keyframes[key]]), stream=stream)
+                    try:
+                        container.seek(int(self._stamps[self._keyframes[key]]), stream=stream)
+                    except av.FFmpegError:
+                        raise _Lost from None
                     frames = decode(container, stream)
                 for frame in frames:
                     position = self._number(frame.pts, position + 1)

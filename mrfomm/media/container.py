@@ -1,13 +1,14 @@
 """A container of pictures and sound, opened through FFmpeg's libraries (PyAV), and what of it is used."""
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
 import os
 import re
 from fractions import Fraction
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import av
 import av.logging
@@ -50,6 +51,9 @@ _ODD_STAMPS = (Fraction(1), 3600)  # elsewhere
 # Elements in the head of a Matroska file: rows and columns that aren't shown, then the size of what is
 _SIDE = rb"\x54([\xaa\xbb\xcc\xdd])(?:\x81(.)|\x82(..))"
 _CROPPED = rb"(?:\x54[\xaa\xbb\xcc\xdd](?:\x81.|\x82..))+\x54[\xb0\xb2]"
+
+
+Timing = Callable[[], Clock]
 
 
 class Damage(Exception):  # noqa: N818 - named as what it tells
@@ -203,28 +207,17 @@ def spans(container: InputContainer, stream: VideoStream, found: List[Stamp]) ->
     return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
 
 
-class Timing(NamedTuple):
-    """How a clip's stamps become seconds since it begins; see :class:`mrfomm.media.timeline.Clock`."""
-
-    start: Fraction
-    offsets: List[Fraction]
-
-    def clock(self) -> Clock:
-        """A clock for one pass."""
-        return Clock(self.start, self.offsets)
-
-
 def timing(container: InputContainer, rate: Fraction, found: Optional[List[List[Span]]] = None) -> Timing:
-    """A clip begins with pictures or sound, whichever is first, and so that the first picture lies on the grid of
-    ``rate`` places a second. ``found``: the spans of its pictures, if they are known."""
+    """What makes a clock of a clip for one pass. It begins with pictures or sound, whichever is first, and so that the
+    first picture lies on the grid of ``rate`` places a second. ``found``: the spans of its pictures, if known."""
     shown, sounds = _shown(container), sound_streams(container)
     if shown and found is None:
         found = spans(container, shown, stamps(container, shown))
     if not sounds:
-        return Timing(found[0][0][0] if found else Fraction(0), offsets(found or []))
+        return functools.partial(Clock, found[0][0][0] if found else Fraction(0), offsets(found or []))
     first = _first_time(shown or sounds[0])
     begin = min(first, _first_time(sounds[0]))
-    return Timing(first - nearest((first - begin) * rate) / rate, offsets(found or []))
+    return functools.partial(Clock, first - nearest((first - begin) * rate) / rate, offsets(found or []))
 
 
 def _first_time(stream: Stream) -> Fraction:
@@ -282,6 +275,8 @@ def _read(
                     frames = stream.decode(packet)  # type: ignore[attr-defined]
             except (av.FFmpegError, ValueError) as error:
                 complaint = reason(error)
+            except IndexError:  # PyAV 17, at the end of a file in which streams came in late
+                frames = stream.decode(None) if is_decoding else []  # type: ignore[attr-defined]
         is_end = packet is None
         told = [text.strip() for level, _, text in log if level <= av.logging.ERROR and _HARMLESS not in text]
         # a live recording's header knows no length, and so its end comes as a surprise, however whole it is

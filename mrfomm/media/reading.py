@@ -68,8 +68,8 @@ def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
     Raises:
         UserError: here for what is missing, empty or no video, and for ``fps`` given with a video; while iterating,
             after the good frames, for a file that is damaged or cut short. Any error that FFmpeg reports counts, as a
-            frame it has patched up is not what was filmed. A cut transport stream (.ts) or browser's recording passes
-            for a short one.
+            frame it has patched up is not what was filmed. A transport stream (.ts) begins with its first key frame;
+            cut, it passes for a short one, as do a browser's recording, a wmv and streams without a container.
     """
     if os.path.isdir(path):
         files = list_images(path)
@@ -159,7 +159,7 @@ def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> 
     is_told = containers.is_broadcast(container) and 0 < guess <= 60  # whose stamps have holes
     rate = guess if is_told else constant_rate(steps, guess)
     timing = containers.timing(container, rate, found)
-    clock = timing.clock()
+    clock = timing()
     count = sum(1 for _ in on_grid(((clock(*span), span[1], 0) for span in times), rate))
     return _Video(rate, timing, None if containers.is_stamped(container, stamps) else times), count
 
@@ -184,7 +184,7 @@ def _frames(path: str, video: _Video, look: containers.Look, side: int, said: Se
 
 
 def _timed(container: InputContainer, stream: VideoStream, video: _Video, convert: Converter) -> Iterator[_Timed]:
-    clock, step, unit = video.timing.clock(), 1 / video.rate, stream.time_base or Fraction(1)
+    clock, step, unit = video.timing(), 1 / video.rate, stream.time_base or Fraction(1)
     for number, frame in enumerate(containers.decode(container, stream)):
         if video.times is None and frame.pts is not None:
             span = frame.pts * unit, (frame.duration or 0) * unit

@@ -113,7 +113,7 @@ class SoundTrack:
 
     def _copied(self) -> Iterator[Tuple[Fraction, List[av.Packet]]]:
         unit, last = self._from.time_base, None
-        clock = self._timing.clock()
+        clock = self._timing()
         can_hide = bool(self._output.format.flags & _TS_NEGATIVE)  # a codec's run-in, before the pictures
         with contextlib.suppress(Damage):
             for packet in packets(self._input, self._from):
@@ -135,7 +135,7 @@ class SoundTrack:
 
     def _blocks_in_time(self) -> Iterator[Any]:
         """Blocks of even length from the first picture on; gaps are filled with silence."""
-        graph, clock = None, self._timing.clock()
+        graph, clock = None, self._timing()
         for frame in _of_one_kind(_decoded(self._input, self._from)):
             unit = Fraction(1, frame.sample_rate)
             graph = graph or _filling(frame)

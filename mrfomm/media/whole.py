@@ -6,6 +6,7 @@ from typing import BinaryIO
 from av.container import InputContainer
 
 from mrfomm.errors import AnyPath, UserError
+from mrfomm.media.gif import has_trailer
 
 _SEARCHED = 1 << 26  # bytes
 
@@ -21,7 +22,7 @@ def check_whole(container: InputContainer, path: AnyPath) -> None:
         if kind == "avi":
             is_cut = 8 + int.from_bytes(file.read(8)[4:], "little") > size  # RIFF: a name, then the length of the rest
         elif kind == "gif":
-            is_cut = not _has_trailer(file)
+            is_cut = not has_trailer(file)
         else:
             is_cut = kind.startswith("mov") and _lacks_of_a_box(file, size)
     if is_cut:
@@ -44,25 +45,3 @@ def _lacks_of_a_box(file: BinaryIO, size: int) -> bool:
             return b"moof" in file.read(_SEARCHED)
         start += length
     return False
-
-
-def _has_trailer(file: BinaryIO) -> bool:
-    """Walk the blocks of a gif (GIF89a) to its semicolon. A file without one is refused, though browsers show it."""
-    file.seek(10)
-    file.seek(2 + palette_length(file.read(1)), os.SEEK_CUR)
-    while True:
-        kind = file.read(1)
-        if kind == b"!":  # an extension: its kind, then sub-blocks
-            file.seek(1, os.SEEK_CUR)
-        elif kind == b",":  # an image: place and flags, its own palette, the width of a code, then sub-blocks
-            file.seek(8, os.SEEK_CUR)
-            file.seek(palette_length(file.read(1)) + 1, os.SEEK_CUR)
-        else:
-            return kind == b";"
-        while (length := file.read(1)) not in (b"", b"\0"):
-            file.seek(length[0], os.SEEK_CUR)
-
-
-def palette_length(flags: bytes) -> int:
-    """Bytes of the palette that a gif's flags announce."""
-    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0

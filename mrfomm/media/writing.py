@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shutil
+import stat
 from fractions import Fraction
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional, Tuple, cast
@@ -16,11 +16,11 @@ from av.video.stream import VideoStream
 from PIL import Image, PngImagePlugin
 
 from mrfomm.errors import AnyPath, UserError, remedy
+from mrfomm.media.gif import with_comment
 from mrfomm.media.images import entries
 from mrfomm.media.pixels import EXACT
 from mrfomm.media.sound import Sound, SoundTrack, find_sound
 from mrfomm.media.staging import FRAME_NAME, is_staging, named_errors, publish, staging_folder
-from mrfomm.media.whole import palette_length
 
 _MARK = b"mrFM"  # the chunk by which our PNG frames are known; editors don't copy it (PNG, 4.7.1)
 _FASTEST_GIF = 50  # frames per second: browsers show a delay of 1/100 s as 1/10 s
@@ -122,7 +122,7 @@ class _VideoSink(FrameSink):
         with named_errors(self._target):
             self._movie.finish()
             if self._path.suffix == ".gif" and self._comment is not None:
-                return _with_gif_comment(self._path, self._path.with_name("comment.gif"), self._comment)
+                return with_comment(self._path, self._path.with_name("comment.gif"), self._comment)
         return self._path
 
     def _release(self) -> None:
@@ -212,18 +212,6 @@ def _filters(width: int, height: int, rate: Fraction, pixels: str) -> Tuple[Grap
     return graph, source, sink  # the graph is to be kept: it owns the others
 
 
-def _with_gif_comment(source: Path, target: Path, comment: str) -> Path:
-    """Copy a gif with a comment extension before its first frame (GIF89a, 24), which FFmpeg reads but doesn't write."""
-    text = comment.encode()
-    blocks = [text[start : start + 255] for start in range(0, len(text), 255)]
-    extension = b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
-    with open(source, "rb") as old, open(target, "wb") as new:
-        head = old.read(13)  # signature and logical screen
-        new.write(head + old.read(palette_length(head[10:11])) + extension)
-        shutil.copyfileobj(old, new)
-    return target
-
-
 @contextlib.contextmanager
 def open_sink(
     path: AnyPath, fps: float, audio_from: Optional[AnyPath] = None, comment: Optional[str] = None
@@ -250,7 +238,7 @@ def open_sink(
             that holds anything but frames written here, fps out of range, sound that can't be read. On leaving: no
             frame was written, or it couldn't be.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # a link stays, and leads to the result
     _check_target(target)
     is_gif = target.suffix.lower() == ".gif" and not target.is_dir()
     fastest = _FASTEST_GIF if is_gif else 1000
@@ -279,9 +267,9 @@ def _is_folder(target: Path) -> bool:
 
 def _check_target(target: Path) -> None:
     try:
-        is_there = bool(os.stat(target))
+        mode = os.stat(target).st_mode
     except (FileNotFoundError, NotADirectoryError):  # a place that can't be made is told when it is to be made
-        is_there = False
+        mode = 0
     except OSError as error:
         raise UserError(f"{target}: {error.strerror}; {remedy(error)}") from error
     if target.is_dir():
@@ -290,8 +278,9 @@ def _check_target(target: Path) -> None:
     elif target.suffix.lower() not in (*_CONTAINERS, ""):
         known = " ".join(_CONTAINERS)
         raise UserError(f"{target}: unknown suffix; use one of {known}, or none for a folder of PNG")
-    elif not target.suffix and is_there:
-        raise UserError(f"{target}: is a file; give a folder, or a name that ends with .mp4")
+    elif mode and not (target.suffix and stat.S_ISREG(mode)):
+        kind = "a file" if stat.S_ISREG(mode) else "a pipe or device"
+        raise UserError(f"{target}: is {kind}; give a folder, or a name that ends with .mp4")
 
 
 def _check_ours(target: Path, entry: Path) -> None:
