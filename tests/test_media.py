@@ -2,15 +2,14 @@
 
 import ast
 import re
-import subprocess
 import zlib
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
+from oracle import describe, ffmpeg
 from PIL import Image
 
 import mrfomm
@@ -23,16 +22,6 @@ from mrfomm.media.writing import open_sink
 
 EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 COLOURS = ((220, 30, 40), (30, 200, 60), (40, 60, 220), (222, 160, 130))  # the last one about that of skin
-
-
-def ffmpeg(*arguments):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
-
-
-def describe(path):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
-    return subprocess.run(command, capture_output=True, text=True).stderr
 
 
 def pictures(count=12, width=96, height=64):
@@ -53,6 +42,14 @@ def number_of(frame, count=12):
     """Which of the pictures it is."""
     row = frame[len(frame) // 2].astype(int).min(axis=1)
     return round((row > 215).mean() * (count + 1)) - 1
+
+
+def carry(clip, output):
+    """Write a clip's frames and sound, as animating does."""
+    frames = open_frames(clip)
+    with open_sink(output, frames.fps, audio_from=clip) as sink:
+        for frame in frames:
+            sink.write(frame)
 
 
 @pytest.fixture(scope="module")
@@ -382,10 +379,7 @@ def clap(tmp_path_factory):
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv", "a.mov", "a.avi", "edited.mp4"])
 @pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "out.avi", "out.mov"])
 def test_picture_and_sound_keep_their_distance(tmp_path, clap, name, out):
-    frames = open_frames(clap / name)
-    with open_sink(tmp_path / out, frames.fps, audio_from=clap / name) as sink:
-        for frame in frames:
-            sink.write(frame)
+    carry(clap / name, tmp_path / out)
     white, sound = events(tmp_path / out)
     assert white == pytest.approx(sound, abs=0.045)  # a frame lasts 0.04 s
 
@@ -393,10 +387,7 @@ def test_picture_and_sound_keep_their_distance(tmp_path, clap, name, out):
 @pytest.mark.parametrize("name", ["early-a.mp4", "early-a.mkv", "early-a.ts", "early-a.mov"])
 def test_a_distance_between_the_starts_is_kept(tmp_path, clap, name):
     """The sound is 0.43 s ahead of its picture in the clip, and in the result."""
-    frames = open_frames(clap / name)
-    with open_sink(tmp_path / "out.mp4", frames.fps, audio_from=clap / name) as sink:
-        for frame in frames:
-            sink.write(frame)
+    carry(clap / name, tmp_path / "out.mp4")
     white, sound = events(tmp_path / "out.mp4")
     assert white - sound == pytest.approx(0.43, abs=0.045)
 
@@ -468,9 +459,7 @@ def test_default_tracks_are_taken(tmp_path, source):
         "title=Stream #0:0: Audio: mp3",
         tmp_path / "a.mkv",
     )
-    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mkv") as sink:
-        for frame in open_frames(tmp_path / "a.mkv"):
-            sink.write(frame)
+    carry(tmp_path / "a.mkv", tmp_path / "out.mp4")
     sound = np.frombuffer(ffmpeg("-i", tmp_path / "out.mp4", "-ac", 1, "-ar", 48000, "-f", "f32le", "-"), np.float32)
     peak = np.abs(np.fft.rfft(sound))[1:].argmax() * 48000 / sound.size
     assert peak == pytest.approx(1000, abs=20)
@@ -496,9 +485,7 @@ def test_many_channels_are_mixed_down(tmp_path, source):
         "pcm_s16le",
         tmp_path / "a.mov",
     )
-    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mov") as sink:
-        for frame in open_frames(tmp_path / "a.mov"):
-            sink.write(frame)
+    carry(tmp_path / "a.mov", tmp_path / "out.mp4")
     assert "stereo" in describe(tmp_path / "out.mp4")
 
 
@@ -552,9 +539,7 @@ def test_the_next_track_that_can_be_decoded_is_taken(tmp_path, source):
         tmp_path / "a.mp4",
     )
     undecodable(tmp_path / "a.mp4")
-    with open_sink(tmp_path / "out.mp4", 25, audio_from=tmp_path / "a.mp4") as sink:
-        for frame in open_frames(tmp_path / "a.mp4"):
-            sink.write(frame)
+    carry(tmp_path / "a.mp4", tmp_path / "out.mp4")
     sound = np.frombuffer(ffmpeg("-i", tmp_path / "out.mp4", "-ac", 1, "-ar", 48000, "-f", "f32le", "-"), np.float32)
     assert np.abs(sound).max() > 0.05
 
@@ -621,6 +606,16 @@ def test_foreign_frames_are_not_cleared(tmp_path):
     assert (tmp_path / "mine" / "000000.png").read_bytes() == before
 
 
+def test_two_runs_into_one_folder(tmp_path):
+    """The second is refused before any work, and the first is undisturbed."""
+    (tmp_path / "out").mkdir()
+    with open_sink(tmp_path / "out", 25) as first:
+        first.write(pictures(1)[0])
+        with pytest.raises(UserError, match="another run is at work there"), open_sink(tmp_path / "out", 25):
+            pytest.fail("must not be entered")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["000000.png"]
+
+
 @pytest.mark.parametrize("name", ["a" * 252 + ".mp4", "ä" * 126 + ".mp4", "a" * 300, "a/" + "b" * 300 + ".gif"])
 def test_long_names_are_one_line(tmp_path, name):
     with pytest.raises(UserError, match="File name too long"), open_sink(tmp_path / name, 25):
@@ -656,9 +651,7 @@ def test_nothing_of_the_clip_but_its_sound_goes_along(tmp_path, source):
         tmp_path / "a.mkv",
     )
     for name in ("out.mp4", "out.mkv", "out.avi"):
-        with open_sink(tmp_path / name, 25, audio_from=tmp_path / "a.mkv") as sink:
-            for frame in open_frames(tmp_path / "a.mkv"):
-                sink.write(frame)
+        carry(tmp_path / "a.mkv", tmp_path / name)
         assert "secret" not in describe(tmp_path / name)
         assert "Audio" in describe(tmp_path / name)
 
@@ -702,9 +695,7 @@ def test_sound_stays_with_its_pictures_where_the_clock_is_set_anew(tmp_path, bro
     path.write_bytes(b"".join(broadcast[name] for name in joined))
     frames = open_frames(path)
     assert frames.count_hint == pytest.approx(100, abs=3)
-    with open_sink(tmp_path / out, frames.fps, audio_from=path) as sink:
-        for frame in frames:
-            sink.write(frame)
+    carry(path, tmp_path / out)
     flashes, clicks = flashes_and_clicks(tmp_path / out)
     assert len(flashes) == len(clicks) == 2
     assert np.abs(flashes - clicks).max() <= 0.06
@@ -725,9 +716,7 @@ def test_a_stream_that_comes_in_late(tmp_path, broadcast):
 def test_a_recording_may_begin_anywhere(tmp_path, broadcast, share, capfd):
     path = tmp_path / "cut.ts"
     path.write_bytes(broadcast["a.ts"][int(len(broadcast["a.ts"]) * share) :])
-    with open_sink(tmp_path / "out.mp4", 25, audio_from=path) as sink:
-        for frame in open_frames(path):
-            sink.write(frame)
+    carry(path, tmp_path / "out.mp4")
     flashes, clicks = flashes_and_clicks(tmp_path / "out.mp4")
     assert np.abs(flashes - clicks).max() <= 0.045
     assert capfd.readouterr().err == ""
@@ -871,9 +860,7 @@ def test_sound_of_an_odd_kind_is_encoded_anew(tmp_path, clap, codec, out):
     path = tmp_path / ("a.wmv" if codec[0] == "wmav2" else "a.mkv")
     video = ("-c:v", "wmv2", "-b:v", "1M") if codec[0] == "wmav2" else ("-c:v", "copy")
     ffmpeg("-i", clap / "whole.mkv", *video, "-c:a", *codec, path)
-    with open_sink(tmp_path / out, 25, audio_from=path) as sink:
-        for frame in open_frames(path):
-            sink.write(frame)
+    carry(path, tmp_path / out)
     white, sound = events(tmp_path / out)
     assert white == pytest.approx(sound, abs=0.045)
 

@@ -10,9 +10,9 @@ import tracemalloc
 import zlib
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
+from oracle import describe, ffmpeg
 from PIL import Image
 
 from mrfomm.errors import UserError
@@ -21,16 +21,6 @@ from mrfomm.media.reading import open_frames, read_comment
 from mrfomm.media.writing import _CONTAINERS, open_sink
 
 VIDEOS = ("mp4", "mov", "mkv", "avi")
-
-
-def ffmpeg(*arguments):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
-
-
-def describe(path):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
-    return subprocess.run(command, capture_output=True, text=True).stderr
 
 
 def noise(*shape, dtype=np.uint8):

@@ -29,6 +29,9 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """A folder on the target's disk, for atomic renaming; inside a target folder, maybe a mount point.
 
     It is locked while it is in use. Those that killed runs have left, without a lock, are removed.
+
+    Raises:
+        UserError: the place can't be written, or another run writes into the same folder.
     """
     home = target if target.is_dir() else target.parent
     with named_errors(target):
@@ -39,6 +42,8 @@ def staging_folder(target: Path) -> Iterator[Path]:
             with _lock(left) as is_mine:
                 if is_mine:
                     shutil.rmtree(left, ignore_errors=True)
+                elif target.is_dir() and left.exists():
+                    raise UserError(f"{target}: another run is at work there; wait for its end or take another folder")
         new = Path(tempfile.mkdtemp(prefix=_NEW_STAGING, dir=home))
     with _lock(new):
         staging = new.rename(home / new.name.replace(_NEW_STAGING, _STAGING))
@@ -52,7 +57,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
 def _lock(folder: Path) -> Iterator[bool]:
     """Lock a folder until this process ends at the latest; yield whether that could be done."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)  # not inherited by ffmpeg
+        descriptor = os.open(folder, os.O_RDONLY)  # not inherited by processes started later
     except OSError:  # another run has just removed it
         yield False
         return

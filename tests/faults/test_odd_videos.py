@@ -8,6 +8,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import tiny
+from oracle import ffmpeg
 from PIL import Image
 
 from mrfomm.commands import animate
@@ -17,11 +18,6 @@ from mrfomm.media.writing import open_sink
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (40, 40, 220), (230, 230, 230)
 CORNERS = (RED, GREEN, BLUE, WHITE)  # top left, top right, bottom left, bottom right
-
-
-def ffmpeg(*arguments):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
 
 def picture(width, height, number=0, count=1):
