@@ -1,6 +1,7 @@
 """What is printed can't be written: the reader went away, the disk of the log is full, the stream was closed."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def shell(folder, command, *options):
 )
 def test_work_is_done_whatever_becomes_of_the_words(tmp_path, where, code, unbuffered):
     (tmp_path / "command.py").write_text(COMMAND)
-    done = shell(tmp_path, f"{sys.executable} {unbuffered} command.py {where}")
+    done = shell(tmp_path, f"{shlex.quote(sys.executable)} {unbuffered} command.py {where}")
     assert done.returncode == code, done.stderr
     assert (tmp_path / "result").read_text() == "whole"  # and nobody's complaint
     assert "Traceback" not in done.stderr
@@ -73,7 +74,7 @@ def test_work_is_done_whatever_becomes_of_the_words(tmp_path, where, code, unbuf
 
 def test_a_wrong_input_is_told_by_its_code_where_nothing_can_be_printed(tmp_path):
     code = "from mrfomm.errors import *; run_command(lambda: check_is_file('none'))"
-    assert shell(tmp_path, f'{sys.executable} -c "{code}" > /dev/full 2>&-').returncode == 2
+    assert shell(tmp_path, f'{shlex.quote(sys.executable)} -c "{code}" > /dev/full 2>&-').returncode == 2
 
 
 @pytest.mark.parametrize("where", ["2>&-", "> /dev/full"])
@@ -83,7 +84,7 @@ def test_animate_writes_its_result(tmp_path, where):
         imageio.imwrite(tmp_path / "frames" / f"{number}.png", frame)
     weights = tiny.checkpoint(tmp_path / "weights")
     options = f"--driving frames --refs frames/0.png --weights {weights} --context cpu --backend nnabla --output out"
-    done = shell(tmp_path, f"{sys.executable} {ROOT / 'animate.py'} {options} {where}")
+    done = shell(tmp_path, f"{shlex.quote(sys.executable)} {ROOT / 'animate.py'} {options} {where}")
     assert len(list((tmp_path / "out").glob("*.png"))) == 2, done.stderr
     assert done.returncode == (2 if "full" in where else 0)
     assert "Traceback" not in done.stderr
