@@ -84,7 +84,7 @@ def test_animate_writes_its_result(tmp_path, where):
         imageio.imwrite(tmp_path / "frames" / f"{number}.png", frame)
     weights = tiny.checkpoint(tmp_path / "weights")
     options = f"--driving frames --refs frames/0.png --weights {weights} --context cpu --backend nnabla --output out"
-    done = shell(tmp_path, f"{shlex.quote(sys.executable)} {ROOT / 'animate.py'} {options} {where}")
+    done = shell(tmp_path, f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'animate.py'))} {options} {where}")
     assert len(list((tmp_path / "out").glob("*.png"))) == 2, done.stderr
     assert done.returncode == (2 if "full" in where else 0)
     assert "Traceback" not in done.stderr
