@@ -14,7 +14,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple, Union
 
 import av
 import numpy as np
@@ -176,38 +176,32 @@ class VideoFrames(Frames):
     def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         done = 0
         try:
-            for frame in self._seek(indices):
+            for frame in self._seek(indices) if self._stamps.size else self._decode_in_order(indices):
                 done += 1
                 yield frame
         except (av.FFmpegError, Damage, _Lost):
             yield from self._decode_in_order(indices[done:])
 
     def _seek(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Decode each from the last key frame before it. Where a seek landed is told by the frame's time alone.
+        """Decode each from the last key frame before it; frames that no other needs are passed over.
 
-        What FFmpeg complains of isn't heard here, which is faster: it was when the clip was opened.
+        Where a seek landed is told by the frame's time alone. What FFmpeg complains of isn't heard, which is faster:
+        it was when the clip was opened.
         """
+        wanted = {int(stamp) for stamp in self._stamps[list(indices)]}
         with _open_video(self.clip) as (container, stream):
-            convert, frames, position = Converter(self._look), container.decode(stream), -1
+            convert, frames, position = Converter(self._look), _some(container, stream, wanted), -1
             for index in indices:
                 key = np.searchsorted(self._keyframes, index, side="right") - 1
                 if key >= 0 and self._keyframes[key] > position + 1:
                     container.seek(int(self._stamps[self._keyframes[key]]), stream=stream)
-                    frames, position = container.decode(stream), self.length
-                for frame in frames:
-                    position = self._number(frame.pts) if position == self.length else position + 1
-                    if position >= index:
-                        break
-                if position != index or self._stamps.size and frame.pts != self._stamps[index]:
+                    frames = _some(container, stream, wanted)
+                stamp = self._stamps[index]
+                frame = next((frame for frame in frames if frame.pts is None or frame.pts >= stamp), None)
+                if frame is None or frame.pts != stamp:
                     raise _Lost
                 yield convert(frame)
-
-    def _number(self, stamp: Optional[int]) -> int:
-        """Of the frame with that time."""
-        found = 0 if stamp is None else int(np.searchsorted(self._stamps, stamp))
-        if stamp is None or found == self.length or self._stamps[found] != stamp:
-            raise _Lost
-        return found
+                position = index
 
     def _decode_in_order(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         wanted, number, reason = set(indices), -1, ""
@@ -226,6 +220,13 @@ class VideoFrames(Frames):
 
 class _Lost(Exception):  # noqa: N818
     """A seek landed on an unknown frame, or behind the one that was asked for."""
+
+
+def _some(container: InputContainer, stream: VideoStream, wanted: Set[int]) -> Iterator[av.VideoFrame]:
+    """The frames with these time stamps, and such others as had to be decoded."""
+    for packet in container.demux(stream):
+        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted or packet.pts is None else "NONREF"
+        yield from packet.decode()
 
 
 @contextlib.contextmanager

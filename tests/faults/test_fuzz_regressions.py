@@ -381,7 +381,13 @@ def test_staging_folders_of_killed_runs_go_and_those_of_others_stay(tmp_path):
     with open_sink(target, 25) as first:
         assert not (target / ".mrfomm-left").exists()
         first.write(np.zeros((8, 8, 3), np.uint8))
-        with open_sink(target, 25) as second:
+        with pytest.raises(UserError, match="another run is at work there"), open_sink(target, 25):
+            pytest.fail("must not be entered")
+        first.write(np.zeros((8, 8, 3), np.uint8))
+    with open_sink(tmp_path / "a.mp4", 25) as first:  # beside each other there is room for two
+        first.write(np.zeros((8, 8, 3), np.uint8))
+        with open_sink(tmp_path / "b.mp4", 25) as second:
             second.write(np.ones((8, 8, 3), np.uint8))
         first.write(np.zeros((8, 8, 3), np.uint8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "frames"]
     assert sorted(path.name for path in target.iterdir()) == ["000000.png", "000001.png"]
