@@ -9,12 +9,14 @@ is only trusted if the time of the frame it landed on is in that list.
 """
 
 import contextlib
+import functools
 import logging
 import re
 import struct
 import zlib
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Set, Tuple, Union
+from threading import get_ident
+from typing import Iterator, List, Literal, NamedTuple, Sequence, Set, Tuple, Union
 
 import av
 import numpy as np
@@ -23,7 +25,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-from mrfomm.media.container import Damage, decode, look, open_container, picture_stream
+from mrfomm.media.container import Damage, Look, decode, look, open_container, picture_stream
 from mrfomm.media.images import fit, read_image
 from mrfomm.media.pixels import Converter
 from mrfomm.media.whole import check_whole
@@ -190,7 +192,7 @@ class VideoFrames(Frames):
         """
         wanted = {int(stamp) for stamp in self._stamps[list(indices)]}
         with _open_video(self.clip) as (container, stream):
-            convert, frames, position = Converter(self._look), _some(container, stream, wanted), -1
+            convert, frames, position = _converter(self._look, get_ident()), _some(container, stream, wanted), -1
             for index in indices:
                 key = np.searchsorted(self._keyframes, index, side="right") - 1
                 if key >= 0 and self._keyframes[key] > position + 1:
@@ -222,10 +224,19 @@ class _Lost(Exception):  # noqa: N818
     """A seek landed on an unknown frame, or behind the one that was asked for."""
 
 
+@functools.lru_cache(maxsize=4)
+def _converter(look: Look, thread: int) -> Converter:
+    """One for all clips of a kind that a thread reads: making one takes as long as converting three frames."""
+    return Converter(look)
+
+
 def _some(container: InputContainer, stream: VideoStream, wanted: Set[int]) -> Iterator[av.VideoFrame]:
     """The frames with these time stamps, and such others as had to be decoded."""
+    passing = ""
     for packet in container.demux(stream):
-        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted or packet.pts is None else "NONREF"
+        wish: Literal["DEFAULT", "NONREF"] = "DEFAULT" if packet.pts in wanted or packet.pts is None else "NONREF"
+        if wish != passing:  # setting it takes a while
+            passing = stream.codec_context.skip_frame = wish
         yield from packet.decode()
 
 
