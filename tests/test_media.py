@@ -425,6 +425,7 @@ def test_gif_delays_are_those_that_browsers_show(tmp_path):
 
 def test_rate_of_a_folder(source, tmp_path):
     assert open_frames(source, 60).fps == 60
+    assert open_frames(source, 0).fps == 0  # a sink refuses it: it isn't taken for no rate
     ffmpeg("-i", source / "rgb.mkv", *x264(), tmp_path / "a.mp4")
     with pytest.raises(UserError, match="--fps with a folder"):
         open_frames(tmp_path / "a.mp4", 60)

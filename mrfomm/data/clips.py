@@ -11,7 +11,6 @@ is only trusted if the time of the frame it landed on is in that list.
 import contextlib
 import functools
 import logging
-import re
 import struct
 import zlib
 from pathlib import Path
@@ -26,7 +25,7 @@ from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.media.container import Damage, Look, decode, look, open_container, picture_stream
-from mrfomm.media.images import fit, read_image
+from mrfomm.media.images import fit, natural_order, read_image
 from mrfomm.media.pixels import Converter
 from mrfomm.media.whole import check_whole
 
@@ -257,7 +256,7 @@ class FolderFrames(Frames):
     def __init__(self, clip: Clip) -> None:
         with _broken_if_unreadable(clip):
             paths = [path for path in clip.path.iterdir() if not _is_hidden(path)]
-        self._paths = sorted((p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+        self._paths = sorted((p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
         if not self._paths:
             raise BrokenClip(clip, "a folder without png or jpg frames")
         super().__init__(clip, len(self._paths))
@@ -288,10 +287,6 @@ class StackedFrames(Frames):
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
-
-
-def _natural_order(path: Path) -> List[Union[int, str]]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def list_images(folder: AnyPath) -> List[Path]:
         UserError: there are none.
     """
     files = [entry for entry in entries(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
-    files = sorted((entry for entry in files if not entry.name.startswith(".")), key=_natural)
+    files = sorted((entry for entry in files if not entry.name.startswith(".")), key=natural_order)
     if not files:
         raise UserError(f"{folder}: no image in this folder; give a folder of PNG or JPEG frames, or a video")
     return files
@@ -147,7 +147,8 @@ def entries(folder: AnyPath) -> List[Path]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def _natural(entry: Path) -> Tuple[list, str]:
+def natural_order(entry: Path) -> Tuple[list, str]:
+    """What to sort files by so that 2 comes before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from mrfomm.errors import AnyPath, UserError
+from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.media import container as containers
 from mrfomm.media.images import (
     IMAGE_SUFFIXES,
@@ -73,7 +73,9 @@ def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
     """
     if os.path.isdir(path):
         files = list_images(path)
-        return FrameSource(str(path), fps or FOLDER_FPS, len(files), False, functools.partial(map, read_image, files))
+        rate = FOLDER_FPS if fps is None else fps
+        return FrameSource(str(path), rate, len(files), False, functools.partial(map, read_image, files))
+    check_is_file(path)
     if fps is not None:
         raise UserError(f"{path}: a video has a rate of its own; give --fps with a folder of frames only")
     return _open_image(path) if is_animation(path) else _open_video(path)
