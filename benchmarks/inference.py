@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 from benchmarks.timing import Row, convolution_gflop, median_seconds
 from mrfomm.checkpoint import ParameterTree
-from mrfomm.export import frame_graph, keypoint_graph, reference_graph
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import fuse
 from mrfomm.networks.generator import decode, warp_features
 from mrfomm.networks.geometry import coordinate_grid
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.networks.motion import Motion, estimate_motion
-from mrfomm.onnx_backend import OnnxGraphs
-from mrfomm.onnx_graph import REWRITES, Graph, Signature, Sizes, trace, write_onnx
+from mrfomm.onnx.graph import REWRITES, Graph, Signature, Sizes, trace, write_onnx
+from mrfomm.onnx.graphs import frame_graph, keypoint_graph, reference_graph
+from mrfomm.reenactment.onnx_backend import OnnxGraphs
 
 
 def motion_graph(config, sizes):

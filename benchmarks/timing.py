@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     size: int
     references: int
     seconds: float
-    gflop: Optional[float] = None
+    gflop: float | None = None
 
 
 def median_seconds(function, seconds=2.0, at_least=3):

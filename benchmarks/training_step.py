@@ -20,8 +20,8 @@ from mrfomm.config import load_config
 from mrfomm.data.loader import Batch
 from mrfomm.errors import command_parser
 from mrfomm.networks import ops
-from mrfomm.runtime import start_processes
-from mrfomm.training import Trainer
+from mrfomm.runtime.processes import start_processes
+from mrfomm.training.trainer import Trainer
 
 
 class RandomBatches:

@@ -11,7 +11,8 @@ Features come from an *extractor*, an object with two methods (``eval.lpips.Lpip
     distance(a, b): two such lists -> [M]
 """
 
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,7 +25,7 @@ MOST_BINS = 36_000  # a hundredth of a degree all around
 class Extractor(Protocol):
     """Describes images; see the head of this module."""
 
-    def features(self, images: np.ndarray) -> List[np.ndarray]: ...
+    def features(self, images: np.ndarray) -> list[np.ndarray]: ...
 
     def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray: ...
 
@@ -96,7 +97,7 @@ class Bin(NamedTuple):
 class Score(NamedTuple):
     """Of one set of generated images: its bins, and how many images the extractor left out."""
 
-    bins: List[Bin]
+    bins: list[Bin]
     dropped: int
 
     @property
@@ -110,7 +111,7 @@ class BinTask(NamedTuple):
 
     angle: float
     true: np.ndarray
-    generated: Dict[int, np.ndarray]
+    generated: dict[int, np.ndarray]
 
     @property
     def images(self) -> int:
@@ -123,7 +124,7 @@ class FeatureMean:
 
     def __init__(self) -> None:
         self.count = 0
-        self._sums: Optional[List[np.ndarray]] = None
+        self._sums: list[np.ndarray] | None = None
 
     def add(self, features: Sequence[np.ndarray]) -> None:
         """Add a list of arrays [N,...], N >= 0, one array a layer."""
@@ -133,14 +134,14 @@ class FeatureMean:
         self._sums = sums if self._sums is None else [a + b for a, b in zip(self._sums, sums)]
         self.count += len(features[0])
 
-    def mean(self) -> List[np.ndarray]:
+    def mean(self) -> list[np.ndarray]:
         """The mean as a list of arrays [1,...]; there must be something to average."""
         if self._sums is None:
             raise ValueError("no features to average")
         return [total[None] / self.count for total in self._sums]
 
 
-def plan_bins(axis: Axis, true_angles: np.ndarray, generated_angles: Iterable[np.ndarray]) -> List[BinTask]:
+def plan_bins(axis: Axis, true_angles: np.ndarray, generated_angles: Iterable[np.ndarray]) -> list[BinTask]:
     """Which images of which set meet in which bin.
 
     Args:
@@ -170,7 +171,7 @@ def score_sets(
     generated: Sequence[Images],
     batch: int,
     advance: Callable[[int], object] = lambda count: None,
-) -> List[Score]:
+) -> list[Score]:
     """Score sets of generated images against one set of true ones.
 
     Bin after bin: the features of one bin are in memory at a time, and true images are described once for all sets.
@@ -186,7 +187,7 @@ def score_sets(
     Returns:
         list of Score, one a set.
     """
-    bins: List[List[Bin]] = [[] for _ in generated]
+    bins: list[list[Bin]] = [[] for _ in generated]
     dropped = [0] * len(generated)
     for task in plan_bins(axis, true.angles, [images.angles for images in generated]):
         true_mean = _average(extractor, true, task.true, batch, advance)
@@ -220,10 +221,10 @@ class IdentityFeatures:
         embed: uint8 [H,W,3] -> array [D], or None where it sees no face.
     """
 
-    def __init__(self, embed: Callable[[np.ndarray], Optional[np.ndarray]]) -> None:
+    def __init__(self, embed: Callable[[np.ndarray], np.ndarray | None]) -> None:
         self._embed = embed
 
-    def features(self, images: np.ndarray) -> List[np.ndarray]:
+    def features(self, images: np.ndarray) -> list[np.ndarray]:
         """uint8 [N,H,W,3] -> a list of one array [M,D]: one row for each image with a face."""
         found = [row for row in map(self._embed, images) if row is not None]
         return [np.stack(found)] if found else [np.zeros((0, 1))]

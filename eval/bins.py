@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,14 +36,14 @@ from eval.labels import (
 from eval.lpips import load_lpips
 from eval.results import ENCODING, bootstrap_interval, markdown_table, paired_difference, provenance, write_rows
 from mrfomm import bundled
-from mrfomm.animation import Model, load_model
 from mrfomm.checkpoint import find_checkpoint
-from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.export import fingerprint
-from mrfomm.files import locked, sha256_of, whole_file
-from mrfomm.runtime import CONTEXTS, use_context
+from mrfomm.model import Model, load_model
+from mrfomm.onnx.graphs import fingerprint
+from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
+from mrfomm.runtime.processes import CONTEXTS, use_context
+from mrfomm.store import PARTIAL, locked, sha256_of, whole_file
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
     "FOMM": (0.117, 0.131, 0.160),
@@ -87,7 +87,7 @@ class Result(NamedTuple):
     kind: str
     score: Score
     frames: str = ""
-    digests: Tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 def parse_arguments(arguments=None):
@@ -145,7 +145,7 @@ def main(arguments=None):
     contestants = [one._replace(name=name) for one, name in zip(contestants, names)]
     folders, output = pattern_folders(args.data), Path(args.output)
     with locked(output, make=True), use_context(args.context):
-        for unfinished in output.glob(f"generated/*/*/*/{generation.PARTIAL}*"):  # by a run that was killed
+        for unfinished in output.glob(f"generated/*/*/*/.*{PARTIAL}"):  # by a run that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
         with tqdm(folders, desc="checking recordings", unit="pattern") as bar:
             patterns = read_patterns(bar)
@@ -388,7 +388,7 @@ def bin_rows(args, results):
             }
 
 
-def scores_by_pair(results, method, kind) -> Dict[Tuple[str, str], Score]:
+def scores_by_pair(results, method, kind) -> dict[tuple[str, str], Score]:
     """(reference, driving) -> Score, of the pairs with a bin."""
     return {
         (result.reference, result.driving): result.score
@@ -397,7 +397,7 @@ def scores_by_pair(results, method, kind) -> Dict[Tuple[str, str], Score]:
     }
 
 
-def common_means(results, first, second, kind) -> Tuple[List[float], List[float]]:
+def common_means(results, first, second, kind) -> tuple[list[float], list[float]]:
     """Two methods' scores of the pairs that both have, each the mean over the bins that both have.
 
     A method that loses its faces where they are hardest (``--features identity``) must not gain by that.
@@ -433,7 +433,7 @@ def difference_table(results, names):
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
-def _interval_cell(values: List[float], subtracted=None):
+def _interval_cell(values: list[float], subtracted=None):
     if not values:
         return None
     interval = bootstrap_interval(values) if subtracted is None else paired_difference(values, subtracted)

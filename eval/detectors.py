@@ -40,7 +40,7 @@ class LandmarkBackend(Protocol):
 
     name: str
 
-    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]: ...
+    def landmarks(self, image: np.ndarray) -> np.ndarray | None: ...
 
 
 class IdentityBackend(Protocol):
@@ -48,7 +48,7 @@ class IdentityBackend(Protocol):
 
     name: str
 
-    def embed(self, image: np.ndarray) -> Optional[np.ndarray]: ...
+    def embed(self, image: np.ndarray) -> np.ndarray | None: ...
 
 
 def landmark_backend(name: str) -> LandmarkBackend:
@@ -63,7 +63,7 @@ def landmark_backend(name: str) -> LandmarkBackend:
     return _LANDMARKS[name]()
 
 
-def identity_backend(name: str, weights: Optional[AnyPath] = None) -> IdentityBackend:
+def identity_backend(name: str, weights: AnyPath | None = None) -> IdentityBackend:
     """Load an identity back end.
 
     Args:
@@ -92,7 +92,7 @@ class MediapipeLandmarks:
             static_image_mode=True, max_num_faces=1, refine_landmarks=True
         )
 
-    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
+    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
         """uint8 [H,W,3] -> float64 [478,2] pixels, or None."""
         faces = self._mesh.process(_enlarged(image)).multi_face_landmarks
         if not faces:
@@ -110,7 +110,7 @@ class DlibLandmarks:
     def __init__(self) -> None:
         self._face = _DlibFace()
 
-    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
+    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
         """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
         large = _enlarged(image)
         shape = self._face(large)
@@ -136,7 +136,7 @@ class FaceAlignmentLandmarks:
         except OSError as error:
             raise UserError(f"face_alignment: its weights can't be fetched ({error}); run it once online") from error
 
-    def landmarks(self, image: np.ndarray) -> Optional[np.ndarray]:
+    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
         """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
         large = _enlarged(image)
         faces = self._aligner.get_landmarks_from_image(large)
@@ -155,7 +155,7 @@ class DlibIdentity:
         path = _model_file("dlib_face_recognition_resnet_model_v1.dat")
         self._network = _import("dlib", "dlib").face_recognition_model_v1(path)
 
-    def embed(self, image: np.ndarray) -> Optional[np.ndarray]:
+    def embed(self, image: np.ndarray) -> np.ndarray | None:
         """uint8 [H,W,3] -> float64 [128], or None."""
         large = _enlarged(image)
         shape = self._face(large)
@@ -170,7 +170,7 @@ class OpenFace:
 
     name = "openface"
 
-    def __init__(self, weights: Optional[AnyPath]) -> None:
+    def __init__(self, weights: AnyPath | None) -> None:
         if weights is None:
             raise UserError("identity back end openface: give its weights, nn4.small2.v1.t7 of the OpenFace project")
         check_is_file(weights)

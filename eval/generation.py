@@ -7,23 +7,22 @@ without a manifest are somebody else's, and stay.
 """
 
 import json
-import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
 from eval.labels import Pattern, Sequence
-from mrfomm.animation import AnyAnimator, MakeAnimator, array_to_images, images_to_array, relative_motion
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import sha256_of
 from mrfomm.media.reading import FOLDER_FPS
 from mrfomm.media.writing import open_sink
+from mrfomm.reenactment.animator import AnyAnimator, MakeAnimator, array_to_images, images_to_array, relative_motion
+from mrfomm.store import sha256_of, whole_folder
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")
 MANIFEST = "manifest.json"
-PARTIAL = ".partial-"  # begins the names of folders that are not whole yet
 CHUNK = 16  # driving frames in memory
 
 
@@ -46,19 +45,19 @@ class Entry(NamedTuple):
 
     folder: Path
     driving: Sequence
-    start: Optional[int]
-    manifest: Dict[str, object]
+    start: int | None
+    manifest: dict[str, object]
 
 
 class Transfer(NamedTuple):
     """Everything to generate with one reference pattern. references: frames of its yaw sequence; entries: Entries."""
 
     pattern: Pattern
-    references: List[int]
-    entries: List[Entry]
+    references: list[int]
+    entries: list[Entry]
 
 
-def reference_frames(pattern: Pattern, count: int, poses: Poses) -> List[int]:
+def reference_frames(pattern: Pattern, count: int, poses: Poses) -> list[int]:
     """Frames of a pattern's yaw sequence nearest to yaw 0, -30 and +30 (the first of equally near ones).
 
     Args:
@@ -100,8 +99,8 @@ def _nearest(off: np.ndarray, sequence: Sequence, what: str, poses: Poses) -> in
 
 
 def plan_transfers(
-    patterns: List[Pattern], folder: AnyPath, count: int, motion: str, poses: Poses, origin: Mapping[str, object]
-) -> List[Transfer]:
+    patterns: list[Pattern], folder: AnyPath, count: int, motion: str, poses: Poses, origin: Mapping[str, object]
+) -> list[Transfer]:
     """What has to be generated: every ordered pair of patterns but a pattern with itself, every kind both have.
 
     Relative motion is FOMM's way from one person to another, as it leaves the driving person's proportions behind: it
@@ -137,7 +136,7 @@ def plan_transfers(
     return transfers
 
 
-def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> List[Tuple[Pattern, str]]:
+def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Pattern, str]]:
     """The (driving pattern, kind) that a reference pattern is paired with: kinds are those of both patterns."""
     return [
         (driving, kind)
@@ -148,7 +147,7 @@ def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> List[Tuple[Patt
     ]
 
 
-def missing_entries(transfers: Iterable[Transfer]) -> List[Transfer]:
+def missing_entries(transfers: Iterable[Transfer]) -> list[Transfer]:
     """The transfers with only those entries whose folder is absent, damaged or made from something else."""
     reduced = (t._replace(entries=[entry for entry in t.entries if not is_whole(entry)]) for t in transfers)
     return [transfer for transfer in reduced if transfer.entries]
@@ -214,24 +213,15 @@ def _transferred(
 
 
 def write_entry(entry: Entry, images: Iterable[np.ndarray]) -> None:
-    """Write frames and manifest aside, then rename. What stood there before is replaced."""
-    folder = entry.folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as aside:
-            new, old = Path(aside, "new"), Path(aside, "old")
-            with open_sink(new, FOLDER_FPS) as sink:
-                for image in images:
-                    sink.write(image)
-            manifest = {**entry.manifest, "files": _checksums(new)}
-            (new / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error}); make room or choose another --output") from error
+    """Write frames and manifest, in one step. What stood there before is replaced."""
+    with whole_folder(entry.folder) as aside:
+        with open_sink(aside, FOLDER_FPS) as sink:
+            for image in images:
+                sink.write(image)
+        manifest = {**entry.manifest, "files": _checksums(aside)}
+        (aside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def _checksums(folder: Path) -> Dict[str, str]:
+def _checksums(folder: Path) -> dict[str, str]:
     """File name -> SHA-256 of the frames in a folder."""
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.png"))}

@@ -14,8 +14,9 @@ Every clip is decoded once when it is read, so that damage shows before any work
 import csv
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,10 +56,10 @@ class Pattern(NamedTuple):
     """A subject under one illumination. sequences: kind -> Sequence; there is one of yaw."""
 
     name: str
-    sequences: Dict[str, Sequence]
+    sequences: dict[str, Sequence]
 
 
-def pattern_folders(root: AnyPath) -> List[Path]:
+def pattern_folders(root: AnyPath) -> list[Path]:
     """The folders of patterns in a folder, at least two, sorted by name. Files and hidden folders are left out.
 
     Raises:
@@ -73,7 +74,7 @@ def pattern_folders(root: AnyPath) -> List[Path]:
     return folders
 
 
-def read_patterns(folders: Iterable[Path]) -> List[Pattern]:
+def read_patterns(folders: Iterable[Path]) -> list[Pattern]:
     """Read and check all recordings.
 
     Args:
@@ -110,7 +111,7 @@ def read_pattern(folder: Path) -> Pattern:
     return Pattern(folder.name, sequences)
 
 
-def find_media(folder: AnyPath, name: str) -> Optional[Path]:
+def find_media(folder: AnyPath, name: str) -> Path | None:
     """The clip ``name.mp4`` or folder of frames ``name`` in a folder; None if there is neither.
 
     Raises:
@@ -178,7 +179,7 @@ def read_labels(path: AnyPath) -> np.ndarray:
     return np.array([angles[frame] for frame in range(len(rows))])
 
 
-def _row(path: AnyPath, line: int, row: Dict[str, str]) -> Tuple[int, List[float]]:
+def _row(path: AnyPath, line: int, row: dict[str, str]) -> tuple[int, list[float]]:
     """The frame and the angles of one row."""
     if None in row:
         raise UserError(f"{path}: line {line} has more values than there are columns; write decimals with a point")
@@ -192,7 +193,7 @@ def _row(path: AnyPath, line: int, row: Dict[str, str]) -> Tuple[int, List[float
     return int(frame), angles
 
 
-def _number(path: AnyPath, line: int, name: str, text: Optional[str]) -> float:
+def _number(path: AnyPath, line: int, name: str, text: str | None) -> float:
     try:
         value = math.nan if text is None else float(text)  # a short row has None
     except ValueError:
@@ -209,7 +210,7 @@ def read_content(path: AnyPath) -> Content:
         UserError: a frame is damaged, frames differ in size, or the frame rate varies.
     """
     digest, count = hashlib.sha256(), 0
-    first: Optional[np.ndarray] = None
+    first: np.ndarray | None = None
     for frame in open_frames(path):
         first = frame if first is None else first
         if frame.shape != first.shape:

@@ -12,7 +12,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import nnabla as nn
 import numpy as np
@@ -47,13 +48,13 @@ class Backbone(NamedTuple):
     """
 
     name: str
-    features: Callable[[nn.Variable, Mapping[str, nn.Variable]], List[nn.Variable]]
-    stages: Tuple[Tuple[str, ...], ...]
-    kernels: Tuple[int, ...]
+    features: Callable[[nn.Variable, Mapping[str, nn.Variable]], list[nn.Variable]]
+    stages: tuple[tuple[str, ...], ...]
+    kernels: tuple[int, ...]
     smallest: int
 
     @property
-    def convolutions(self) -> List[str]:
+    def convolutions(self) -> list[str]:
         """The names of all convolutions, in their order."""
         return [name for names in self.stages for name in names]
 
@@ -81,7 +82,7 @@ def load_lpips(path: AnyPath) -> "Lpips":
     return Lpips(arrays, path)
 
 
-def _read_npz(path: AnyPath) -> Dict[str, np.ndarray]:
+def _read_npz(path: AnyPath) -> dict[str, np.ndarray]:
     """Name -> array of numpy's zip file. Unlike ``np.load`` it takes no more memory than the file can fill."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > _MAX_EXPANSION * os.path.getsize(path):
@@ -116,10 +117,10 @@ class Lpips:
         _check_arrays(arrays, self.backbone, source)
         self._heads = [np.asarray(arrays[f"head{i}/w"], np.float64) for i in range(1, LAYERS + 1)]
         self._parameters = load_frozen({name: array for name, array in arrays.items() if name.startswith("conv")})
-        self._image: Optional[nn.Variable] = None
-        self._outputs: List[nn.Variable] = []
+        self._image: nn.Variable | None = None
+        self._outputs: list[nn.Variable] = []
 
-    def features(self, images: np.ndarray) -> List[np.ndarray]:
+    def features(self, images: np.ndarray) -> list[np.ndarray]:
         """The raw ReLU activations that LPIPS compares, before its channel normalisation.
 
         Args:
@@ -157,7 +158,7 @@ class Lpips:
         """LPIPS of image pairs: two uint8 [N,H,W,3] -> float64 [N]."""
         return self.distance(self.features(images_a), self.features(images_b))
 
-    def _prepare(self, shape: Tuple[int, ...]) -> nn.Variable:
+    def _prepare(self, shape: tuple[int, ...]) -> nn.Variable:
         """Build the graph for a shape, unless it is the one that stands; returns its input."""
         if self._image is not None and self._image.shape == shape:
             return self._image

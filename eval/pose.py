@@ -18,9 +18,9 @@ from tqdm import tqdm
 from eval.detectors import landmark_backend
 from eval.labels import COLUMNS, KINDS, check_labelled, read_labels
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import whole_file
 from mrfomm.media.reading import open_frames
 from mrfomm.provenance import clip_digest
+from mrfomm.store import whole_file
 
 # An average adult head in millimetres, from the nasion: x to image right, y down, z away from the camera. Widths and
 # heights are mean anthropometric distances of young adults, women and men, rounded (endocanthion width 32, exocanthion

@@ -21,7 +21,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -39,15 +39,15 @@ from eval.results import (
     write_rows,
 )
 from mrfomm import bundled
-from mrfomm.animation import batches
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import locked, sha256_of, whole_file
 from mrfomm.media.images import read_image
 from mrfomm.provenance import clip_digest
-from mrfomm.reconstruction import Run, check_l1, read_run
-from mrfomm.runtime import CONTEXTS, use_context
+from mrfomm.reenactment.animator import batches
+from mrfomm.reenactment.reconstruction import Run, check_l1, read_run
+from mrfomm.runtime.processes import CONTEXTS, use_context
+from mrfomm.store import locked, sha256_of, whole_file
 
 DEFAULT_RESULT = "reconstruction"
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
@@ -65,9 +65,9 @@ class Method(NamedTuple):
 
     name: str
     run: Run
-    truth: Dict[str, Path]
+    truth: dict[str, Path]
     folder: Path
-    digests: Dict[str, str]
+    digests: dict[str, str]
 
 
 class Column(NamedTuple):
@@ -82,7 +82,7 @@ class Scored(NamedTuple):
     """A Method and its rows, clip name -> list of one dictionary a frame."""
 
     method: Method
-    rows: Dict[str, List[dict]]
+    rows: dict[str, list[dict]]
 
 
 def parse_arguments(arguments=None):
@@ -357,7 +357,7 @@ def _read_picture(path, size):
 # Reporting
 
 
-def clip_means(scored, key) -> Tuple[List[float], List[int]]:
+def clip_means(scored, key) -> tuple[list[float], list[int]]:
     """Mean over the counted frames of every clip that has some, and their number."""
     counted = [[row[key] for row in rows if row[key] is not None] for rows in scored.rows.values()]
     return [float(np.mean(values)) for values in counted if values], [len(values) for values in counted if values]

@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,10 +25,10 @@ from eval.results import provenance, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, check_is_file, command_parser, run_command
-from mrfomm.files import whole_file
 from mrfomm.media.images import read_image
-from mrfomm.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
-from mrfomm.visualize import tile
+from mrfomm.media.pictures import tile
+from mrfomm.reenactment.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
+from mrfomm.store import whole_file
 
 MASK_PICTURES = 4
 SMALLEST_FRAME, SMALLEST_MASKS = 128, 400  # pixels: smaller pictures are enlarged
@@ -45,7 +45,7 @@ class Group(NamedTuple):
     """Figures under a heading."""
 
     title: str
-    figures: List[Figure]
+    figures: list[Figure]
 
 
 class Section(NamedTuple):
@@ -53,7 +53,7 @@ class Section(NamedTuple):
 
     title: str
     table: str
-    groups: List[Group]
+    groups: list[Group]
     configuration: str
 
 
@@ -245,7 +245,7 @@ def render(sections, title, made):
     return environment.get_template("report.html").render(sections=sections, title=title, made=made)
 
 
-def picture_row(pictures: List[np.ndarray], smallest=SMALLEST_FRAME) -> str:
+def picture_row(pictures: list[np.ndarray], smallest=SMALLEST_FRAME) -> str:
     """Pictures side by side, enlarged by a whole number if they are small, as a data URI."""
     joined = tile([pictures])
     factor = max(1, smallest // len(joined))
@@ -264,7 +264,7 @@ def as_text(values):
     return json.dumps(values, indent=1, ensure_ascii=False)
 
 
-def _import_libraries() -> Tuple:
+def _import_libraries() -> tuple:
     try:
         import jinja2
         import markdown_it

@@ -3,14 +3,15 @@
 import json
 import math
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-from mrfomm.files import whole_file
+from mrfomm.store import whole_file
 
 
 class _Encoding(TypedDict):
@@ -35,7 +36,7 @@ ENCODING: _Encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # name
 _RESAMPLES_AT_A_TIME = 256  # bounds the memory for long lists of values
 
 Row = Mapping[str, object]  # plain values by name
-Numbers = Union[Sequence[float], np.ndarray]
+Numbers = Sequence[float] | np.ndarray
 
 
 # Rows: one JSON object a line
@@ -55,7 +56,7 @@ def write_rows(path: AnyPath, rows: Iterable[Row]) -> None:
         aside.write_text("".join(map(_line, rows)), **ENCODING)
 
 
-def read_rows(path: AnyPath) -> List[Dict[str, Any]]:
+def read_rows(path: AnyPath) -> list[dict[str, Any]]:
     """Read JSON lines -> list of dictionaries.
 
     Raises:
@@ -70,7 +71,7 @@ def _line(row: Row) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _row(path: AnyPath, number: int, line: str) -> Dict[str, Any]:
+def _row(path: AnyPath, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -80,7 +81,7 @@ def _row(path: AnyPath, number: int, line: str) -> Dict[str, Any]:
     return row
 
 
-def provenance() -> Dict[str, str]:
+def provenance() -> dict[str, str]:
     """Versions of Python and of the installed packages that a number may depend on: name -> version."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -103,7 +104,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(
-    values: Numbers, weights: Optional[Numbers] = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    values: Numbers, weights: Numbers | None = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
     """Mean of independent values with a percentile bootstrap interval (Efron, 1979).
 
@@ -148,7 +149,7 @@ def _resampled_means(values: np.ndarray, weights: np.ndarray, rng: np.random.Gen
 
 
 def paired_difference(
-    a: Numbers, b: Numbers, weights: Optional[Numbers] = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    a: Numbers, b: Numbers, weights: Numbers | None = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
     """Mean of a - b over units measured with both methods, with its bootstrap interval.
 

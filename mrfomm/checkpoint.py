@@ -13,28 +13,19 @@ final name it is whole, whenever the program is killed. What a killed run left u
 ``state.json`` lets a reader notice files that were damaged later.
 """
 
-import contextlib
-import errno
 import io
 import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import (
     Any,
     BinaryIO,
-    Callable,
-    ContextManager,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
     NamedTuple,
-    Optional,
-    Tuple,
-    Union,
 )
 
 import h5py
@@ -44,16 +35,15 @@ from nnabla.solver import Solver
 
 from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import cant_write, sha256_of, whole_file
 from mrfomm.h5_file import read_h5
+from mrfomm.store import OLD, PARTIAL, own_name, sha256_of, synchronise, whole_file, whole_folder
 
 PREFIX, BEST = "checkpoint-", "best"
-_PARTIAL, _OLD = ".partial", ".old"  # ends of the names, all hidden, of what is not whole yet or any more, or replaced
-_OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{_OLD}")
+_OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{OLD}")
 _CHECKPOINT_FILE = re.compile(r"config\.yaml|state\.json|parameters\.h5|solver_\w+\.h5")
 _MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
 
-Parameters = Mapping[str, Union[nn.Variable, np.ndarray]]  # by name
+Parameters = Mapping[str, nn.Variable | np.ndarray]  # by name
 
 
 class Checkpoint(NamedTuple):
@@ -61,8 +51,8 @@ class Checkpoint(NamedTuple):
 
     folder: Path
     config: Config
-    parameters: Dict[str, np.ndarray]
-    state: Dict[str, Any]
+    parameters: dict[str, np.ndarray]
+    state: dict[str, Any]
 
 
 class ParameterTree:
@@ -72,18 +62,18 @@ class ParameterTree:
     """
 
     def __init__(self) -> None:
-        self._root: Dict[str, object] = {}
+        self._root: dict[str, object] = {}
 
-    def scope(self) -> ContextManager[object]:
+    def scope(self) -> AbstractContextManager[object]:
         """Context manager: ``nn.parameter_scope`` on this tree."""
         return nn.parameter_scope("", self._root)
 
-    def all(self) -> Dict[str, nn.Variable]:
+    def all(self) -> dict[str, nn.Variable]:
         """Every parameter by name, running statistics included."""
         with self.scope():
             return dict(nn.get_parameters(grad_only=False))
 
-    def trainable(self, *prefixes: str) -> Dict[str, nn.Variable]:
+    def trainable(self, *prefixes: str) -> dict[str, nn.Variable]:
         """The parameters that take gradients and whose name starts with one of the prefixes."""
         with self.scope():
             return {name: value for name, value in nn.get_parameters().items() if name.startswith(prefixes)}
@@ -107,7 +97,7 @@ class ParameterTree:
 
 
 def check_arrays(
-    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Tuple[int, ...]], source: AnyPath
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: AnyPath
 ) -> Mapping[str, np.ndarray]:
     """The arrays, if they are finite and exactly those of ``shapes`` (name -> shape).
 
@@ -132,8 +122,8 @@ def save_checkpoint(
     folder: AnyPath,
     config: Config,
     parameters: Parameters,
-    state: Optional[Mapping[str, object]] = None,
-    solvers: Optional[Mapping[str, Solver]] = None,
+    state: Mapping[str, object] | None = None,
+    solvers: Mapping[str, Solver] | None = None,
 ) -> None:
     """Write a checkpoint folder in one step (an existing checkpoint is replaced at the end).
 
@@ -149,11 +139,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _check_replaceable(folder)
-    place = Path(os.path.realpath(folder))  # a link stays
-    aside = _aside(place, _PARTIAL)
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with whole_folder(os.path.realpath(folder)) as aside:  # a link stays
         (aside / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         write_h5(aside / "parameters.h5", parameters)
         for name, solver in (solvers or {}).items():
@@ -162,12 +148,6 @@ def save_checkpoint(
         (aside / "state.json").write_text(
             json.dumps({"state": state or {}, "files": files}, indent=1), encoding="utf-8"
         )
-        for path in (*aside.iterdir(), aside):
-            _synchronise(path)
-        _replace(aside, place)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise cant_write(folder, error) from error
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -190,7 +170,7 @@ def save_parameters(path: AnyPath, parameters: Parameters) -> None:
     """
     with whole_file(path) as aside:
         write_h5(aside, parameters)
-        _synchronise(aside)
+        synchronise(aside)
 
 
 def write_h5(path: AnyPath, parameters: Parameters) -> None:
@@ -286,7 +266,7 @@ def checkpoint_name(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def list_checkpoints(run: AnyPath) -> List[Path]:
+def list_checkpoints(run: AnyPath) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
     run = Path(run)
     paths = run.iterdir() if run.is_dir() else ()  # glob() would take a folder that can't be listed for an empty one
@@ -300,7 +280,7 @@ def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
         UserError: one can't be deleted.
     """
     for folder in list_checkpoints(run)[:-keep]:
-        aside = _aside(folder, _PARTIAL)
+        aside = own_name(folder, PARTIAL)
         try:
             folder.rename(aside)  # so that none stands there half deleted
             shutil.rmtree(aside)
@@ -316,11 +296,11 @@ def tidy(run: AnyPath) -> None:
     """
     run = Path(run)
     try:
-        for old in run.glob(f".*{_OLD}"):
+        for old in run.glob(f".*{OLD}"):
             named = _OLD_NAME.fullmatch(old.name)
             if named and not (run / named[1]).exists():
                 old.rename(run / named[1])
-        for path in (*run.glob(f".*{_OLD}"), *run.glob(f".*{_PARTIAL}"), *run.rglob(f"{_PARTIAL}-*")):
+        for path in (*run.glob(f".*{OLD}"), *run.glob(f".*{PARTIAL}"), *run.rglob(f"{PARTIAL}-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise UserError(f"{run}: can't clear away what a killed run left ({error}); see to its permissions") from error
@@ -352,7 +332,7 @@ def set_aside(folder: Path, why: str) -> Path:
     return aside
 
 
-def verify_checkpoint(folder: AnyPath) -> Dict[str, Any]:
+def verify_checkpoint(folder: AnyPath) -> dict[str, Any]:
     """Check every file of a checkpoint against state.json and return its content.
 
     Raises:
@@ -380,35 +360,5 @@ def verify_checkpoint(folder: AnyPath) -> Dict[str, Any]:
     return manifest
 
 
-def _fingerprint(path: Path) -> Dict[str, Union[int, str]]:
+def _fingerprint(path: Path) -> dict[str, int | str]:
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _synchronise(path: AnyPath) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _aside(folder: Path, end: str) -> Path:
-    """A name beside a folder that is this process' own."""
-    return folder.with_name(f".{folder.name}.{os.getpid()}{end}")
-
-
-def _replace(aside: Path, folder: Path) -> None:
-    """Rename ``aside`` to ``folder``; an older folder of that name, maybe another process', is moved out of the way."""
-    old = _aside(folder, _OLD)
-    while True:
-        shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(old)
-        try:
-            aside.rename(folder)
-            break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # then another process has put one there meanwhile
-                raise
-    _synchronise(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -8,9 +8,10 @@ every run and every checkpoint, so that nothing else has to be named later.
 import dataclasses
 import reprlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, Iterable, Iterator, Protocol, Tuple, Type, TypeVar, Union
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import yaml
 
@@ -46,7 +47,7 @@ SMALLEST_PERCEPTUAL_INPUT = {"vgg19": 16, "alexnet": 31, "none": 1}  # pixels a 
 class _Dataclass(Protocol):
     """Any dataclass's instance."""
 
-    __dataclass_fields__: ClassVar[Dict[str, Any]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 _Section = TypeVar("_Section", bound=_Dataclass)
@@ -143,7 +144,7 @@ class LossConfig:
     perceptual_weights: str = ""  # VGG19 as `python -m mrfomm.convert` writes it; alexnet is bundled
     perceptual: float = 10.0  # per layer and scale
     pixel: float = 0.0  # mean |prediction - driving|, per scale
-    scales: Tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
+    scales: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)  # of the image pyramid
     equivariance_value: float = 10.0
     equivariance_jacobian: float = 10.0
     separation: float = 0.0  # of the driving keypoints
@@ -164,7 +165,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 32  # over all processes
     learning_rate: float = 2e-4
-    milestones: Tuple[int, ...] = (60, 90)  # epochs at which the learning rate is multiplied by 0.1
+    milestones: tuple[int, ...] = (60, 90)  # epochs at which the learning rate is multiplied by 0.1
     discriminator: bool = False  # stage 2
     log_every: int = 10  # steps
     picture_every: int = 500
@@ -204,7 +205,7 @@ def load_config(path: AnyPath, overrides: Iterable[str] = ()) -> Config:
     return config_from_dict(values, str(path))
 
 
-def config_from_dict(values: Dict[str, Any], source: AnyPath) -> Config:
+def config_from_dict(values: dict[str, Any], source: AnyPath) -> Config:
     """Build a checked :class:`Config` from nested dictionaries; ``source`` names them in errors."""
     config = _build(Config, values, source, ())
     check_config(config, source)
@@ -261,7 +262,7 @@ def smallest_judged(blocks: int) -> int:
     return side
 
 
-def _constraints(config: Config) -> Iterator[Tuple[str, bool, str]]:
+def _constraints(config: Config) -> Iterator[tuple[str, bool, str]]:
     model, data, loss, train = config.model, config.data, config.loss, config.train
     yield "model.fusion.mode", model.fusion.mode in FUSION_MODES, f"must be one of {', '.join(FUSION_MODES)}"
     yield (
@@ -318,7 +319,7 @@ def _constraints(config: Config) -> Iterator[Tuple[str, bool, str]]:
     yield "train.milestones", list(train.milestones) == sorted(train.milestones), "must ascend"
 
 
-def _integers(node: Union[_Dataclass, Type[_Dataclass]], prefix: str) -> Iterator[Tuple[str, int]]:
+def _integers(node: _Dataclass | type[_Dataclass], prefix: str) -> Iterator[tuple[str, int]]:
     for item in dataclasses.fields(node):
         value, key = getattr(node, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
@@ -331,7 +332,7 @@ def _is_whole(value: float) -> bool:
     return value >= 1 - 1e-9 and abs(value - round(value)) < 1e-6
 
 
-def _read_with_parents(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
+def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = read_yaml(path)
     parent = values.pop("parent", None)
     if parent is None:
@@ -345,7 +346,7 @@ def _read_with_parents(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
     return merged
 
 
-def read_yaml(path: AnyPath) -> Dict[str, Any]:
+def read_yaml(path: AnyPath) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; UserError names the file when it can't be."""
     check_is_file(path)
     if Path(path).stat().st_size > MOST_BYTES:
@@ -365,7 +366,7 @@ def read_yaml(path: AnyPath) -> Dict[str, Any]:
     return values
 
 
-def _merge(base: Dict[str, Any], changes: Dict[str, Any]) -> None:
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value)
@@ -373,7 +374,7 @@ def _merge(base: Dict[str, Any], changes: Dict[str, Any]) -> None:
             base[key] = value
 
 
-def _apply_override(values: Dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: write it as key=value, for example train.batch_size=8")
@@ -389,7 +390,7 @@ def _apply_override(values: Dict[str, Any], override: str) -> None:
     values[name] = value
 
 
-def _build(cls: Type[_Section], values: object, source: AnyPath, path: Tuple[str, ...]) -> _Section:
+def _build(cls: type[_Section], values: object, source: AnyPath, path: tuple[str, ...]) -> _Section:
     if not isinstance(values, dict):
         raise UserError(f"{source}: {'.'.join(path) or 'the file'} must be a section with keys, not {_shown(values)}")
     fields = {item.name: item for item in dataclasses.fields(cls)}
@@ -400,7 +401,7 @@ def _build(cls: Type[_Section], values: object, source: AnyPath, path: Tuple[str
     return cls(**{key: _value(fields[key].type, value, source, (*path, key)) for key, value in values.items()})
 
 
-def _value(kind: Any, value: object, source: AnyPath, path: Tuple[str, ...]) -> object:
+def _value(kind: Any, value: object, source: AnyPath, path: tuple[str, ...]) -> object:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, source, path)
     convert = _CONVERTERS[kind]
@@ -450,8 +451,8 @@ def _string(value: object) -> str:
     return value
 
 
-def _list_of(item: Callable[[object], _Item]) -> Callable[[object], Tuple[_Item, ...]]:
-    def convert(value: object) -> Tuple[_Item, ...]:
+def _list_of(item: Callable[[object], _Item]) -> Callable[[object], tuple[_Item, ...]]:
+    def convert(value: object) -> tuple[_Item, ...]:
         if not isinstance(value, (list, tuple)):
             raise TypeError("a list")
         return tuple(item(entry) for entry in value)
@@ -464,8 +465,8 @@ _CONVERTERS = {
     int: _integer,
     float: _number,
     str: _string,
-    Tuple[int, ...]: _list_of(_integer),
-    Tuple[float, ...]: _list_of(_number),
+    tuple[int, ...]: _list_of(_integer),
+    tuple[float, ...]: _list_of(_number),
 }
 
 

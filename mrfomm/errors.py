@@ -1,12 +1,14 @@
 """The one exception for bad input, and what every command begins with: its parser, and the wrapper it runs in."""
 
 import argparse
+import contextlib
 import errno
 import io
 import os
 import stat
 import sys
-from typing import Any, Callable, NoReturn, Optional, TextIO, Union
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO, Union
 
 AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
 
@@ -54,12 +56,27 @@ def check_is_file(path: AnyPath) -> None:
         raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
 
 
+@contextlib.contextmanager
+def named(path: AnyPath, problem: str, otherwise: str = "check the path") -> Iterator[None]:
+    """Context manager that turns an OSError met inside into ``PATH: PROBLEM (reason); remedy``, a UserError.
+
+    Args:
+        path: what to name.
+        problem: such as "can't be read".
+        otherwise: the remedy where the error itself suggests none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {problem} ({error.strerror or error}); {remedy(error, otherwise)}") from error
+
+
 def remedy(error: OSError, otherwise: str = "check the path") -> str:
     """What the person at the keyboard can do about an OSError."""
     return _REMEDIES.get(error.errno or 0, otherwise)
 
 
-def command_parser(doc: Optional[str], usage: str = "[OPTION ...]", **options: Any) -> argparse.ArgumentParser:
+def command_parser(doc: str | None, usage: str = "[OPTION ...]", **options: Any) -> argparse.ArgumentParser:
     """An ArgumentParser under the name that the command was started by.
 
     Args:
@@ -105,7 +122,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 class _Unfailing(io.RawIOBase):
     """A file whose writes succeed: what can't be written is lost, and ``problem`` is the last reason."""
 
-    problem: Optional[OSError] = None
+    problem: OSError | None = None
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -131,7 +148,7 @@ class _Unfailing(io.RawIOBase):
         return written
 
 
-def _unfailing(stream: Optional[TextIO], errors: Optional[str] = None) -> TextIO:
+def _unfailing(stream: TextIO | None, errors: str | None = None) -> TextIO:
     """A standard stream as one whose writes succeed. What isn't a file, as in a test, stays as it is."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")

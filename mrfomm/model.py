@@ -3,18 +3,30 @@
 Axis letters: B driving frames, K references, n keypoints, C channels.
 """
 
+import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
 
+from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
+from mrfomm.errors import AnyPath, UserError
+from mrfomm.networks import ops
 from mrfomm.networks.discriminator import Judgement, discriminate
-from mrfomm.networks.fusion import fuse
+from mrfomm.networks.fusion import LEARNED_MODES, fuse
 from mrfomm.networks.generator import decode, encode, warp_features
-from mrfomm.networks.geometry import downsample
+from mrfomm.networks.geometry import downsample, resize
 from mrfomm.networks.keypoints import Keypoints, detect_keypoints
 from mrfomm.networks.motion import Motion, estimate_motion
+
+
+class Model(NamedTuple):
+    """config: ModelConfig; tree: ParameterTree with its weights."""
+
+    config: ModelConfig
+    tree: ParameterTree
 
 
 class References(NamedTuple):
@@ -162,3 +174,56 @@ def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
     synthesise(references, keypoints_of(nn.Variable((1, 3, size, size)), config), config)
     if discriminator:
         judge(nn.Variable((1, 3, size, size)), nn.Variable((1, config.num_keypoints, 2)), config)
+
+
+def contributions(synthesis: Synthesis, config: ModelConfig) -> tuple[nn.Variable, nn.Variable]:
+    """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
+    batch, count, channels, height, width = synthesis.warped.shape
+    alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
+    mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]
+    size = config.image_size
+    return (
+        F.reshape(alone, (batch, count, 3, size, size)),
+        F.reshape(resize(mask, size, size), (batch, count, 1, size, size)),
+    )
+
+
+def load_model(path: AnyPath, fusion: str | None = None) -> Model:
+    """Load the generator side of a checkpoint (or of the best checkpoint of a run).
+
+    Args:
+        path: checkpoint or run folder.
+        fusion: another fusion mode than the weights were trained with, or None.
+
+    Returns:
+        Model.
+
+    Raises:
+        UserError: no checkpoint, damaged, or it lacks the parameters of the asked fusion mode.
+    """
+    checkpoint = load_checkpoint(path)
+    config, parameters = checkpoint.config.model, checkpoint.parameters
+    trained = config.fusion.mode
+    if fusion is not None and fusion != trained:
+        if fusion in LEARNED_MODES:
+            raise UserError(
+                f"--fusion {fusion}: {path} has no parameters for it (its mode is {trained}); "
+                "use mean, occlusion, or weights trained with it"
+            )
+        config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, mode=fusion))
+        parameters = {name: value for name, value in parameters.items() if not name.startswith("fusion/")}
+    tree = ParameterTree()
+    with tree.scope(), ops.without_values():
+        create_parameters(config)
+    inference = {name: value for name, value in parameters.items() if not name.startswith("discriminator/")}
+    tree.assign(inference, checkpoint.folder)
+    return Model(config, tree)
+
+
+def model_digest(model: Model) -> str:
+    """Digest of a Model: its configuration and the content of its parameters."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, parameter in sorted(model.tree.all().items()):
+        digest.update(name.encode())
+        digest.update(parameter.d)
+    return digest.hexdigest()

@@ -18,13 +18,14 @@ import argparse
 import hashlib
 import json
 import os
-from typing import Any, Dict, Iterable, Optional, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mrfomm import __version__
 from mrfomm.errors import AnyPath, UserError, check_is_file, command_parser, run_command
-from mrfomm.files import sha256_of
 from mrfomm.media.images import list_images
 from mrfomm.media.reading import read_comment
+from mrfomm.store import sha256_of
 
 TOOL = "mrfomm"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -35,7 +36,7 @@ def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> s
 
     Args:
         references: paths of the pictures. driving: path of the clip, or of its folder of frames.
-        weights: digest of the model (``animation.model_digest``).
+        weights: digest of the model (``model.model_digest``).
 
     Returns:
         JSON text of one line, ASCII.
@@ -55,7 +56,7 @@ def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> s
     return json.dumps(record)
 
 
-def read(path: AnyPath) -> Dict[str, Any]:
+def read(path: AnyPath) -> dict[str, Any]:
     """The dictionary that ``describe`` put into a video, a gif, a PNG or a folder of PNGs.
 
     Raises:
@@ -88,7 +89,7 @@ def clip_digest(path: AnyPath) -> str:
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
-def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(
         __doc__,
@@ -99,7 +100,7 @@ def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Names
     return parser.parse_args(arguments)
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     print(json.dumps(read(parse_arguments(arguments).file), indent=1))
     return 0

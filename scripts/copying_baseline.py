@@ -14,7 +14,7 @@ from mrfomm import bundled
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import command_parser, run_command
-from mrfomm.reconstruction import l1_distances
+from mrfomm.reenactment.reconstruction import l1_distances
 
 
 def copying(frames):

@@ -8,7 +8,7 @@ longer way leads to the same module. A box stands above all that it imports.
 import argparse
 import ast
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Set, Tuple
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,8 +65,8 @@ def within(name, packages):
 class Graph(NamedTuple):
     """below: box -> the boxes it imports; nnabla: the boxes that need nnabla, by themselves or through others."""
 
-    below: Dict[str, Set[str]]
-    nnabla: Set[str]
+    below: dict[str, set[str]]
+    nnabla: set[str]
 
 
 def read_graph():
@@ -152,7 +152,7 @@ def rows_of(below):
     return rows
 
 
-def chains_of(below, rows) -> List[List[Item]]:
+def chains_of(below, rows) -> list[list[Item]]:
     """Every arrow as the items it runs through, from the importing box down."""
     chains = []
     for box in sorted(below):
@@ -162,7 +162,7 @@ def chains_of(below, rows) -> List[List[Item]]:
     return chains
 
 
-def place(below) -> Tuple[Dict[Item, float], List[List[Item]]]:
+def place(below) -> tuple[dict[Item, float], list[list[Item]]]:
     """The x of every item's middle, and the arrows. Items are drawn to their neighbours' middle, row by row."""
     rows = rows_of(below)
     chains = chains_of(below, rows)

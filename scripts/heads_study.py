@@ -7,8 +7,9 @@ best of the single-reference results. One trained with one reference and given w
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,15 +20,16 @@ from eval.generation import Poses, reference_frames, start_frame
 from eval.labels import pattern_folders, read_patterns
 from eval.results import bootstrap_interval, write_rows
 from mrfomm import bundled
-from mrfomm.animation import array_to_images, images_to_array, load_model, relative_motion
 from mrfomm.checkpoint import find_checkpoint
-from mrfomm.commands.backends import animator_maker
 from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.reconstruction import Rebuilder
-from mrfomm.visualize import tile
+from mrfomm.media.pictures import tile
+from mrfomm.model import load_model
+from mrfomm.reenactment.animator import array_to_images, images_to_array, relative_motion
+from mrfomm.reenactment.backends import animator_maker
+from mrfomm.reenactment.reconstruction import Rebuilder
 
 YAWS = (-60, -40, -20, 0, 20, 40, 60)
 POSES = Poses(tolerance=5, allow_missing=False)

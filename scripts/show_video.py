@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import whole_file
 from mrfomm.media.reading import open_frames
+from mrfomm.store import whole_file
 
 
 def main(arguments=None):

@@ -14,8 +14,8 @@ import tiny
 from mrfomm.checkpoint import ParameterTree
 from mrfomm.data.loader import Batch
 from mrfomm.networks import ops
-from mrfomm.runtime import seed_initialisers, start_processes
-from mrfomm.training import Trainer
+from mrfomm.runtime.processes import seed_initialisers, start_processes
+from mrfomm.training.trainer import Trainer
 
 STEPS = 5
 BATCH = 4  # over all processes

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from mrfomm.errors import UserError, run_command
-from mrfomm.runtime import start_processes
+from mrfomm.runtime.processes import start_processes
 
 
 def main():

@@ -11,11 +11,11 @@ import tiny
 from PIL import Image
 
 from mrfomm import __version__, provenance
-from mrfomm.animation import load_model, model_digest
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.model import load_model, model_digest
 
 OUTPUTS = ("a.mp4", "a.mov", "a.mkv", "a.avi", "a.gif", "frames")
 

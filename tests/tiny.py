@@ -5,7 +5,8 @@ import numpy as np
 from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import config_from_dict
 from mrfomm.model import create_parameters
-from mrfomm.runtime import seed_initialisers
+from mrfomm.networks.perceptual import VGG16_COUNTS
+from mrfomm.runtime.processes import seed_initialisers
 
 VALUES = {
     "model": {
@@ -67,3 +68,17 @@ def frames(count, size=32, seed=0):
         blob = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.02)[..., None]
         images.append(background * (1 - blob) + np.array([230, 180, 150]) * blob)
     return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def vgg_arrays(seed=0, width=2):
+    """Random LPIPS weights with VGG16's wiring and few channels."""
+    rng = np.random.default_rng(seed)
+    arrays, into = {}, 3
+    for stage, count in enumerate(VGG16_COUNTS, 1):
+        out = width + stage
+        for i in range(1, count + 1):
+            arrays[f"conv{stage}_{i}/W"] = np.float32(rng.normal(0, (2 / (9 * into)) ** 0.5, (out, into, 3, 3)))
+            arrays[f"conv{stage}_{i}/b"] = np.float32(rng.normal(0, 0.1, out))
+            into = out
+        arrays[f"head{stage}/w"] = np.float32(rng.random(out))
+    return arrays

@@ -58,9 +58,12 @@ def served(folder, *options):
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limits = ["--max-megabytes", str(MAX_MEGABYTES), "--max-frames", str(MAX_FRAMES)]
     command = [sys.executable, "-c", GUARDED, str(network), *limits, *options]
-    with open(log, "w") as messages, subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=messages, text=True
-    ) as process:
+    with (
+        open(log, "w") as messages,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=messages, text=True
+        ) as process,
+    ):
         try:
             address = process.stdout.readline().strip().rstrip("/")
             assert address.startswith("http://127.0.0.1:"), log.read_text()

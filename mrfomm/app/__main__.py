@@ -13,9 +13,9 @@ import threading
 from mrfomm import bundled
 from mrfomm.app.gate import Gate, Sessions, cleaning
 from mrfomm.app.studio import Limits, Studio
-from mrfomm.commands.backends import BACKENDS
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.runtime import CONTEXTS
+from mrfomm.reenactment.backends import BACKENDS
+from mrfomm.runtime.processes import CONTEXTS
 
 LOCAL = ("127.0.0.1", "localhost")
 STORED = 50  # the largest uploads that all visitors together may leave here

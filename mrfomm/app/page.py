@@ -15,7 +15,7 @@ from mrfomm import bundled
 from mrfomm.app.gate import StoppedError
 from mrfomm.app.studio import MAX_REFERENCES, Job
 from mrfomm.errors import UserError, as_reported
-from mrfomm.reenactment import Transfer
+from mrfomm.reenactment.pipeline import Transfer
 
 TITLE = "mrfomm"
 ABOUT = """# mrfomm: animate a face

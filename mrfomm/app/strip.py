@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrfomm.visualize import picture, tile
+from mrfomm.media.pictures import picture, tile
 
 TILE = 128  # pixels: smaller frames are enlarged
 GAP = 4

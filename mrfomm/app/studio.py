@@ -4,24 +4,25 @@ import dataclasses
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from PIL import Image
 
 from mrfomm import provenance
-from mrfomm.animation import KeypointArrays, images_to_array, load_model, model_digest
 from mrfomm.app.strip import film_strip
-from mrfomm.commands.backends import animator_maker
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError
+from mrfomm.media.pictures import tile
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.model import load_model, model_digest
 from mrfomm.networks.fusion import LEARNED_MODES
-from mrfomm.overlap import read_ahead, write_behind
-from mrfomm.reenactment import Transfer, detect, prepare_driving, read_reference, synthesise, target_keypoints
-from mrfomm.runtime import use_context
-from mrfomm.visualize import tile
+from mrfomm.reenactment.animator import KeypointArrays, images_to_array
+from mrfomm.reenactment.backends import animator_maker
+from mrfomm.reenactment.pipeline import Transfer, detect, prepare_driving, read_reference, synthesise, target_keypoints
+from mrfomm.runtime.overlap import read_ahead, write_behind
+from mrfomm.runtime.processes import use_context
 
 MAX_REFERENCES = 8
 MAX_SIDE = 4096  # pixels of a driving frame: a few of them are in memory at a time
@@ -39,7 +40,7 @@ class Limits(NamedTuple):
 class Job(NamedTuple):
     """What to do. references, driving: paths; fusion: mode or None for the trained one; transfer: Transfer."""
 
-    references: Tuple[str, ...]
+    references: tuple[str, ...]
     driving: str
     fusion: str
     transfer: Transfer
@@ -52,7 +53,7 @@ class Result(NamedTuple):
     beside: Path
     alone: Path
     strip: Path
-    notes: Tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,16 +7,18 @@ import time
 
 from tqdm import tqdm
 
-from mrfomm import bundled, live, provenance
-from mrfomm.animation import images_to_array, load_model, model_digest
-from mrfomm.commands.backends import BACKENDS, animator_maker
+from mrfomm import bundled, provenance
 from mrfomm.config import FUSION_MODES
-from mrfomm.crop import FaceFinder
 from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.media.crop import FaceFinder
+from mrfomm.media.pictures import tile
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
-from mrfomm.overlap import read_ahead, write_behind
-from mrfomm.reenactment import (
+from mrfomm.model import load_model, model_digest
+from mrfomm.reenactment import live
+from mrfomm.reenactment.animator import images_to_array
+from mrfomm.reenactment.backends import BACKENDS, animator_maker
+from mrfomm.reenactment.pipeline import (
     Follower,
     Transfer,
     detect,
@@ -26,8 +28,8 @@ from mrfomm.reenactment import (
     synthesise_with_masks,
     target_keypoints,
 )
-from mrfomm.runtime import CONTEXTS, use_context
-from mrfomm.visualize import tile
+from mrfomm.runtime.overlap import read_ahead, write_behind
+from mrfomm.runtime.processes import CONTEXTS, use_context
 
 OUTPUT = "result.mp4"
 

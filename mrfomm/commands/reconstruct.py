@@ -7,14 +7,14 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
-from mrfomm.animation import load_model
-from mrfomm.commands.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.export import fingerprint
-from mrfomm.reconstruction import Settings, append_clip, locked_run, rebuild_clip
-from mrfomm.runtime import CONTEXTS, use_context
+from mrfomm.model import load_model
+from mrfomm.onnx.graphs import fingerprint
+from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
+from mrfomm.reenactment.reconstruction import Settings, append_clip, locked_run, rebuild_clip
+from mrfomm.runtime.processes import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 

@@ -16,16 +16,16 @@ from mrfomm.config import check_trainable, load_config, needs_perceptual
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader, check_lengths
 from mrfomm.data.sampling import spread
-from mrfomm.data.validation import validation_pairs
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.files import locked
 from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
-from mrfomm.runtime import CONTEXTS, first_process_speaks, seed_initialisers, start_processes
-from mrfomm.training import Trainer
+from mrfomm.runtime.processes import CONTEXTS, first_process_speaks, seed_initialisers, start_processes
+from mrfomm.store import locked
+from mrfomm.training.trainer import Trainer
+from mrfomm.training.validation import validation_pairs
 
 BUNDLED = "bundled"  # as data.root
 DRIVING_PER_CLIP = 8  # frames of each held-out clip in a validation

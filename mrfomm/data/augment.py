@@ -4,8 +4,8 @@ FOMM jitters through PIL, which rounds to 8 bits after every adjustment, and the
 a whole level. Here everything is float32; the two differ by rounding only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, List, Tuple, Union
 
 import cv2
 import numpy as np
@@ -58,7 +58,7 @@ def jitter(frames: np.ndarray, options: AugmentOptions, generator: np.random.Gen
         (adjust_contrast, options.jitter_contrast),
         (adjust_saturation, options.jitter_saturation),
     )
-    steps: List[Tuple[Callable[[np.ndarray, float], np.ndarray], float, float]]
+    steps: list[tuple[Callable[[np.ndarray, float], np.ndarray], float, float]]
     steps = [(adjust, generator.uniform(max(0, 1 - by), 1 + by), by) for adjust, by in factor_jitters]
     steps.append((adjust_hue, generator.uniform(-options.jitter_hue, options.jitter_hue), options.jitter_hue))
     for i in generator.permutation(len(steps)):
@@ -102,7 +102,7 @@ def _convert(frames: np.ndarray, code: int) -> np.ndarray:
     return cv2.cvtColor(pixels, code).reshape(N, H, W, -1)  # [N,H,W,C]
 
 
-def _blend(frames: np.ndarray, other: Union[np.ndarray, np.float32], factor: float) -> np.ndarray:
+def _blend(frames: np.ndarray, other: np.ndarray | np.float32, factor: float) -> np.ndarray:
     blended = np.float32(factor) * frames
     blended += np.float32(1 - factor) * other
     return np.clip(blended, 0, 1, out=blended)

@@ -13,9 +13,10 @@ import functools
 import logging
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import get_ident
-from typing import Iterator, List, Literal, NamedTuple, Sequence, Set, Tuple, Union
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
@@ -57,7 +58,7 @@ class BrokenClip(UserError):  # noqa: N818 - named as what it tells
         return f"{self.clip.path}: {self.problem}; replace the clip or move it away"
 
 
-def find_clips(root: AnyPath) -> List[Clip]:
+def find_clips(root: AnyPath) -> list[Clip]:
     """The clips directly in a folder, such as ``data/vox/train``. Hidden files are left out.
 
     Args:
@@ -122,7 +123,7 @@ class Frames:
         self.clip = clip
         self.length = length
 
-    def read(self, indices: Union[Sequence[int], np.ndarray], size: int) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """Read frames. Only these are converted, and a video is decoded from a key frame near them.
 
         Args:
@@ -150,8 +151,8 @@ class VideoFrames(Frames):
     """Frames of an mp4, mov or gif. A damaged video has the frames before the damage."""
 
     def __init__(self, clip: Clip) -> None:
-        stamps: List[int] = []
-        keyframes: List[int] = []
+        stamps: list[int] = []
+        keyframes: list[int] = []
         is_stamped = True
         with _open_video(clip) as (container, stream):
             self._look = look(container, stream)
@@ -229,7 +230,7 @@ def _converter(look: Look, thread: int) -> Converter:
     return Converter(look)
 
 
-def _some(container: InputContainer, stream: VideoStream, wanted: Set[int]) -> Iterator[av.VideoFrame]:
+def _some(container: InputContainer, stream: VideoStream, wanted: set[int]) -> Iterator[av.VideoFrame]:
     """The frames with these time stamps, and such others as had to be decoded."""
     passing = ""
     for packet in container.demux(stream):
@@ -240,7 +241,7 @@ def _some(container: InputContainer, stream: VideoStream, wanted: Set[int]) -> I
 
 
 @contextlib.contextmanager
-def _open_video(clip: Clip) -> Iterator[Tuple[InputContainer, VideoStream]]:
+def _open_video(clip: Clip) -> Iterator[tuple[InputContainer, VideoStream]]:
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(open_container(clip.path))

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import logging
 import sys
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _ATTEMPTS = 100  # draws for one sample before giving up; only reached when near
 _BATCHES_AHEAD = 2
 _LOOKED_AT = 500  # clips whose frames are counted before the first step
 
-Sample = Tuple[np.ndarray, List[BrokenClip]]
+Sample = tuple[np.ndarray, list[BrokenClip]]
 
 
 class Batch(NamedTuple):
@@ -50,9 +51,9 @@ class SampleMaker:
         self.num_references = num_references
         self.options = options
         self.seed = seed
-        self._opened: Dict[Clip, Frames] = {}  # opening costs a decoding
+        self._opened: dict[Clip, Frames] = {}  # opening costs a decoding
 
-    def __call__(self, task: Tuple[int, int]) -> Sample:
+    def __call__(self, task: tuple[int, int]) -> Sample:
         """Make the sample of ``task = (epoch, index)``; a broken clip is replaced by another draw.
 
         Returns:
@@ -61,7 +62,7 @@ class SampleMaker:
         Raises:
             UserError: only broken clips were met.
         """
-        broken: List[BrokenClip] = []
+        broken: list[BrokenClip] = []
         for attempt in range(_ATTEMPTS):
             try:
                 return self._make(*task, attempt), broken
@@ -128,7 +129,7 @@ class Loader:
         self._seed, self._num_repeats = seed, num_repeats
         self._batch_size, self._rank, self._world = batch_size, rank, world
         self._max_broken = max_broken
-        self.broken: Set[str] = set()
+        self.broken: set[str] = set()
         self.steps_per_epoch = self._count_steps()
         self._maker = SampleMaker(self._items, size, num_references, options, seed)
         self._sample_shape = (num_references + 1, 3, size, size)

@@ -10,18 +10,18 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from mrfomm.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.data.tracks import Chunk, find_chunks, split_by_time
 from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance, read_utterances
 from mrfomm.errors import UserError, check_is_file, command_parser, remedy, run_command
-from mrfomm.files import files_below, locked, sha256_of
+from mrfomm.media.crop import LIFT, MARGIN, Box, FaceFinder, crop, square_box
 from mrfomm.media.images import fit
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.store import files_below, locked, sha256_of
 
 DETAILS = """
 The clips are fixed squares around one face: DATA/train and DATA/test hold IDENTITY#VIDEO#START#END.mp4, frames
@@ -46,7 +46,7 @@ class RawVideo(NamedTuple):
     path: Path
     identity: str
     name: str
-    utterances: Tuple[Utterance, ...] = ()
+    utterances: tuple[Utterance, ...] = ()
 
     def digest(self):
         """SHA-256 of what its clips are cut by: the file's contents, and the utterances."""
@@ -61,7 +61,7 @@ class RawVideo(NamedTuple):
 class Done(NamedTuple):
     """What came of a video: the paths of its clips in DATA, and the digest of what they were cut from."""
 
-    clips: Tuple[str, ...]
+    clips: tuple[str, ...]
     digest: str
 
 

@@ -4,7 +4,8 @@ No generator lives from one sample to the next. So a run can be repeated, or res
 numbers alone, and the samples of a step are the same for every number of processes and loader workers.
 """
 
-from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,12 @@ class SamplePlan(NamedTuple):
     """The frames of one training sample, and the seed of its augmentation."""
 
     clip: Clip
-    references: Tuple[int, ...]
+    references: tuple[int, ...]
     driving: int
     augmentation_seed: int
 
 
-def group_items(clips: Iterable[Clip], id_sampling: bool) -> Tuple[Tuple[Clip, ...], ...]:
+def group_items(clips: Iterable[Clip], id_sampling: bool) -> tuple[tuple[Clip, ...], ...]:
     """What one pass over the data visits.
 
     Args:
@@ -35,7 +36,7 @@ def group_items(clips: Iterable[Clip], id_sampling: bool) -> Tuple[Tuple[Clip, .
     """
     if not id_sampling:
         return tuple((clip,) for clip in clips)
-    items: Dict[str, List[Clip]] = {}
+    items: dict[str, list[Clip]] = {}
     for clip in clips:
         items.setdefault(clip.identity, []).append(clip)
     return tuple(tuple(items[identity]) for identity in sorted(items))
@@ -91,7 +92,7 @@ def draw_sample(
     return SamplePlan(clip, tuple(references), driving, augmentation_seed)
 
 
-def reference_indices(length: int, num_references: int) -> List[int]:
+def reference_indices(length: int, num_references: int) -> list[int]:
     """The references of a held-out clip: the first frame, the last, then evenly spaced ones between.
 
     K = 1: the first; K = 3: first, last and middle (paper, section 4). Frames of clips shorter than K repeat.
@@ -100,7 +101,7 @@ def reference_indices(length: int, num_references: int) -> List[int]:
     return ([0, length - 1] + inner)[:num_references]
 
 
-def spread(count: int, most: int) -> List[int]:
+def spread(count: int, most: int) -> list[int]:
     """At most ``most`` evenly spaced numbers of 0 to ``count`` - 1, the first and the last included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 

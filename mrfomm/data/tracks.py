@@ -3,7 +3,7 @@
 import functools
 from typing import NamedTuple
 
-from mrfomm.crop import Region, link, overlap
+from mrfomm.media.crop import Region, link, overlap
 
 MAX_FRAMES = 1024  # of one chunk (FOMM's video-preprocessing)
 

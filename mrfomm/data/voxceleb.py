@@ -8,11 +8,11 @@ the numbers tells which it is: no face is one pixel wide.
 
 import math
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
-from mrfomm.crop import Region
 from mrfomm.errors import UserError, check_is_file
-from mrfomm.files import files_below
+from mrfomm.media.crop import Region
+from mrfomm.store import files_below
 
 FPS = 25
 _PIXELS_HEIGHT = 360
@@ -28,7 +28,7 @@ class Utterance(NamedTuple):
 
     identity: str
     video: str
-    track: Tuple[Tuple[int, Region], ...]
+    track: tuple[tuple[int, Region], ...]
     in_shares: bool
 
     def pixels(self, region, frame_shape):

@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, Pipe
 import numpy as np
 
 from mrfomm.errors import UserError
-from mrfomm.threads import one_thread_each
+from mrfomm.runtime.threads import one_thread_each
 
 # Ask a training to save and stop. mpirun forwards SIGUSR1 and leaves time to save; a terminal that closes sends SIGHUP.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

@@ -4,13 +4,13 @@ Colours are sRGB-like triples in [0,1], lengths decimetres, positions those of t
 """
 
 import colorsys
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mrfomm.heads.rendering import Light
 
-Color = Tuple[float, float, float]
+Color = tuple[float, float, float]
 
 # darkest to lightest; between neighbours colours are mixed
 _SKIN_TONES = np.array(
@@ -157,7 +157,7 @@ class Backdrop(NamedTuple):
     """kind: one of BACKDROPS; colors: three of Color; seed."""
 
     kind: str
-    colors: Tuple[Color, Color, Color]
+    colors: tuple[Color, Color, Color]
     seed: int
 
 
@@ -166,7 +166,7 @@ class Framing(NamedTuple):
     up, as shares of the picture; distance of the camera in decimetres."""
 
     fill: float
-    shift: Tuple[float, float]
+    shift: tuple[float, float]
     distance: float
 
 

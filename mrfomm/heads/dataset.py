@@ -3,18 +3,18 @@
 import csv
 import itertools
 import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import mrfomm
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.files import locked, whole_file
 from mrfomm.heads import appearance, motion
 from mrfomm.heads.expression import random_performance
 from mrfomm.heads.geometry import Template, load_template, sample_shape
@@ -22,7 +22,8 @@ from mrfomm.heads.person import Identity, make_person, make_stage, render_frame,
 from mrfomm.heads.textures import make_canvas
 from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
-from mrfomm.threads import one_thread_each
+from mrfomm.runtime.threads import one_thread_each
+from mrfomm.store import locked, whole_file
 
 PROTOCOLS = ("train", "test", "paper")  # the place here is part of every random seed: only append
 HEADER = ("frame", *motion.AXES, "clip")
@@ -50,8 +51,8 @@ class Job(NamedTuple):
     labels: Path
     subject: int
     clip: int
-    axis: Optional[str] = None
-    light: Optional[str] = None
+    axis: str | None = None
+    light: str | None = None
 
 
 def check(settings: Settings) -> None:
@@ -68,7 +69,7 @@ def check(settings: Settings) -> None:
             raise UserError(f"{option}: give {needed}")
 
 
-def plan(out: AnyPath, settings: Settings) -> List[Job]:
+def plan(out: AnyPath, settings: Settings) -> list[Job]:
     """The clips of a set, as a list of Job."""
     out = Path(out)
     if settings.protocol == "paper":
@@ -95,7 +96,7 @@ def _plan_paper(out: Path, subjects: int) -> Iterator[Job]:
                 yield Job(folder / f"{axis}.mp4", folder / f"{axis}.csv", subject, clip, axis, light)
 
 
-def make_dataset(out: AnyPath, settings: Settings, workers: int = 1) -> List[Job]:
+def make_dataset(out: AnyPath, settings: Settings, workers: int = 1) -> list[Job]:
     """Render all clips of a set that are not there yet, with progress on stderr.
 
     A clip is done when its labels are there, which are written after the video and hold its digest.
@@ -187,7 +188,7 @@ class Studio:
             write_labels(job.labels, angles, clip_digest(job.target))
             yield 1
 
-    def _direct(self, job: Job, rng: np.random.Generator) -> Tuple[np.ndarray, appearance.Scene]:
+    def _direct(self, job: Job, rng: np.random.Generator) -> tuple[np.ndarray, appearance.Scene]:
         """The angles [frames,3] and the scene of a clip."""
         if job.axis is None:
             return motion.random_motion(self._settings.frames, rng), appearance.sample_scene(rng)

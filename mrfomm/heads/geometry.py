@@ -5,7 +5,8 @@ lies between the eyes. Angles are degrees: yaw > 0 turns the face to image right
 of the head to image right. A rotation is R = R_y(yaw) R_x(pitch) R_z(roll), applied to column vectors.
 """
 
-from typing import Dict, Iterator, NamedTuple, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Morphs(NamedTuple):
     names: tuple of str; indices int [M]; deltas float32 [M,3] in decimetres.
     """
 
-    names: Tuple[str, ...]
+    names: tuple[str, ...]
     offsets: np.ndarray
     indices: np.ndarray
     deltas: np.ndarray
@@ -67,7 +68,7 @@ class Template(NamedTuple):
     pivot: np.ndarray
     identity: Morphs
     units: Morphs
-    masks: Dict[str, np.ndarray]
+    masks: dict[str, np.ndarray]
 
     def of(self, *parts: str) -> np.ndarray:
         """bool [T]: the triangles of some parts."""
@@ -85,9 +86,9 @@ class Shape(NamedTuple):
     age: float
     weight: float
     muscle: float
-    people: Tuple[float, ...]
-    outline: Tuple[str, float]
-    local: Tuple[Tuple[str, float], ...]
+    people: tuple[float, ...]
+    outline: tuple[str, float]
+    local: tuple[tuple[str, float], ...]
 
 
 class Camera(NamedTuple):
@@ -116,7 +117,7 @@ def load_template(path: AnyPath = HEADS) -> Template:
     )
 
 
-def _morphs(data: Dict[str, np.ndarray], kind: str) -> Morphs:
+def _morphs(data: dict[str, np.ndarray], kind: str) -> Morphs:
     names = tuple(str(name) for name in data[f"{kind}_names"])
     deltas = data[f"{kind}_deltas"].astype(np.float32) / 1000  # MakeHuman's files have three decimals
     return Morphs(names, data[f"{kind}_offsets"], data[f"{kind}_indices"].astype(np.int32), deltas)
@@ -139,7 +140,7 @@ def sample_shape(template: Template, rng: np.random.Generator) -> Shape:
     )
 
 
-def _sample_local(names: Sequence[str], rng: np.random.Generator) -> Iterator[Tuple[str, float]]:
+def _sample_local(names: Sequence[str], rng: np.random.Generator) -> Iterator[tuple[str, float]]:
     """Weights of the targets ``local/AXIS|SIDE``, where SIDE is - or + (or only one exists), and ``asym/...``."""
     axes = sorted({name.split("|")[0] for name in names if name.startswith(("local/", "asym/"))})
     present = set(names)
@@ -161,7 +162,7 @@ def shape_vertices(template: Template, shape: Shape) -> np.ndarray:
     return vertices - vertices[eyes].mean(0)  # tall and short people: their eyes are the origin
 
 
-def _macro_targets(shape: Shape) -> Iterator[Tuple[str, float]]:
+def _macro_targets(shape: Shape) -> Iterator[tuple[str, float]]:
     """MakeHuman's interpolation: products of the weights of gender, age and people or build."""
     for gender, of_gender in (("male", shape.male), ("female", 1 - shape.male)):
         for age, of_age in (("young", 1 - shape.age), ("old", shape.age)):
@@ -172,7 +173,7 @@ def _macro_targets(shape: Shape) -> Iterator[Tuple[str, float]]:
                 yield f"macro/universal-{gender}-{age}-{build}|+", share * of_build
 
 
-def _builds(weight: float, muscle: float) -> Iterator[Tuple[str, float]]:
+def _builds(weight: float, muscle: float) -> Iterator[tuple[str, float]]:
     for muscles, of_muscles in (("averagemuscle", 1 - abs(muscle)), (_extreme(muscle) + "muscle", abs(muscle))):
         for fat, of_fat in (("averageweight", 1 - abs(weight)), (_extreme(weight) + "weight", abs(weight))):
             yield f"{muscles}-{fat}", of_muscles * of_fat
@@ -191,7 +192,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return turn @ nod @ tilt
 
 
-def angles(matrix: np.ndarray) -> Tuple[float, float, float]:
+def angles(matrix: np.ndarray) -> tuple[float, float, float]:
     """(yaw, pitch, roll) in degrees of a rotation [3,3], with |pitch| < 90: the inverse of :func:`rotation`."""
     yaw = np.arctan2(matrix[0, 2], matrix[2, 2])
     pitch = np.arcsin(np.clip(matrix[1, 2], -1, 1))
@@ -212,7 +213,7 @@ def turn_head(vertices: np.ndarray, follow: np.ndarray, matrix: np.ndarray, pivo
     return pivot + arms * cos + np.cross(axis, arms) * sin + along * (1 - cos)
 
 
-def _axis_angle(matrix: np.ndarray) -> Tuple[np.ndarray, float]:
+def _axis_angle(matrix: np.ndarray) -> tuple[np.ndarray, float]:
     """Unit axis [3] and angle in radians, below pi, of a rotation matrix."""
     skew = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
     sine = np.linalg.norm(skew)

@@ -1,6 +1,6 @@
 """Trajectories of the head's angles: smooth and random, or the sweeps of the paper's protocol."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def random_motion(count: int, rng: np.random.Generator) -> np.ndarray:
     return angles
 
 
-def _range(limit: float, rng: np.random.Generator) -> Tuple[float, float]:
+def _range(limit: float, rng: np.random.Generator) -> tuple[float, float]:
     """Lowest and highest value of an angle in a clip."""
     reach = limit * rng.uniform(0.2, 1)
     middle = (limit - reach) * rng.uniform(-0.5, 0.5)

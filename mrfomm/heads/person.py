@@ -1,6 +1,7 @@
 """A person before the camera: everything that the other modules make, put together, so that a frame is one call."""
 
-from typing import NamedTuple, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Stage(NamedTuple):
     camera: Camera
     light: rendering.Light
     backdrop: np.ndarray
-    focus: Tuple[np.ndarray, float]
+    focus: tuple[np.ndarray, float]
 
 
 def texture_size(size: int) -> int:
@@ -82,7 +83,7 @@ def make_stage(person: Person, scene: Scene, size: int) -> Stage:
     return Stage(Camera(position, focal, center), scene.light, backdrop, (middle, reach))
 
 
-def pose_body(person: Person, angles: Union[np.ndarray, Sequence[float]], weights: np.ndarray) -> np.ndarray:
+def pose_body(person: Person, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:
     """The person's vertices float64 [N,3] with (yaw, pitch, roll) in degrees and face unit weights [units]."""
     change = np.tensordot(np.asarray(weights, np.float32), person.units, 1)  # [V,3]
     body = person.body
@@ -90,9 +91,7 @@ def pose_body(person: Person, angles: Union[np.ndarray, Sequence[float]], weight
     return turn_head(at_rest, body.follow, rotation(*angles), person.pivot)
 
 
-def render_frame(
-    person: Person, stage: Stage, angles: Union[np.ndarray, Sequence[float]], weights: np.ndarray
-) -> np.ndarray:
+def render_frame(person: Person, stage: Stage, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:
     """One frame, uint8 [S,S,3] RGB.
 
     Args:

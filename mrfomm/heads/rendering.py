@@ -4,7 +4,8 @@ Compiled by numba, which only this module needs. All runs in one thread and in a
 bytes. Frames are rendered with several samples a pixel, in linear light, and averaged.
 """
 
-from typing import Callable, NamedTuple, Sequence, Tuple, TypeVar, Union
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def render(
     camera: Camera,
     backdrop: np.ndarray,
     pixels: np.ndarray,
-    focus: Tuple[np.ndarray, float],
+    focus: tuple[np.ndarray, float],
 ) -> np.ndarray:
     """Draw one frame.
 
@@ -109,7 +110,7 @@ def render(
 
 def rasterize(
     pixels: np.ndarray, mesh: Mesh, materials: Materials, height: int, width: int
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Find what is seen in every pixel.
 
     Args:
@@ -130,8 +131,8 @@ def rasterize(
 
 
 def cast_shadow(
-    mesh: Mesh, materials: Materials, direction: np.ndarray, focus: Tuple[np.ndarray, float], size: int
-) -> Tuple[np.ndarray, np.ndarray]:
+    mesh: Mesh, materials: Materials, direction: np.ndarray, focus: tuple[np.ndarray, float], size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Depth seen from a lamp at infinity.
 
     Returns:
@@ -142,8 +143,8 @@ def cast_shadow(
 
 
 def depth_map(
-    vertices: np.ndarray, triangles: np.ndarray, direction: np.ndarray, focus: Tuple[np.ndarray, float], size: int
-) -> Tuple[np.ndarray, np.ndarray]:
+    vertices: np.ndarray, triangles: np.ndarray, direction: np.ndarray, focus: tuple[np.ndarray, float], size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """:func:`cast_shadow` for bare vertices [N,3] and triangles int32 [T,3]."""
     point, radius = focus
     side = np.cross([0.0, 1.0, 0.0], direction)
@@ -210,7 +211,7 @@ def tone_map(linear: np.ndarray) -> np.ndarray:
     return (255 * soft ** (1 / GAMMA) + 0.5).astype(np.uint8)
 
 
-def to_linear(color: Union[np.ndarray, Sequence[float]]) -> np.ndarray:
+def to_linear(color: np.ndarray | Sequence[float]) -> np.ndarray:
     """sRGB-like values in [0,1] to linear light."""
     return np.asarray(color, np.float32) ** GAMMA
 
@@ -236,7 +237,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def _bounds(first: float, second: float, third: float, size: int) -> Tuple[int, int]:
+def _bounds(first: float, second: float, third: float, size: int) -> tuple[int, int]:
     """The pixels whose centres can lie between three coordinates: first to last, within 0..size-1."""
     low = max(0, int(np.ceil(min(first, second, third) - 0.5)))
     high = min(size - 1, int(np.floor(max(first, second, third) - 0.5)))
@@ -246,7 +247,7 @@ def _bounds(first: float, second: float, third: float, size: int) -> Tuple[int, 
 @_compiled
 def _barycentric(
     x: float, y: float, ax: float, ay: float, bx: float, by: float, cx: float, cy: float, area: float
-) -> Tuple[float, float, float]:
+) -> tuple[float, float, float]:
     """The weights of a triangle's corners a, b, c at a point; area: twice the triangle's, signed."""
     wa = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
     wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area

@@ -7,8 +7,9 @@ import itertools
 import logging
 import os
 import re
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import av
 import av.logging
@@ -113,8 +114,8 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
     return stream
 
 
-def _shown(container: InputContainer) -> Optional[VideoStream]:
-    def rank(stream: VideoStream) -> Tuple[bool, bool, int]:
+def _shown(container: InputContainer) -> VideoStream | None:
+    def rank(stream: VideoStream) -> tuple[bool, bool, int]:
         is_known = getattr(stream, "width", 0) > 0  # it may be announced, but not be there
         return is_known, bool(stream.disposition & Disposition.default), stream.frames
 
@@ -130,8 +131,8 @@ class Look(NamedTuple):
         crop: columns and rows that aren't shown: left, right, top, bottom.
     """
 
-    aspect: Optional[Fraction]
-    crop: Tuple[int, ...]
+    aspect: Fraction | None
+    crop: tuple[int, ...]
 
 
 def look(container: InputContainer, stream: VideoStream) -> Look:
@@ -139,7 +140,7 @@ def look(container: InputContainer, stream: VideoStream) -> Look:
     return Look(None if is_broadcast(container) else stream.sample_aspect_ratio, _cropping(stream))
 
 
-def _cropping(stream: VideoStream) -> Tuple[int, ...]:
+def _cropping(stream: VideoStream) -> tuple[int, ...]:
     """PyAV hides a stream's cropping (of mp4 and mkv), but FFmpeg writes it into the head of a Matroska copy (RFC 9559:
     PixelCropLeft and so on)."""
     head = io.BytesIO()
@@ -152,7 +153,7 @@ def _cropping(stream: VideoStream) -> Tuple[int, ...]:
     return tuple(sides.get(side, 0) for side in (b"\xcc", b"\xdd", b"\xbb", b"\xaa"))
 
 
-def sound_streams(container: InputContainer) -> List[Stream]:
+def sound_streams(container: InputContainer) -> list[Stream]:
     """The sound tracks, the default one first."""
     return sorted(container.streams.audio, key=lambda s: not s.disposition & Disposition.default)
 
@@ -160,16 +161,16 @@ def sound_streams(container: InputContainer) -> List[Stream]:
 class Stamp(NamedTuple):
     """Of a packet: when it is shown and decoded, in units of its stream; for how long; whether parts are missing."""
 
-    pts: Optional[int]
-    dts: Optional[int]
+    pts: int | None
+    dts: int | None
     duration: int
     is_torn: bool
 
 
-def stamps(container: InputContainer, stream: Stream) -> List[Stamp]:
+def stamps(container: InputContainer, stream: Stream) -> list[Stamp]:
     """Those of every packet up to the first damage, which is told when the frames are read. One that is empty shows the
     frame before it for longer; of a broadcast, what is cut off before the first key frame is left out."""
-    found: List[Stamp] = []
+    found: list[Stamp] = []
     has_begun = not is_broadcast(container)
     with contextlib.suppress(Damage):
         for packet in packets(container, stream):
@@ -183,16 +184,16 @@ def stamps(container: InputContainer, stream: Stream) -> List[Stamp]:
     return found
 
 
-def is_stamped(container: InputContainer, found: List[Stamp]) -> bool:
+def is_stamped(container: InputContainer, found: list[Stamp]) -> bool:
     """Whether the stamps of decoded frames say when they are shown."""
     return container.format.name not in _UNSTAMPED and all(stamp.pts is not None for stamp in found)
 
 
-def spans(container: InputContainer, stream: VideoStream, found: List[Stamp]) -> List[List[Span]]:
+def spans(container: InputContainer, stream: VideoStream, found: list[Stamp]) -> list[list[Span]]:
     """When frames are shown, in order, in parts between which the clock is set anew."""
     unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
     lengths = [stamp.duration * unit for stamp in found]
-    seconds: List[Tuple[Fraction, Optional[Fraction]]]
+    seconds: list[tuple[Fraction, Fraction | None]]
     if container.format.name == "gif":
         lengths = [as_browsers(length) for length in lengths]
         seconds = [(time, time) for time in itertools.accumulate([Fraction(0), *lengths])]
@@ -207,7 +208,7 @@ def spans(container: InputContainer, stream: VideoStream, found: List[Stamp]) ->
     return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
 
 
-def timing(container: InputContainer, rate: Fraction, found: Optional[List[List[Span]]] = None) -> Timing:
+def timing(container: InputContainer, rate: Fraction, found: list[list[Span]] | None = None) -> Timing:
     """What makes a clock of a clip for one pass. It begins with pictures or sound, whichever is first, and so that the
     first picture lies on the grid of ``rate`` places a second. ``found``: the spans of its pictures, if known."""
     shown, sounds = _shown(container), sound_streams(container)
@@ -257,13 +258,13 @@ def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoF
 
 def _read(
     container: InputContainer, stream: Stream, is_decoding: bool
-) -> Iterator[Tuple[av.Packet, List[av.VideoFrame], str]]:
+) -> Iterator[tuple[av.Packet, list[av.VideoFrame], str]]:
     """Each packet, what came out of it, and what FFmpeg complained of meanwhile."""
     incoming = container.demux(stream)
     is_end = False
     while not is_end:
         packet: Any = None
-        frames: List[av.VideoFrame] = []
+        frames: list[av.VideoFrame] = []
         complaint = ""
         with av.logging.Capture() as log:
             try:

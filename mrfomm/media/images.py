@@ -7,9 +7,9 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Iterator, List, Tuple
 
 import cv2
 import numpy as np
@@ -122,7 +122,7 @@ def fit(frame: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(square, (size, size), interpolation=interpolation)
 
 
-def list_images(folder: AnyPath) -> List[Path]:
+def list_images(folder: AnyPath) -> list[Path]:
     """The images of a folder in natural order (2 before 10); hidden files don't count.
 
     Raises:
@@ -135,7 +135,7 @@ def list_images(folder: AnyPath) -> List[Path]:
     return files
 
 
-def entries(folder: AnyPath) -> List[Path]:
+def entries(folder: AnyPath) -> list[Path]:
     """What is in a folder.
 
     Raises:
@@ -147,7 +147,7 @@ def entries(folder: AnyPath) -> List[Path]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def natural_order(entry: Path) -> Tuple[list, str]:
+def natural_order(entry: Path) -> tuple[list, str]:
     """What to sort files by so that 2 comes before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry.name)], entry.name
 
@@ -163,7 +163,7 @@ def is_animation(path: AnyPath) -> bool:
         return False
 
 
-def animation(path: AnyPath) -> Iterator[Tuple[Fraction, Fraction, np.ndarray]]:
+def animation(path: AnyPath) -> Iterator[tuple[Fraction, Fraction, np.ndarray]]:
     """Every frame of an animated image: when it is shown first, for how long, in seconds; uint8 [H,W,3].
 
     Raises:

@@ -1,6 +1,7 @@
 """A decoded frame as players show it: RGB by its own matrix and range, tone-mapped, upright, with square pixels."""
 
-from typing import Iterable, Optional, Tuple, cast
+from collections.abc import Iterable
+from typing import cast
 
 import av
 import numpy as np
@@ -31,15 +32,15 @@ class Converter:
         side: of the frames, the shorter one; None: as it is.
     """
 
-    def __init__(self, look: Look, side: Optional[int] = None) -> None:
+    def __init__(self, look: Look, side: int | None = None) -> None:
         width = f"(iw*{look.aspect or 'if(sar,sar,1)'})"
         factor = f"{side}/min({width},ih)" if side else "1"
         sizes = (f"max(1,round({length}*{factor}))" for length in (width, "ih"))
         self._scale = "w='{}':h='{}'".format(*sizes)
         left, right, top, bottom = look.crop
         self._crop = f"iw-{left + right}:ih-{top + bottom}:{left}:{top}:exact=1" if any(look.crop) else ""
-        self._kind: Tuple = ()
-        self._filters: Tuple = ()
+        self._kind: tuple = ()
+        self._filters: tuple = ()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """The frame as RGB.
@@ -63,7 +64,7 @@ class Converter:
             pixels = _to_srgb(pixels, frame.color_trc, frame.color_primaries)
         return np.ascontiguousarray(_upright(pixels, frame))
 
-    def _scaling(self, frame: av.VideoFrame) -> Tuple:
+    def _scaling(self, frame: av.VideoFrame) -> tuple:
         deep = frame.color_trc in _TO_LIGHT or frame.color_primaries in _TO_709
         clear = any(part.is_alpha for part in frame.format.components)
         graph = Graph()

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import logging
 import os
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import gcd
-from typing import Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
@@ -45,7 +46,7 @@ class FrameSource:
 
     path: str
     fps: float
-    count_hint: Optional[int]
+    count_hint: int | None
     has_audio: bool
     _open: Callable[[], Iterator[np.ndarray]] = dataclasses.field(repr=False)
 
@@ -53,7 +54,7 @@ class FrameSource:
         return self._open()
 
 
-def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
+def open_frames(path: AnyPath, fps: float | None = None) -> FrameSource:
     """Open a video (mp4, mov, avi, mkv, webm...), a gif, or a folder of images as uint8 [H,W,3] RGB frames.
 
     Videos are turned upright, given square pixels and, if they are HDR, tone-mapped. Their time stamps give the
@@ -81,7 +82,7 @@ def open_frames(path: AnyPath, fps: Optional[float] = None) -> FrameSource:
     return _open_image(path) if is_animation(path) else _open_video(path)
 
 
-def read_comment(path: AnyPath) -> Optional[str]:
+def read_comment(path: AnyPath) -> str | None:
     """The comment in the metadata of a video, a gif, an image or the first image of a folder; None without one.
 
     Raises:
@@ -96,13 +97,13 @@ def read_comment(path: AnyPath) -> Optional[str]:
     return by_name.get("comment")
 
 
-_Timed = Tuple[Fraction, Fraction, np.ndarray]
+_Timed = tuple[Fraction, Fraction, np.ndarray]
 
 
 class _Video(NamedTuple):
     rate: Fraction
     timing: containers.Timing
-    times: Optional[List[Span]]  # of all frames in order, where the container's stamps don't tell
+    times: list[Span] | None  # of all frames in order, where the container's stamps don't tell
 
 
 def _open_video(path: AnyPath) -> FrameSource:
@@ -147,7 +148,7 @@ def _check_moving(container: InputContainer, path: AnyPath) -> None:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
-def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> Tuple[_Video, int]:
+def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> tuple[_Video, int]:
     """The grid, and how many places the frames have on it: without decoding them."""
     stamps = containers.stamps(container, stream)
     if any(stamp.is_torn for stamp in stamps):
@@ -166,7 +167,7 @@ def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> 
     return _Video(rate, timing, None if containers.is_stamped(container, stamps) else times), count
 
 
-def _frames(path: str, video: _Video, look: containers.Look, side: int, said: Set[str]) -> Iterator[np.ndarray]:
+def _frames(path: str, video: _Video, look: containers.Look, side: int, said: set[str]) -> Iterator[np.ndarray]:
     shape, previous = None, None
     try:
         with containers.open_container(path) as container:

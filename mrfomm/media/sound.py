@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import logging
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -29,7 +30,7 @@ class Sound(NamedTuple):
     timing: Timing
 
 
-def find_sound(path: AnyPath, fps: Fraction) -> Optional[Sound]:
+def find_sound(path: AnyPath, fps: Fraction) -> Sound | None:
     """The default sound track of a clip or sound file, or the next one that can be decoded; None if it has none.
 
     Args:
@@ -79,7 +80,7 @@ class SoundTrack:
         encoder: for all others.
     """
 
-    def __init__(self, sound: Sound, output: OutputContainer, copied: Tuple[str, ...], encoder: str) -> None:
+    def __init__(self, sound: Sound, output: OutputContainer, copied: tuple[str, ...], encoder: str) -> None:
         self._closing = contextlib.ExitStack()
         self._input = self._closing.enter_context(open_container(sound.path))
         self._from = cast(Any, self._input.streams[sound.track])  # PyAV's types don't tell kinds of streams apart
@@ -91,7 +92,7 @@ class SoundTrack:
         else:
             self._to = _encoder(output, encoder, self._from)
             self._blocks = self._encoded()
-        self._waiting: Optional[Tuple[Fraction, List[av.Packet]]] = None
+        self._waiting: tuple[Fraction, list[av.Packet]] | None = None
 
     def write_to(self, seconds: Fraction) -> None:
         """Write what begins before ``seconds``, counted from the first picture."""
@@ -111,7 +112,7 @@ class SoundTrack:
         """Let the clip go."""
         self._closing.close()
 
-    def _copied(self) -> Iterator[Tuple[Fraction, List[av.Packet]]]:
+    def _copied(self) -> Iterator[tuple[Fraction, list[av.Packet]]]:
         unit, last = self._from.time_base, None
         clock = self._timing()
         can_hide = bool(self._output.format.flags & _TS_NEGATIVE)  # a codec's run-in, before the pictures
@@ -126,7 +127,7 @@ class SoundTrack:
                     packet.pts, packet.dts, packet.stream = last, last, self._to
                     yield last * unit, [packet]
 
-    def _encoded(self) -> Iterator[Tuple[Fraction, List[av.Packet]]]:
+    def _encoded(self) -> Iterator[tuple[Fraction, list[av.Packet]]]:
         done = 0
         for frame in self._blocks_in_time():
             frame.pts, frame.time_base = done, Fraction(1, frame.sample_rate)

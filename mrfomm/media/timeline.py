@@ -1,13 +1,14 @@
 """When frames are shown: the constant rate that fits a clip's time stamps, and the place of every frame on its grid."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from math import floor
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 _T = TypeVar("_T")
-Span = Tuple[Fraction, Fraction]  # when a frame is shown first, and for how long, in seconds
+Span = tuple[Fraction, Fraction]  # when a frame is shown first, and for how long, in seconds
 
 _COARSE = 60  # frames per second: FFmpeg's guess above it may be a unit of time, such as 1/1000 s
 _DENSER = 12, 15, 20, 24, 25, 30, 50, 60, 120  # frames per second
@@ -25,7 +26,7 @@ class Clock:
 
     def __init__(self, start: Fraction, offsets: Sequence[Fraction]) -> None:
         self._start, self._offsets = start, list(offsets)
-        self._end: Optional[Fraction] = None
+        self._end: Fraction | None = None
 
     def __call__(self, stamp: Fraction, duration: Fraction) -> Fraction:
         """When something begins that the container stamps so; to be asked in order, of one stream."""
@@ -39,15 +40,15 @@ class Clock:
 
 
 def parts(
-    stamps: Iterable[Tuple[Fraction, Optional[Fraction], Fraction]], slip: Fraction, longest: int
-) -> List[List[Span]]:
+    stamps: Iterable[tuple[Fraction, Fraction | None, Fraction]], slip: Fraction, longest: int
+) -> list[list[Span]]:
     """The spans of frames in order, in parts between which the clock is set anew.
 
     Args:
         stamps: when each packet is shown and decoded (if it tells), and its duration, in seconds, in the file's order.
         slip, longest: seconds back and without a picture; more says that the clock was set.
     """
-    found: List[List[Span]] = []
+    found: list[list[Span]] = []
     last = end = Fraction(0)
     for shown, decoded, duration in stamps:
         if not found or decoded is not None and not last - slip <= decoded <= end + longest:
@@ -58,7 +59,7 @@ def parts(
     return [sorted(part) for part in found]
 
 
-def offsets(found: List[List[Span]]) -> List[Fraction]:
+def offsets(found: list[list[Span]]) -> list[Fraction]:
     """How far the stamps of each part are ahead of a clock that runs on."""
     ahead = [Fraction(0)]
     for before, part in zip(found, found[1:]):
@@ -66,7 +67,7 @@ def offsets(found: List[List[Span]]) -> List[Fraction]:
     return ahead
 
 
-def constant_rate(steps: List[Fraction], guess: Optional[Fraction]) -> Fraction:
+def constant_rate(steps: list[Fraction], guess: Fraction | None) -> Fraction:
     """Frames per second of the coarsest usual grid on which no frame comes late.
 
     Args:
@@ -95,14 +96,14 @@ def constant_rate(steps: List[Fraction], guess: Optional[Fraction]) -> Fraction:
     return chosen if chosen in usual else max(chosen.limit_denominator(1001), Fraction(1, 1001))
 
 
-def _lateness(steps: List[Fraction], rate: Fraction) -> float:
+def _lateness(steps: list[Fraction], rate: Fraction) -> float:
     """The most seconds that a frame comes late where each has a place of its own."""
     times = np.concatenate([[0], np.cumsum([float(step) for step in steps])])
     places = np.floor(times * float(rate) + 0.5) - np.arange(times.size)
     return float((np.maximum.accumulate(places) - places).max() / rate)
 
 
-def on_grid(frames: Iterable[Tuple[Fraction, Fraction, _T]], rate: Fraction) -> Iterator[_T]:
+def on_grid(frames: Iterable[tuple[Fraction, Fraction, _T]], rate: Fraction) -> Iterator[_T]:
     """Yield every frame once, and again while it is still shown; the first one also before it.
 
     Args:

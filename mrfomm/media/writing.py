@@ -3,9 +3,10 @@
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Tuple, cast
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -30,9 +31,9 @@ class _Container(NamedTuple):
     codec: str = "libx264"
     pixels: str = "yuv420p"
     multiple: int = 2  # what height and width must be a multiple of
-    options: Tuple[Tuple[str, str], ...] = (("crf", "18"),)
-    muxing: Tuple[Tuple[str, str], ...] = ()
-    copied_audio: Tuple[str, ...] = ()  # the codecs that players expect in it
+    options: tuple[tuple[str, str], ...] = (("crf", "18"),)
+    muxing: tuple[tuple[str, str], ...] = ()
+    copied_audio: tuple[str, ...] = ()  # the codecs that players expect in it
     other_audio: str = "aac"  # the encoder for all others; "": the container has no sound
 
 
@@ -78,7 +79,7 @@ class FrameSink:
 
 
 class _FolderSink(FrameSink):
-    def __init__(self, target: Path, staging: Path, comment: Optional[str]) -> None:
+    def __init__(self, target: Path, staging: Path, comment: str | None) -> None:
         super().__init__(target)
         self._folder = staging / "frames"
         self._folder.mkdir()
@@ -98,14 +99,12 @@ class _FolderSink(FrameSink):
 
 
 class _VideoSink(FrameSink):
-    def __init__(
-        self, target: Path, staging: Path, fps: Fraction, sound: Optional[Sound], comment: Optional[str]
-    ) -> None:
+    def __init__(self, target: Path, staging: Path, fps: Fraction, sound: Sound | None, comment: str | None) -> None:
         super().__init__(target)
         self._path = staging / f"video{target.suffix.lower()}"
         self._rate, self._sound, self._comment = fps, sound, comment
-        self._shape: Tuple[int, ...] = ()
-        self._movie: Optional[_Movie] = None
+        self._shape: tuple[int, ...] = ()
+        self._movie: _Movie | None = None
 
     def _put(self, frame: np.ndarray) -> None:
         with named_errors(self._target):
@@ -134,7 +133,7 @@ class _Movie:
     """A container being written: pictures, and the sound as far as they have come."""
 
     def __init__(
-        self, path: Path, shape: Tuple[int, ...], rate: Fraction, sound: Optional[Sound], comment: Optional[str]
+        self, path: Path, shape: tuple[int, ...], rate: Fraction, sound: Sound | None, comment: str | None
     ) -> None:
         kind = _CONTAINERS[path.suffix]
         self._rate, self._padding = rate, [(0, -length % kind.multiple) for length in shape[:2]]
@@ -189,7 +188,7 @@ def _described(stream: VideoStream, width: int, height: int, pixels: str) -> Vid
     return stream
 
 
-def _filters(width: int, height: int, rate: Fraction, pixels: str) -> Tuple[Graph, FilterContext, FilterContext]:
+def _filters(width: int, height: int, rate: Fraction, pixels: str) -> tuple[Graph, FilterContext, FilterContext]:
     """From RGB to what the encoder takes: by the matrix that the stream names, or by a palette for every frame.
 
     The matrix is BT.601's, whatever the size: readers that look at none take it, as OpenCV does. A palette for the
@@ -214,7 +213,7 @@ def _filters(width: int, height: int, rate: Fraction, pixels: str) -> Tuple[Grap
 
 @contextlib.contextmanager
 def open_sink(
-    path: AnyPath, fps: float, audio_from: Optional[AnyPath] = None, comment: Optional[str] = None
+    path: AnyPath, fps: float, audio_from: AnyPath | None = None, comment: str | None = None
 ) -> Iterator[FrameSink]:
     """Write a video, gif or folder of frames: ``with open_sink("out.mp4", 25) as sink: sink.write(frame)``.
 

@@ -1,6 +1,7 @@
 """Patch discriminator of the second training stage (FOMM; pix2pixHD at one scale)."""
 
-from typing import Callable, NamedTuple, Optional, Tuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -16,7 +17,7 @@ KERNEL = 4  # of the blocks' convolutions, without padding
 class Judgement(NamedTuple):
     """features: the output of each block, [N,C_i,h_i,w_i]; score [N,1,h,w]: 1 for real, 0 for generated (LSGAN)."""
 
-    features: Tuple[nn.Variable, ...]
+    features: tuple[nn.Variable, ...]
     score: nn.Variable
 
 
@@ -26,7 +27,7 @@ def discriminate(
     max_features: int,
     blocks: int,
     spectral_norm: bool,
-    points: Optional[nn.Variable] = None,
+    points: nn.Variable | None = None,
     variance: float = 0.01,
     fixed: bool = False,
 ) -> Judgement:
@@ -63,7 +64,7 @@ def _block(
     normalise: bool,
     pool: bool,
     fixed: bool,
-    transform: Optional[Callable[[nn.Variable], nn.Variable]],
+    transform: Callable[[nn.Variable], nn.Variable] | None,
 ) -> nn.Variable:
     x = ops.convolution(x, channels, KERNEL, fixed=fixed, transform=transform)
     if normalise:

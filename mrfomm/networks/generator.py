@@ -1,7 +1,5 @@
 """Generator in the four parts the fusion needs apart: encode, warp, (fuse), decode (FOMM, section 3.2)."""
 
-from typing import Tuple
-
 import nnabla as nn
 import nnabla.functions as F
 
@@ -24,7 +22,7 @@ def encode(
     return features
 
 
-def warp_features(features: nn.Variable, motion: Motion) -> Tuple[nn.Variable, nn.Variable]:
+def warp_features(features: nn.Variable, motion: Motion) -> tuple[nn.Variable, nn.Variable]:
     """Warp features [N,C,h,w] by a Motion and multiply by its occlusion map -> (warped [N,C,h,w], occlusion [N,1,h,w]).
 
     Deformation and occlusion are resized to the features where the sizes differ.

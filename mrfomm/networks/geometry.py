@@ -4,8 +4,6 @@ Grids are [-1, 1] in (x, y) order with the corners on pixel centres (``align_cor
 half-pixel centres (``align_corners=False``), as FOMM does in PyTorch.
 """
 
-from typing import Tuple
-
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -57,7 +55,7 @@ def heatmap_difference(
     return F.reshape(difference, (*points.shape[:2], height, width))
 
 
-def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: float) -> Tuple[nn.Variable, nn.Variable]:
+def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: float) -> tuple[nn.Variable, nn.Variable]:
     """The Gaussians along y and along x, whose products are the heatmaps: [N*n,height,1], [N*n,1,width]."""
     grid = coordinate_grid(height, width)
     rows = F.exp(_squared_distance(points, 1, grid[:, 0, 1]) * (-0.5 / variance))

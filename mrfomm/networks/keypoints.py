@@ -1,6 +1,6 @@
 """Keypoint detector: an image to keypoints and the local affine motion around each (FOMM, section 3.1)."""
 
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -49,7 +49,7 @@ def detect_keypoints(
             "zero": True,
             "bias": np.tile(np.array([1, 0, 0, 1], np.float32), num_keypoints),
         }
-        heads: List[Tuple[str, int, ops.FilterOptions]]
+        heads: list[tuple[str, int, ops.FilterOptions]]
         heads = [("heatmap", num_keypoints, {}), ("jacobian", 4 * num_keypoints, identities)]
         logits, local = ops.convolutions(features, heads, KERNEL)
     return _soft_argmax(logits, local, temperature)

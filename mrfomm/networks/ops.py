@@ -10,7 +10,8 @@ runs beneath. Which implementation a graph is built with is decided around the b
 import contextlib
 import contextvars
 import os
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, Union
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypedDict
 
 import nnabla as nn
 import nnabla.functions as F
@@ -37,7 +38,7 @@ class Operators(NamedTuple):
     double(x): every pixel as 2x2 of the same, x [N,C,H,W] -> [N,C,2H,2W].
     """
 
-    convolution: Callable[[nn.Variable, nn.Variable, Optional[nn.Variable], int, int], nn.Variable]
+    convolution: Callable[[nn.Variable, nn.Variable, nn.Variable | None, int, int], nn.Variable]
     batch_normalization: Callable[
         [nn.Variable, nn.Variable, nn.Variable, nn.Variable, nn.Variable, bool, bool], nn.Variable
     ]
@@ -54,9 +55,7 @@ class FilterOptions(TypedDict, total=False):
     bias: np.ndarray
 
 
-def _convolution(
-    x: nn.Variable, weight: nn.Variable, bias: Optional[nn.Variable], pad: int, stride: int
-) -> nn.Variable:
+def _convolution(x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None, pad: int, stride: int) -> nn.Variable:
     return F.convolution(x, weight, bias, pad=(pad, pad), stride=(stride, stride))
 
 
@@ -146,9 +145,7 @@ def without_values() -> Iterator[None]:
         _with_values.reset(token)
 
 
-def parameter(
-    name: str, shape: Tuple[int, ...], start: Union[BaseInitializer, np.ndarray], **options: bool
-) -> nn.Variable:
+def parameter(name: str, shape: tuple[int, ...], start: BaseInitializer | np.ndarray, **options: bool) -> nn.Variable:
     """nnabla's ``get_parameter_or_create`` with the initializer ``start``."""
     return get_parameter_or_create(name, shape, start if _with_values.get() else None, **options)
 
@@ -174,7 +171,7 @@ def warp(x: nn.Variable, grid: nn.Variable) -> nn.Variable:
 
 
 def raw_convolution(
-    x: nn.Variable, weight: nn.Variable, bias: Optional[nn.Variable], pad: int = 0, stride: int = 1
+    x: nn.Variable, weight: nn.Variable, bias: nn.Variable | None, pad: int = 0, stride: int = 1
 ) -> nn.Variable:
     """Convolution of x [N,C,H,W] with given Variables: weight [O,C,k,k], bias [O] or None -> [N,O,H',W']."""
     return _current.get().convolution(x, weight, bias, pad, stride)
@@ -186,9 +183,9 @@ def convolution(
     kernel: int,
     pad: int = 0,
     zero: bool = False,
-    bias: Optional[np.ndarray] = None,
+    bias: np.ndarray | None = None,
     fixed: bool = False,
-    transform: Optional[Callable[[nn.Variable], nn.Variable]] = None,
+    transform: Callable[[nn.Variable], nn.Variable] | None = None,
 ) -> nn.Variable:
     """Convolution with its own parameters ``conv/W`` [channels,C,kernel,kernel] and ``conv/b`` [channels].
 
@@ -213,8 +210,8 @@ def convolution(
 
 
 def convolutions(
-    x: nn.Variable, layers: Sequence[Tuple[str, int, FilterOptions]], kernel: int, pad: int = 0
-) -> List[nn.Variable]:
+    x: nn.Variable, layers: Sequence[tuple[str, int, FilterOptions]], kernel: int, pad: int = 0
+) -> list[nn.Variable]:
     """Several convolutions of the same ``x``, computed as one, which is faster.
 
     Args:
@@ -236,8 +233,8 @@ def convolutions(
 
 
 def _filter(
-    depth: int, channels: int, kernel: int, zero: bool = False, bias: Optional[np.ndarray] = None, fixed: bool = False
-) -> Tuple[nn.Variable, nn.Variable]:
+    depth: int, channels: int, kernel: int, zero: bool = False, bias: np.ndarray | None = None, fixed: bool = False
+) -> tuple[nn.Variable, nn.Variable]:
     """The parameters ``conv/W`` [channels,depth,kernel,kernel] and ``conv/b`` [channels], see :func:`convolution`."""
     limit = 0.0 if zero else 1.0 / np.sqrt(depth * kernel * kernel)
     start = UniformInitializer((-limit, limit)) if limit else ConstantInitializer(0)
@@ -272,7 +269,7 @@ def instance_normalization(x: nn.Variable, fixed: bool = False) -> nn.Variable:
     return F.reshape(y, x.shape)
 
 
-def _affine(scope: str, channels: int, fixed: bool = False) -> Tuple[nn.Variable, nn.Variable]:
+def _affine(scope: str, channels: int, fixed: bool = False) -> tuple[nn.Variable, nn.Variable]:
     shape = (1, channels, 1, 1)
     with nn.parameter_scope(scope):
         beta = parameter("beta", shape, ConstantInitializer(0), as_need_grad=not fixed)
@@ -280,7 +277,7 @@ def _affine(scope: str, channels: int, fixed: bool = False) -> Tuple[nn.Variable
     return beta, gamma
 
 
-def _statistics(channels: int) -> Tuple[nn.Variable, nn.Variable]:
+def _statistics(channels: int) -> tuple[nn.Variable, nn.Variable]:
     shape = (1, channels, 1, 1)
     with nn.parameter_scope("bn"):
         mean = parameter("mean", shape, ConstantInitializer(0), need_grad=False)

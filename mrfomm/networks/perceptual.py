@@ -3,7 +3,7 @@
 Their parameters live in a dictionary of their own (``nn.parameter_scope("", parameters)``), never in a checkpoint.
 """
 
-from typing import Dict, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import nnabla as nn
 import nnabla.functions as F
@@ -26,7 +26,7 @@ def normalise(image: nn.Variable, mean: np.ndarray = IMAGENET_MEAN, std: np.ndar
     return (image - shift) * factor
 
 
-def vgg19_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
+def vgg19_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
     """VGG19's relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of a normalised image.
 
     Args:
@@ -40,7 +40,7 @@ def vgg19_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> Lis
     return [outputs[0] for outputs in stages]
 
 
-def vgg16_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
+def vgg16_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
     """VGG16's relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 (torchvision's VGG16, the other network of LPIPS).
 
     Args:
@@ -53,7 +53,7 @@ def vgg16_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> Lis
     return [outputs[-1] for outputs in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
 
 
-def alexnet_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> List[nn.Variable]:
+def alexnet_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
     """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS).
 
     Args:
@@ -72,9 +72,9 @@ def alexnet_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> L
     return features
 
 
-def vgg19_shapes() -> Dict[str, Tuple[int, ...]]:
+def vgg19_shapes() -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape of the part of VGG19 that is used."""
-    shapes: Dict[str, Tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     width = 3
     for stage, (channels, count) in enumerate(VGG19_LAYERS, start=1):
         for i in range(1, count + 1):
@@ -84,16 +84,16 @@ def vgg19_shapes() -> Dict[str, Tuple[int, ...]]:
     return shapes
 
 
-def load_frozen(arrays: Mapping[str, np.ndarray]) -> Dict[str, nn.Variable]:
+def load_frozen(arrays: Mapping[str, np.ndarray]) -> dict[str, nn.Variable]:
     """Arrays by name -> Variables by name that take no gradient."""
     return {name: nn.Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
 
 
 def _vgg_stages(
     x: nn.Variable, parameters: Mapping[str, nn.Variable], scope: str, counts: Sequence[int]
-) -> List[List[nn.Variable]]:
+) -> list[list[nn.Variable]]:
     """The ReLU outputs of a VGG by stage: a list of lists of Variables."""
-    stages: List[List[nn.Variable]] = []
+    stages: list[list[nn.Variable]] = []
     for stage, count in enumerate(counts, start=1):
         if stage > 1:
             x = F.max_pooling(x, kernel=(2, 2))

@@ -28,7 +28,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
@@ -43,7 +43,7 @@ COMMANDS = {
     "animate": "mrfomm.commands.animate",
     "reconstruct": "mrfomm.commands.reconstruct",
     "train": "mrfomm.commands.train",
-    "convert": "mrfomm.convert",
+    "convert": "mrfomm.convert.conversion",
     "bins": "eval.bins",
     "score": "eval.reconstruction",
     "report": "eval.report",
@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
 
     case: fuzz_cases.Case
     code: int
-    problems: List[str]
+    problems: list[str]
     stderr: str
     seconds: float
     resident: int
@@ -136,7 +136,7 @@ def _limit_memory():
 
 def _stop_training_soon():
     """A training that gets as far as its loop is asked to stop, as by SIGTERM, which ends it with 130."""
-    trainer = importlib.import_module("mrfomm.training").Trainer
+    trainer = importlib.import_module("mrfomm.training.trainer").Trainer
     run = trainer.run
 
     def run_briefly(self):
@@ -255,7 +255,7 @@ def _own_name(case, path):
 
 def listing(folder):
     """Relative path -> (mode, size, time of the last change) of everything in a folder; links are not followed."""
-    found: Dict[str, tuple] = {}
+    found: dict[str, tuple] = {}
     for base, folders, files in os.walk(os.fsencode(folder)):
         for name in (*folders, *files):
             path = os.path.join(base, name)

@@ -7,8 +7,9 @@ where it may write. Commands run in the sandbox, so that all paths are relative.
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple, Tuple
+from typing import NamedTuple
 
 import imageio_ffmpeg
 import mutations
@@ -21,8 +22,8 @@ from mrfomm import bundled
 from mrfomm.checkpoint import _fingerprint, write_h5
 from mrfomm.commands import reconstruct, train
 from mrfomm.config import config_to_yaml
+from mrfomm.convert.name_map import architecture_of, nnabla_examples_names
 from mrfomm.media.writing import open_sink
-from mrfomm.name_map import architecture_of, nnabla_examples_names
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TRAINING = {"epochs": 1, "milestones": [], "checkpoint_every": 1, "validate_every": 1, "picture_every": 1}
@@ -36,7 +37,7 @@ class Case(NamedTuple):
 
     kind: str
     command: str
-    arguments: Tuple[str, ...]
+    arguments: tuple[str, ...]
     what: str
 
 
@@ -697,7 +698,7 @@ def _spoil_file(bench, path):
     return bench.spoil(path)
 
 
-MAKERS: Tuple[Callable, ...] = (
+MAKERS: tuple[Callable, ...] = (
     image,
     clip,
     configuration,

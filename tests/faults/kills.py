@@ -14,17 +14,18 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple, Tuple
+from typing import NamedTuple
 
 import fuzz  # first: it sets the paths and the number of threads
 import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.files import LOCK
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
+from mrfomm.store import LOCK
 
 
 class Job(NamedTuple):
@@ -41,7 +42,7 @@ class Job(NamedTuple):
 
     name: str
     command: str
-    arguments: Tuple[str, ...]
+    arguments: tuple[str, ...]
     begin: Callable
     check: Callable
 
@@ -95,7 +96,7 @@ def check_outputs(out, healthy):
 
 def check_rebuilt(out, healthy):
     """Clips in the manifest have all their pictures; a last line may be torn."""
-    from mrfomm.reconstruction import MANIFEST, is_whole, read_run
+    from mrfomm.reenactment.reconstruction import MANIFEST, is_whole, read_run
 
     folder = out / "rebuilt"
     if not (folder / MANIFEST).is_file():

@@ -19,18 +19,18 @@ from eval.angle_bins import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
 from mrfomm import bundled, provenance
-from mrfomm.animation import Breakdown, KeypointArrays
 from mrfomm.commands import train
 from mrfomm.config import load_config
+from mrfomm.convert.torch_file import read_torch
 from mrfomm.data.clips import BrokenClip, find_clips, open_clip
 from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
-from mrfomm.reconstruction import read_run
-from mrfomm.reenactment import synthesise_with_masks
-from mrfomm.torch_file import read_torch
-from mrfomm.watch import read_log
+from mrfomm.reenactment.animator import Breakdown, KeypointArrays
+from mrfomm.reenactment.pipeline import synthesise_with_masks
+from mrfomm.reenactment.reconstruction import read_run
+from mrfomm.training.watch import read_log
 
 
 def no_files(folder):

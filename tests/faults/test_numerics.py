@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.animation import (
+from mrfomm.errors import UserError
+from mrfomm.model import Model
+from mrfomm.networks import ops
+from mrfomm.onnx.graphs import cached_graphs
+from mrfomm.reenactment.animator import (
     Animator,
     KeypointArrays,
-    Model,
     array_to_images,
     find_start,
     images_to_array,
     movement_scale,
     relative_motion,
 )
-from mrfomm.errors import UserError
-from mrfomm.export import cached_graphs
-from mrfomm.networks import ops
-from mrfomm.onnx_backend import OnnxAnimator
+from mrfomm.reenactment.onnx_backend import OnnxAnimator
 
 BACKENDS = ("nnabla", "cpu operators", "onnx")
 BLACK = np.zeros((2, 32, 32, 3), np.uint8)

@@ -153,7 +153,7 @@ def test_flag_of_interlacing(tmp_path, frames):
 # Transparency: over white, as a viewer shows it
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def half_transparent():
     """uint8 [48,64,4]: the picture, its right half transparent."""
     frame = picture(64, 48)

@@ -27,7 +27,7 @@ from mrfomm.checkpoint import (
 )
 from mrfomm.errors import UserError
 from mrfomm.h5_file import read_h5
-from mrfomm.watch import RunLog
+from mrfomm.training.watch import RunLog
 
 PAGE = 4096
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm import training
 from mrfomm.checkpoint import list_checkpoints, load_checkpoint, load_resumable, verify_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.errors import UserError
-from mrfomm.files import locked
 from mrfomm.h5_file import read_h5
-from mrfomm.watch import read_log
+from mrfomm.store import locked
+from mrfomm.training import trainer as training
+from mrfomm.training.watch import read_log
 
 FAULTS = Path(__file__).parent
 ROOT = FAULTS.parent.parent

@@ -47,7 +47,7 @@ class Backend:
             self._thread.ready = True
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def backend():
     """The process's only :class:`Backend`, loaded when it is first asked for."""
     return Backend()

@@ -18,7 +18,7 @@ import threading
 import weakref
 from ctypes import POINTER, byref, c_int, c_int64, c_size_t, c_uint, c_void_p
 from functools import cached_property
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -120,8 +120,8 @@ _VALUE_FUNCTIONS = {
 class ConvolutionShape(NamedTuple):
     """x [N,C,H,W], weights [O,C,kh,kw]; zero padding and stride in pixels, the same on all sides and both axes."""
 
-    x: Tuple[int, int, int, int]
-    weights: Tuple[int, int, int, int]
+    x: tuple[int, int, int, int]
+    weights: tuple[int, int, int, int]
     bias: bool
     pad: int
     stride: int

@@ -1,0 +1,1 @@
+"""Foreign checkpoints in: FOMM's of PyTorch, Sony's of nnabla, VGG19's and AlexNet's."""

@@ -1,0 +1,1 @@
+"""A model as ONNX graphs, and the cache of them."""

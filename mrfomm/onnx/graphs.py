@@ -1,0 +1,159 @@
+"""The graphs of animation as ONNX files, and the user's cache of them."""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.functions as F
+
+from mrfomm.config import ModelConfig
+from mrfomm.errors import UserError
+from mrfomm.model import (
+    Model,
+    References,
+    Synthesis,
+    contributions,
+    encode_references,
+    keypoints_of,
+    model_digest,
+    repeat_references,
+    synthesise,
+)
+from mrfomm.networks.keypoints import Keypoints
+from mrfomm.onnx.graph import REWRITES, Graph, Signature, Sizes, trace, write_onnx
+from mrfomm.store import sha256_of, whole_file
+
+VERSION = 1  # one more whenever the same model gives another picture: of networks, graphs and animation
+CACHED_MODELS = 4  # the cache keeps those that were used last
+
+
+# --- The graphs of animation -----------------------------------------------------------------------------------------
+
+
+def reference_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """What is computed once for K references, see ``model.encode_references``."""
+    image = nn.Variable((sizes.references, 3, config.image_size, config.image_size))
+    references = encode_references(F.reshape(image, (1, *image.shape)), config)
+    return Signature({"image": image}, _reference_names(references))
+
+
+def keypoint_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """The driving frames' keypoints."""
+    image = nn.Variable((sizes.batch, 3, config.image_size, config.image_size))
+    return Signature({"image": image}, _driving_names(keypoints_of(image, config)))
+
+
+def frame_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """Driving keypoints and references -> prediction."""
+    inputs, synthesis = _synthesis(config, sizes)
+    return Signature(inputs, {"prediction": synthesis.prediction})
+
+
+def breakdown_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """Driving keypoints and references -> prediction, and each reference's share (see ``animation.Breakdown``)."""
+    inputs, synthesis = _synthesis(config, sizes)
+    warped, mask = contributions(synthesis, config)
+    return Signature(inputs, {"prediction": synthesis.prediction, "warped": warped, "mask": mask})
+
+
+def _synthesis(config: ModelConfig, sizes: Sizes) -> tuple[dict[str, nn.Variable], Synthesis]:
+    example = reference_graph(config, sizes).outputs
+    references = {name: nn.Variable(variable.shape) for name, variable in example.items()}
+    count = config.num_keypoints
+    driving = Keypoints(nn.Variable((sizes.batch, count, 2)), nn.Variable((sizes.batch, count, 2, 2)))
+    value, jacobian, image, features = references.values()
+    repeated = repeat_references(References(image, Keypoints(value, jacobian), features), sizes.batch)
+    return {**_driving_names(driving), **references}, synthesise(repeated, driving, config)
+
+
+def _reference_names(references: References) -> dict[str, nn.Variable]:
+    image, (value, jacobian), features = references
+    names = ("reference_value", "reference_jacobian", "reference_image", "reference_features")
+    return dict(zip(names, (value, jacobian, image, features)))
+
+
+def _driving_names(keypoints: Keypoints) -> dict[str, nn.Variable]:
+    return {"driving_value": keypoints.value, "driving_jacobian": keypoints.jacobian}
+
+
+GRAPHS = {"reference": reference_graph, "keypoints": keypoint_graph, "frame": frame_graph, "breakdown": breakdown_graph}
+
+
+def export_graph(name: str, model: Model, path: Path, rewrites: Sequence[Callable[..., object]] = REWRITES) -> None:
+    """Write one of GRAPHS of an ``model.Model`` as an ONNX file, in one step.
+
+    Args:
+        rewrites: see REWRITES; () leaves convolutions as they are, for a GPU or for other runtimes than onnxruntime.
+
+    Raises:
+        UserError: the extra `onnx` is missing, a function has no ONNX form, or the file can't be written.
+    """
+    with model.tree.scope():
+        signature, calls = trace(lambda sizes: GRAPHS[name](model.config, sizes))
+    write_onnx(signature, Graph(signature, calls, rewrites), name, path)
+
+
+# --- Graphs for the onnx backend, kept for the next time -------------------------------------------------------------
+
+
+def cached_graphs(model: Model, breakdown: bool = False) -> Path:
+    """The folder with the graphs of a Model for OnnxAnimator, exported if the user's cache doesn't hold them.
+
+    Args:
+        breakdown: breakdown.onnx in place of frame.onnx.
+
+    Raises:
+        UserError: the extra `onnx` is missing, or there is no room.
+    """
+    root = cache_root()
+    folder = root / fingerprint(model)
+    names = ("reference", "keypoints", "breakdown" if breakdown else "frame")
+    missing = [name for name in names if not _is_kept(folder / f"{name}.onnx")]
+    if missing:
+        print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
+    for name in missing:
+        export_graph(name, model, folder / f"{name}.onnx")
+        checksum = sha256_of(folder / f"{name}.onnx")
+        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
+            aside.write_text(checksum)
+    os.utime(folder)
+    for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
+        shutil.rmtree(old, ignore_errors=True)  # another process may be at it
+    return folder
+
+
+def _is_kept(graph: Path) -> bool:
+    """Whether a cached graph is there as it was written: a damaged one might run, and draw something else."""
+    try:
+        return _checksum_file(graph).read_text() == sha256_of(graph)
+    except (OSError, ValueError):
+        return False  # then it is exported again
+
+
+def _checksum_file(graph: Path) -> Path:
+    return graph.with_suffix(".sha256")
+
+
+def fingerprint(model: Model) -> str:
+    """A digest of what the graphs, and the pictures drawn with them, depend on."""
+    return hashlib.sha256(f"{VERSION} {model_digest(model)}".encode()).hexdigest()
+
+
+def cache_root() -> Path:
+    """The user's cache folder (below XDG_CACHE_HOME or ~/.cache), or one for temporary files where that can't be."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mrfomm")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        print(f"{root}: can't write there ({error}); using the folder for temporary files", file=sys.stderr)
+        root = Path(tempfile.gettempdir(), f"mrfomm-{os.getuid()}")
+        root.mkdir(mode=0o700, exist_ok=True)
+        if root.stat().st_uid != os.getuid():
+            raise UserError(f"{root}: belongs to somebody else; set XDG_CACHE_HOME to a folder of yours") from error
+    return root

@@ -1,0 +1,1 @@
+"""Reenactment: references set once, keypoints, motion transfer, frames; by nnabla or by onnxruntime."""

@@ -1,0 +1,262 @@
+"""A camera drives the face in a window: `animate.py --driving webcam`.
+
+A thread reads the camera and keeps the newest frame alone. What comes while the network is at work is dropped, so the
+picture in the window is never older than the work on two frames, however slow the machine is.
+"""
+
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mrfomm.errors import UserError
+from mrfomm.media.crop import crop, crop_text, square_box
+from mrfomm.media.images import fit
+from mrfomm.media.pictures import tile
+from mrfomm.reenactment.animator import array_to_images, images_to_array
+
+TITLE = "mrfomm"
+QUIT = (ord("q"), 27)  # 27: Esc
+RESTART = ord("r")
+
+_KIND = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # can be enlarged by hand
+_PATIENCE = 0.05  # seconds without a frame after which the window is served all the same
+_LARGEST = (512, 1280)  # height and width in pixels up to which small pictures are enlarged
+_MEASURED = 30  # frames that latency and rate are averaged over
+
+
+class Shot(NamedTuple):
+    """image: uint8 [H,W,3] RGB. time: seconds on the clock when it arrived. number: 0 for the camera's first frame."""
+
+    image: np.ndarray
+    time: float
+    number: int
+
+
+class Camera:
+    """Reads a capture in a thread and keeps its newest frame. To be closed.
+
+    Args:
+        capture: cv2.VideoCapture, or what has its ``read`` and ``release``.
+        clock: function that gives seconds.
+    """
+
+    def __init__(self, capture, clock):
+        self._capture = capture
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._newest = None
+        self._ended = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self):
+        """Whether the camera gives no more frames, and all that are wanted of it were taken."""
+        with self._changed:
+            return self._ended and self._newest is None
+
+    def take(self, seconds):
+        """The newest frame that wasn't taken yet, a Shot; None if there is none within ``seconds``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._ended, seconds)
+            newest, self._newest = self._newest, None
+        return newest and newest._replace(image=cv2.cvtColor(newest.image, cv2.COLOR_BGR2RGB))
+
+    def close(self):
+        """Stop reading and let the camera go."""
+        self._closing = True
+        self._thread.join()
+        self._capture.release()
+
+    def _read(self):
+        number = 0
+        try:
+            while not self._closing:
+                good, image = self._capture.read()
+                if not good:
+                    return
+                with self._changed:
+                    self._newest = Shot(image, self._clock(), number)
+                    self._changed.notify()
+                number += 1
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
+
+
+class Meter:
+    """Mean latency in seconds, and frames a second, of the last frames that were shown."""
+
+    def __init__(self):
+        self._shown = deque(maxlen=_MEASURED)  # (time, latency)
+
+    def add(self, taken, shown):
+        """Count a frame. taken, shown: seconds on one clock."""
+        self._shown.append((shown, shown - taken))
+
+    def __str__(self):
+        if len(self._shown) < 2:
+            return "measuring"
+        latency = sum(latency for _, latency in self._shown) / len(self._shown)
+        rate = (len(self._shown) - 1) / (self._shown[-1][0] - self._shown[0][0])
+        return f"{1000 * latency:.0f} ms, {rate:.1f} frames a second"
+
+
+class Window:
+    """OpenCV's window. To be used by the main thread, and closed."""
+
+    def __init__(self):
+        cv2.namedWindow(TITLE, _KIND)
+        self._shape = None
+
+    def show(self, picture):
+        """Draw uint8 [H,W,3] RGB; returns what ``poll`` does."""
+        if picture.shape != self._shape:
+            self._shape = picture.shape
+            cv2.resizeWindow(TITLE, picture.shape[1], picture.shape[0])
+        cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        return self.poll()
+
+    def poll(self):
+        """Serve the window; returns the code of a key that was pressed, or -1. A closed window counts as q."""
+        key = cv2.waitKey(1)
+        return key if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) >= 1 else QUIT[0]
+
+    def close(self):
+        """Remove it from the screen."""
+        cv2.destroyAllWindows()
+
+
+class Puppet:
+    """Makes pictures of the animated face from a camera's frames.
+
+    Args:
+        animator: Animator or OnnxAnimator. follower: Follower.
+        size: side of the network's images.
+        find_face: a FaceFinder to crop to the first face seen, or None.
+        beside: uint8 references [size,size,3] to show beside the frame and the result, or None.
+        tell: function of a line of text.
+    """
+
+    def __init__(self, animator, follower, size, find_face, beside, tell):
+        self._animator = animator
+        self._follower = follower
+        self._size = size
+        self._find_face = find_face
+        self._beside = beside
+        self._tell = tell
+        self._box = None
+
+    def __call__(self, image):
+        """uint8 [H,W,3] -> the picture to show, uint8 RGB: as long as a face is looked for, the camera's own."""
+        frame = fit(image if self._box is None else crop(image, self._box), self._size)
+        if self.looking:
+            self._look(image)
+            return frame
+        pose = self._animator.keypoints(images_to_array([frame]))
+        result = array_to_images(self._animator.render(self._follower(pose)))[0]
+        return result if self._beside is None else tile([[*self._beside, frame, result]], gap=0)
+
+    @property
+    def looking(self):
+        """Whether the face wasn't found yet."""
+        return self._find_face is not None and self._box is None
+
+    def restart(self):
+        """Let relative motion start from the next frame."""
+        self._follower.restart()
+
+    def _look(self, image):
+        face = self._find_face(image)
+        if face is not None:
+            self._box = square_box(face, image.shape)
+            self._tell(crop_text("webcam", self._box))
+
+
+def camera_number(driving):
+    """The number in "webcam" (0) or "webcam:N"; None for any other text or path."""
+    found = re.fullmatch(r"webcam(?::(\d+))?", str(driving))
+    return found and int(found.group(1) or 0)
+
+
+def check_window():
+    """Find out whether a window can be opened, in a process of its own: without a display Qt ends the process.
+
+    Raises:
+        UserError: it can't.
+    """
+    code = f"import cv2; cv2.namedWindow({TITLE!r}, {_KIND})"
+    result = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if result.returncode:
+        raise UserError(
+            "--driving webcam: no window can be opened here (no display, or an OpenCV without windows); "
+            "run it on a desktop, or record a clip and give that as --driving"
+        )
+
+
+def open_capture(number):
+    """The camera of that number as a cv2.VideoCapture.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    level = cv2.setLogLevel(0)  # OpenCV complains at length
+    capture = cv2.VideoCapture(number)
+    cv2.setLogLevel(level)
+    if not capture.isOpened():
+        raise UserError(
+            f"--driving webcam:{number}: no such camera, or another program has it; plug it in, or try another number"
+        )
+    return capture
+
+
+def play(camera, window, puppet, clock):
+    """Show the animated face until q, Esc or the end of the window or of the camera.
+
+    The latency is the time from a frame's arrival to the picture made of it being drawn in the window; what camera and
+    screen add isn't in it.
+
+    Args:
+        camera: Camera. window: Window. puppet: Puppet. clock: the camera's.
+
+    Returns:
+        A line of text: frames shown and dropped, latency, rate.
+
+    Raises:
+        UserError: the camera gives no picture.
+    """
+    meter, shown, last, key = Meter(), 0, -1, -1
+    while key not in QUIT and not camera.ended:
+        if key == RESTART:
+            puppet.restart()
+        shot = camera.take(_PATIENCE)
+        if shot is None:
+            key = window.poll()
+            continue
+        looking = puppet.looking
+        key = window.show(_labelled(puppet(shot.image), meter, looking))
+        meter.add(shot.time, clock())
+        shown, last = shown + 1, shot.number
+    if camera.ended and not shown:
+        raise UserError("--driving webcam: the camera gives no picture; try another number: webcam:1")
+    return f"{shown} frames shown, {last + 1 - shown} dropped; {meter}"
+
+
+def _labelled(picture, meter, looking):
+    """The picture, enlarged if it is small, with the measures above and the keys below."""
+    height, width = picture.shape[:2]
+    factor = max(1, min(_LARGEST[0] // height, _LARGEST[1] // width))
+    picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    keys = "looking for a face   q: quit" if looking else "r: motion starts here   q: quit"
+    for text, y in ((f"synthetic   {meter}", 20), (keys, len(picture) - 10)):
+        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # readable on any ground
+            cv2.putText(picture, text, (8, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+    return picture

@@ -1,0 +1,1 @@
+"""Where and by whom things are computed: contexts, processes, threads."""

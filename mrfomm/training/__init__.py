@@ -1,0 +1,1 @@
+"""Training: losses, the step, what a run writes and shows."""

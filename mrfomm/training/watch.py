@@ -1,0 +1,152 @@
+"""What a training run leaves to look at: log.jsonl, curves.png, pictures/, TensorBoard's event files if asked for."""
+
+import functools
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mrfomm.errors import UserError, check_is_file
+from mrfomm.store import cant_write, whole_file
+
+LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
+NOT_CURVES = ("step", "epoch", "time", "broken_clips")
+
+
+class RunLog:
+    """Writes the log of a run.
+
+    Args:
+        folder: of the run.
+        tensorboard: also write event files to ``folder/tensorboard`` (extra ``tensorboard``).
+
+    Raises:
+        UserError: TensorBoard's writer is asked for and not installed.
+    """
+
+    def __init__(self, folder, tensorboard=False):
+        self._folder = Path(folder)
+        self._writer = _event_writer() if tensorboard else None
+
+    @functools.cached_property
+    def _events(self):
+        return self._writer and self._writer(str(self._folder / TENSORBOARD))
+
+    def write(self, step, epoch, values):
+        """Append one row: numbers by name, at a step. Those that aren't finite, which JSON doesn't know, are null."""
+        row = {"step": step, "epoch": epoch, "time": round(time.time(), 2), **values}
+        try:
+            with open(self._folder / LOG, "a", encoding="utf-8") as file:
+                file.write(_line(row))
+        except OSError as error:
+            raise cant_write(self._folder / LOG, error) from error
+        self._add_scalars(row)
+
+    def _add_scalars(self, row):
+        for name, value in row.items() if self._events else ():
+            if name not in ("step", "epoch", "time") and value is not None:
+                self._events.add_scalar(name, value, row["step"], row.get("time"))
+
+    def picture(self, step, image):
+        """Keep a picture uint8 [H,W,3] of a step, and draw the curves anew."""
+        with whole_file(self._folder / "pictures" / f"{step:08d}.png") as path:
+            Image.fromarray(image).save(path)
+        self._add_image(step, image)
+        draw_curves(read_log(self._folder), self._folder / CURVES)
+
+    def _add_image(self, step, image, when=None):
+        if self._events:
+            self._events.add_image("batch", image, step, when, dataformats="HWC")
+
+    def close(self):
+        """Finish the event files, which are written in the background."""
+        if self._events:
+            self._events.close()
+
+    def rewind(self, step):
+        """Leave what a run has written up to a step: rows, pictures, curves; event files are made anew from them."""
+        rows = [row for row in read_log(self._folder) if row["step"] <= step]
+        with whole_file(self._folder / LOG) as path:
+            path.write_text("".join(map(_line, rows)), encoding="utf-8")
+        pictures = {int(path.stem): path for path in self._folder.glob("pictures/*.png") if path.stem.isdecimal()}
+        self._delete(CURVES, TENSORBOARD, *(path for number, path in pictures.items() if number > step))
+        draw_curves(rows, self._folder / CURVES)
+        for row in rows:
+            self._add_scalars(row)
+        for number in sorted(number for number in pictures if number <= step and self._events):
+            self._add_image(number, np.asarray(Image.open(pictures[number])), pictures[number].stat().st_mtime)
+
+    def _delete(self, *names):
+        for path in (self._folder / name for name in names):
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{path}: can't be deleted ({error.strerror}); see to its permissions") from error
+
+
+def _line(row):
+    """A row as a line of strict JSON."""
+    lost = {name: None for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return json.dumps({**row, **lost}) + "\n"
+
+
+def read_log(folder):
+    """The rows of a run's log; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: the file can't be read, or another line is not a row; the message names it.
+    """
+    path = Path(folder) / LOG
+    if not path.exists():
+        return []
+    check_is_file(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); move it away") from error
+    return [_row(line, f"{path}, line {n}") for n, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1)]
+
+
+def _row(line, place):
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict) or not isinstance(row["step"], int):
+            raise TypeError("no row")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{place}: damaged; delete this line") from error
+    return row
+
+
+def draw_curves(rows, path):
+    """Draw every logged number against the step, a panel each, as a PNG."""
+    values = (item for row in rows for item in row.items())
+    names = list(dict.fromkeys(name for name, value in values if name not in NOT_CURVES and value is not None))
+    if not names:
+        return
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels, names):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        axes.plot(*zip(*points), linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.grid(alpha=0.3)
+    with whole_file(path) as aside:
+        figure.savefig(aside, dpi=80)
+
+
+def _event_writer():
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("train.tensorboard: TensorBoard's writer is missing; pip install -e .[tensorboard]") from error
+    return SummaryWriter

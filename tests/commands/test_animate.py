@@ -1,0 +1,161 @@
+"""animate.py: outputs, options, and one clear line for bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import tiny
+
+from mrfomm.commands import animate
+from mrfomm.errors import UserError
+from mrfomm.media.reading import open_frames
+from mrfomm.media.writing import open_sink
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with weights, references r0.png..., a driving clip and a driving folder."""
+    folder = tmp_path_factory.mktemp("files")
+    tiny.checkpoint(folder / "weights")
+    for i, image in enumerate(tiny.frames(3)):
+        imageio.imwrite(folder / f"r{i}.png", image)
+    (folder / "driving").mkdir()
+    for i, image in enumerate(tiny.frames(7, seed=3)):
+        imageio.imwrite(folder / "driving" / f"{i}.png", image)
+    with open_sink(folder / "driving.mp4", 12) as sink:
+        for image in tiny.frames(7, seed=3):
+            sink.write(image)
+    (folder / "empty").mkdir()
+    (folder / "text.mp4").write_text("no video")
+    (folder / "text.png").write_text("no picture")
+    (folder / "half.mp4").write_bytes((folder / "driving.mp4").read_bytes()[:700])
+    return folder
+
+
+def run(files, output, *options, refs=("r0.png", "r1.png", "r2.png"), driving="driving", weights="weights"):
+    inputs = ["--refs", *(str(files / name) for name in refs), "--driving", str(files / driving)]
+    inputs += ["--weights", str(files / weights), "--context", "cpu"]
+    return animate.main([*inputs, "--output", str(output), *options])
+
+
+def read(folder):
+    return np.stack([imageio.imread(path) for path in sorted(folder.glob("*.png"))])
+
+
+def test_folder_of_frames(files, tmp_path):
+    assert run(files, tmp_path / "out") == 0
+    assert read(tmp_path / "out").shape == (7, 32, 32, 3)
+
+
+def test_video_keeps_the_rate(files, tmp_path):
+    run(files, tmp_path / "out.mp4", driving="driving.mp4")
+    source = open_frames(tmp_path / "out.mp4")
+    assert (source.fps, len(list(source))) == (12, 7)
+
+
+def test_batch_changes_nothing(files, tmp_path):
+    run(files, tmp_path / "one")
+    run(files, tmp_path / "three", "--batch", "3")
+    np.testing.assert_array_equal(read(tmp_path / "one"), read(tmp_path / "three"))
+
+
+def test_driving_by_the_reference_itself_starts_there(files, tmp_path, capsys):
+    """Driven by a clip that contains reference 2, the motion starts where that frame is, from that reference."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    images = [*tiny.frames(3, seed=5), imageio.imread(files / "r1.png"), *tiny.frames(2, seed=6)]
+    for i, image in enumerate(images):
+        imageio.imwrite(folder / f"{i}.png", image)
+    run(files, tmp_path / "out", driving=folder)
+    assert "starts at driving frame 3 from reference 2" in capsys.readouterr().err
+
+
+def test_side_by_side_and_masks(files, tmp_path):
+    run(files, tmp_path / "plain")
+    run(files, tmp_path / "side", "--side-by-side", "--masks", str(tmp_path / "masks"))
+    side = read(tmp_path / "side")
+    assert side.shape == (7, 32, 5 * 32, 3)
+    np.testing.assert_array_equal(side[0, :, :32], imageio.imread(files / "r0.png"))
+    np.testing.assert_array_equal(side[4, :, 96:128], imageio.imread(files / "driving" / "4.png"))
+    np.testing.assert_array_equal(side[:, :, 128:], read(tmp_path / "plain"))
+    masks = read(tmp_path / "masks")
+    assert masks.shape == (7, 3 * 32 + 2 * 2, 5 * 32 + 4 * 2, 3)
+
+
+def test_first_and_number_and_scale(files, tmp_path):
+    run(files, tmp_path / "first", "--start", "first")
+    run(files, tmp_path / "zero", "--start", "0")
+    np.testing.assert_array_equal(read(tmp_path / "first"), read(tmp_path / "zero"))
+    run(files, tmp_path / "scaled", "--start", "0", "--adapt-scale")
+    assert (read(tmp_path / "scaled") != read(tmp_path / "zero")).any()
+
+
+@pytest.mark.parametrize("option", ["--output", "--masks"])
+@pytest.mark.parametrize("taken", ["driving", "driving.mp4", "r1.png"])
+def test_no_result_takes_the_place_of_what_it_is_made_from(files, tmp_path, taken, option):
+    before = sorted(path.name for path in files.rglob("*"))
+    driving = taken if taken.startswith("driving") else "driving.mp4"
+    place = str(files / "empty" / ".." / taken)
+    outputs = [place] if option == "--output" else [str(tmp_path / "out"), "--masks", place]
+    with pytest.raises(UserError, match=f"{option} .*: is --(driving|refs) too"):
+        run(files, *outputs, driving=driving)
+    assert sorted(path.name for path in files.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_do_not_take_the_place_of_the_result(files, tmp_path):
+    with pytest.raises(UserError, match="is --output too"):
+        run(files, tmp_path / "out", "--masks", str(tmp_path / "more" / ".." / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = [
+    (["--start", "7"], {}, "--start 7: the driving clip has 7 frames"),
+    (["--start", "soon"], {}, "--start soon"),
+    (["--batch", "0"], {}, "--batch 0"),
+    (["--motion", "absolute", "--adapt-scale"], {}, "--adapt-scale"),
+    (["--fusion", "element"], {}, "--fusion element"),
+    (["--crop"], {}, "face"),
+    ([], {"refs": ["none.png"]}, "none.png"),
+    ([], {"refs": ["text.png"]}, "text.png"),
+    ([], {"refs": ["empty"]}, "empty"),
+    ([], {"driving": "none.mp4"}, "none.mp4"),
+    ([], {"driving": "text.mp4"}, "text.mp4"),
+    ([], {"driving": "half.mp4"}, "half.mp4"),
+    ([], {"driving": "empty"}, "empty"),
+    ([], {"weights": "none"}, "none"),
+    ([], {"weights": "empty"}, "empty"),
+    ([], {"weights": "r0.png"}, "r0.png"),
+]
+
+
+@pytest.mark.parametrize(("options", "changes", "named"), BAD, ids=[named for *_, named in BAD])
+def test_bad_input_is_named_and_nothing_is_left(files, tmp_path, options, changes, named):
+    with pytest.raises(UserError, match=named):
+        run(files, tmp_path / "out.mp4", *options, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_output(files, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="file"):
+        run(files, tmp_path / "file" / "out.mp4")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_process_prints_one_line_and_exits_with_2(files, tmp_path):
+    command = [sys.executable, str(ROOT / "animate.py"), "--driving", "none.mp4", "--weights", str(files / "weights")]
+    result = subprocess.run(
+        [*command, "--output", "out.mp4"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: none.mp4")
+    no_reference = subprocess.run([*command, "--refs"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert no_reference.returncode == 2
+    assert "--refs" in no_reference.stderr
