@@ -115,7 +115,7 @@ def test_fixed_convolution_passes_the_gradient_but_keeps_none():
     for parameter in parameters:
         parameter.g = 7
     (actual,) = gradients(output, [leaf], weights)
-    weight = np.float64(tree.all()["conv/W"].d)
+    weight = np.asarray(tree.all()["conv/W"].d, np.float64)
     (numeric,) = numeric_gradients(lambda x: layers.conv2d(x, weight), [x], weights)
     assert_close(actual, numeric)
     assert all((parameter.g == 7).all() for parameter in parameters)
@@ -168,7 +168,7 @@ def test_instance_normalization_and_its_gradients():
     (leaf,) = leaves(x)
     output, tree = build(lambda: ops.instance_normalization(leaf), rng)
     parameters = [tree.all()[name] for name in ("in/beta", "in/gamma")]
-    arrays = [x, *(np.float64(p.d) for p in parameters)]
+    arrays = [x, *(np.asarray(p.d, np.float64) for p in parameters)]
     assert_close(run(output), layers.instance_norm(*arrays))
     numeric = numeric_gradients(layers.instance_norm, arrays, weights)
     for one, other in zip(gradients(output, [leaf, *parameters], weights), numeric):

@@ -66,7 +66,7 @@ def test_power_iteration_arrives_at_the_largest_singular_value():
     image = variable(draw(rng))
     judgement, tree = build(lambda: judge(image, spectral_norm=True), rng)
     plain, other = build(lambda: judge(image, spectral_norm=False))
-    weight = np.float64(tree.all()["discriminator/down_0/conv/W"].d)
+    weight = np.asarray(tree.all()["discriminator/down_0/conv/W"].d, np.float64)
     other.all()["discriminator/down_0/conv/W"].d = weight / np.linalg.norm(weight.reshape(len(weight), -1), 2)
     other.all()["discriminator/down_0/conv/b"].d = tree.all()["discriminator/down_0/conv/b"].d
     for _ in range(60):
@@ -78,7 +78,7 @@ def test_every_judgement_is_one_power_iteration():
     """As in PyTorch. The backward pass of ``F.spectral_norm`` undoes the second picture's."""
     rng = np.random.default_rng(6)
     (one, other), tree = build(lambda: [judge(variable(draw(rng)), spectral_norm=True) for _ in range(2)], rng)
-    vectors = {name: np.float64(p.d) for name, p in tree.all().items() if name.endswith("/u")}
+    vectors = {name: np.asarray(p.d, np.float64) for name, p in tree.all().items() if name.endswith("/u")}
     gradients(discriminator_loss(one.score, other.score), [], 1)
     for name, vector in vectors.items():
         for _ in range(2):
@@ -125,7 +125,7 @@ def test_fixed_spectral_norm_divides_by_the_norm_of_the_kept_vector():
     (fixed, free), tree = build(lambda: (judge(variable(image), True, fixed=True), judge(variable(image), True)), rng)
     for _ in range(200):
         free.score.forward()
-    arrays = {name: np.float64(p.d) for name, p in tree.all().items()}
+    arrays = {name: np.asarray(p.d, np.float64) for name, p in tree.all().items()}
     for name in [name for name in arrays if name.endswith("conv/W")]:
         arrays[name] /= np.linalg.norm(arrays[name].reshape(len(arrays[name]), -1), 2)
     without = {name: array for name, array in arrays.items() if not name.endswith("/u")}

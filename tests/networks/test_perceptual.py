@@ -20,7 +20,7 @@ def alexnet():
 
 
 def reference(arrays):
-    return expected.Parameters({name: np.float64(array) for name, array in arrays.items()})
+    return expected.Parameters({name: np.asarray(array, np.float64) for name, array in arrays.items()})
 
 
 def test_vgg19_shapes_are_torchvisions_up_to_relu5_1():

@@ -25,7 +25,7 @@ def leaves(*arrays):
 
 def double(array):
     """What a float32 Variable keeps of an array, as float64."""
-    return np.float64(np.float32(array))
+    return np.asarray(np.float32(array), np.float64)
 
 
 def run(*outputs):
@@ -66,7 +66,7 @@ def randomise(tree, rng):
 
 def reference_parameters(tree, training=False):
     """The parameters of a tree, for the reference networks."""
-    arrays = {name: np.float64(parameter.d) for name, parameter in tree.all().items()}
+    arrays = {name: np.asarray(parameter.d, np.float64) for name, parameter in tree.all().items()}
     return Parameters(arrays, training)
 
 
