@@ -28,10 +28,8 @@ _REMEDIES = {
 
 
 class UserError(Exception):
-    """Bad input: a file, key or argument that the person at the keyboard can mend.
-
-    The message is one line that names the file or key and the remedy. Commands print it and exit with 2.
-    """
+    """Bad input that the person at the keyboard can mend: one line that names the file or key and the remedy, which
+    commands print before they exit with 2."""
 
 
 def check_is_file(path: AnyPath) -> None:
@@ -40,31 +38,24 @@ def check_is_file(path: AnyPath) -> None:
     Raises:
         UserError: missing, a folder, a pipe, a socket or a device, or it can't be opened.
     """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode):
-            open(path, "rb").close()  # libraries that open it have errors of their own kinds
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise UserError(f"{path}: can't be opened ({error.strerror}); {remedy(error)}") from error
-    except ValueError as error:  # a name with a zero byte
-        raise UserError(f"{path}: can't be opened ({error}); check the path") from error
-    if stat.S_ISDIR(mode):
-        raise UserError(f"{path}: is a folder; give a file")
+    with named(path, "can't be opened"):
+        try:
+            mode = os.stat(path).st_mode
+            if stat.S_ISREG(mode):
+                open(path, "rb").close()  # libraries that open it have errors of their own kinds
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"{path}: no such file; check the path") from error
+        except ValueError as error:  # a name with a zero byte
+            raise UserError(f"{path}: can't be opened ({error}); check the path") from error
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise UserError(f"{path}: is {kind}; give a file")
 
 
 @contextlib.contextmanager
 def named(path: AnyPath, problem: str, otherwise: str = "check the path") -> Iterator[None]:
-    """Context manager that turns an OSError met inside into ``PATH: PROBLEM (reason); remedy``, a UserError.
-
-    Args:
-        path: what to name.
-        problem: such as "can't be read".
-        otherwise: the remedy where the error itself suggests none.
-    """
+    """Turn an OSError met inside into ``PATH: PROBLEM (reason); remedy``, a UserError; ``otherwise`` is the remedy
+    where the error itself suggests none."""
     try:
         yield
     except OSError as error:
@@ -77,13 +68,8 @@ def remedy(error: OSError, otherwise: str = "check the path") -> str:
 
 
 def command_parser(doc: str | None, usage: str = "[OPTION ...]", **options: Any) -> argparse.ArgumentParser:
-    """An ArgumentParser under the name that the command was started by.
-
-    Args:
-        doc: the command's docstring, None under ``python -OO``; its first paragraph describes the command.
-        usage: what follows the name.
-        options: of ArgumentParser, in place of the above.
-    """
+    """An ArgumentParser under the name that the command was started by, described by the first paragraph of its
+    docstring (None under ``python -OO``); ``usage`` follows the name, ``options`` are ArgumentParser's."""
     options = {"description": (doc or "").partition("\n\n")[0], **options}
     return argparse.ArgumentParser(prog=started_as(), usage=f"%(prog)s {usage}", **options)
 
@@ -107,38 +93,28 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     sys.stderr = _unfailing(sys.stderr)
     sys.stdout = _unfailing(sys.stdout, errors="surrogateescape")
     try:
-        sys.exit(_named(main) or _code_of_lost_output())
-    except UserError as error:
-        _give_up(str(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
-            raise
-        _give_up(f"not enough memory ({error}); give smaller input, a smaller model or batch")
+        sys.exit(_reporting(main) or _code_of_lost_output())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except (UserError, MemoryError, RuntimeError) as error:
+        message = str(error)
+        if not isinstance(error, UserError):
+            if not _is_lack_of_memory(error):
+                raise
+            message = f"not enough memory ({error}); give smaller input, a smaller model or batch"
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
 
 
-class _Unfailing(io.RawIOBase):
+class _Unfailing(io.FileIO):
     """A file whose writes succeed: what can't be written is lost, and ``problem`` is the last reason."""
 
     problem: OSError | None = None
 
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def isatty(self) -> bool:
-        return self._file.isatty()
-
     def write(self, data: Any) -> int:
         try:
-            written = self._file.write(data)
+            written: int | None = super().write(data)
         except OSError as error:
             self.problem = error
             return len(data)
@@ -156,11 +132,10 @@ def _unfailing(stream: TextIO | None, errors: str | None = None) -> TextIO:
     file = getattr(buffer, "raw", buffer)
     if not isinstance(stream, io.TextIOWrapper) or not isinstance(file, io.FileIO):
         return stream
-    target: Any = _Unfailing(file) if file is buffer else io.BufferedWriter(_Unfailing(file))
-    lines, through = stream.line_buffering, stream.write_through
-    return io.TextIOWrapper(
-        target, stream.encoding, errors or stream.errors, line_buffering=lines, write_through=through
-    )
+    raw = _Unfailing(file.fileno(), "w", closefd=False)
+    target: Any = raw if file is buffer else io.BufferedWriter(raw)
+    errors = errors or stream.errors
+    return io.TextIOWrapper(target, stream.encoding, errors, None, stream.line_buffering, stream.write_through)
 
 
 def _open_closed_descriptors() -> None:
@@ -198,7 +173,7 @@ def as_reported(error: BaseException) -> BaseException:
     return UserError(("" if place is None else f"{place}: ") + f"{error.strerror}; {remedy(error)}")
 
 
-def _named(main: Callable[[], int]) -> int:
+def _reporting(main: Callable[[], int]) -> int:
     try:
         return main()
     except (SystemError, OSError) as error:
@@ -208,8 +183,3 @@ def _named(main: Callable[[], int]) -> int:
 def _is_lack_of_memory(error: BaseException) -> bool:
     """nnabla and oneDNN tell it by a RuntimeError's text."""
     return isinstance(error, MemoryError) or "memory error in alloc" in str(error) or "out of memory" in str(error)
-
-
-def _give_up(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)

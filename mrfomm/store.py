@@ -8,19 +8,26 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mrfomm.errors import AnyPath, UserError, remedy
+from mrfomm.errors import AnyPath, UserError, named
 
 LOCK = ".lock"
 PARTIAL, OLD = ".partial", ".old"  # ends of the names of folders that are not whole yet, or replaced
+_STAGING, _NEW_STAGING = ".mrfomm-", ".new-mrfomm-"  # how folders for unfinished output begin
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems
+
+
+def named_writing(path: AnyPath) -> contextlib.AbstractContextManager[None]:
+    """Turn an OSError met while ``path`` is written into a UserError."""
+    return named(path, "can't write there", "make room or choose another place")
 
 
 @contextlib.contextmanager
 def whole_file(path: AnyPath) -> Iterator[Path]:
-    """Context manager that yields a path to write to; it becomes ``path`` at the end, and only if all went well.
+    """Yield a path to write to; it becomes ``path`` at the end, and only if all went well.
 
     The folder is made if need be. Where several processes write the file at once, each has its own path to write to,
     and the last one stays.
@@ -32,11 +39,10 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
     # the name ends like the file's: writers choose their format by that
     aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        aside.replace(path)
-    except OSError as error:
-        raise cant_write(path, error) from error
+        with named_writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            aside.replace(path)
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()  # nothing is there any more if all went well
@@ -44,7 +50,7 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: AnyPath) -> Iterator[Path]:
-    """Context manager that yields a new folder to fill; it takes the place of ``path`` at the end, if all went well.
+    """Yield a new folder to fill; it takes the place of ``path`` at the end, if all went well.
 
     Its files are synchronised first, and what stood there is renamed before it is deleted: under its own name the
     folder is whole, whenever the program is killed. Names of what isn't whole are hidden and end in PARTIAL or OLD.
@@ -55,13 +61,12 @@ def whole_folder(path: AnyPath) -> Iterator[Path]:
     path = Path(path)
     aside = own_name(path, PARTIAL)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        for entry in (*aside.rglob("*"), aside):
-            synchronise(entry)
-        _replace(aside, path)
-    except OSError as error:
-        raise cant_write(path, error) from error
+        with named_writing(path):
+            aside.mkdir(parents=True)
+            yield aside
+            for entry in (*aside.rglob("*"), aside):
+                synchronise(entry)
+            _replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -97,10 +102,75 @@ def _replace(aside: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def cant_write(path: AnyPath, error: OSError) -> UserError:
-    """The UserError for an OSError met while writing ``path``."""
-    advice = remedy(error, "make room or choose another place")
-    return UserError(f"{path}: can't write there ({error.strerror or error}); {advice}")
+@contextlib.contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder for unfinished output on the target's disk: beside it, or inside one that is there, maybe a mount
+    point. It is locked, and in the end deleted. Those that killed runs have left, without a lock, are deleted first.
+
+    Raises:
+        UserError: another run writes into the same folder.
+        OSError: the place can't be written.
+    """
+    home = target if target.is_dir() else target.parent
+    home.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(target)  # a name too long for the disk is told before the work
+    for left in home.glob(f"{_STAGING}*"):
+        with contextlib.ExitStack() as held:
+            if _lock(left, os.O_RDONLY, held) is None:
+                shutil.rmtree(left, ignore_errors=True)
+            elif target.is_dir() and left.exists():
+                raise _another_run(target)
+    new = Path(tempfile.mkdtemp(prefix=_NEW_STAGING, dir=home))
+    with contextlib.ExitStack() as held:
+        _lock(new, os.O_RDONLY, held)
+        staging = new.rename(home / new.name.replace(_NEW_STAGING, _STAGING))  # none is there without a lock
+        held.callback(shutil.rmtree, staging)
+        yield staging
+
+
+def is_staging(name: str) -> bool:
+    """Whether a folder of that name holds unfinished output."""
+    return name.startswith((_STAGING, _NEW_STAGING))
+
+
+@contextlib.contextmanager
+def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
+    """Let no other process hold a folder's lock meanwhile; ``make``: make the folder if it isn't there.
+
+    The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
+
+    Raises:
+        UserError: another process holds it, or the folder can't be written to.
+    """
+    with contextlib.ExitStack() as held:
+        with named_writing(folder):
+            if make:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            problem = _lock(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, held)
+            if isinstance(problem, BlockingIOError):
+                raise _another_run(folder)
+            if problem is not None and problem.errno not in _NO_LOCKS:
+                raise problem
+        if problem is not None:
+            log = logging.getLogger(__name__)
+            log.warning("%s: can't be locked (%s); start only one run there", folder, problem)
+        yield
+
+
+def _lock(path: Path, flags: int, held: contextlib.ExitStack) -> OSError | None:
+    """Lock a file or folder while ``held`` is open; returns what was in the way."""
+    try:
+        descriptor = os.open(path, flags, 0o666)  # not inherited by processes started later
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error
+    return None
+
+
+def _another_run(folder: AnyPath) -> UserError:
+    return UserError(f"{folder}: another run is at work there; wait for its end or take another folder")
 
 
 def files_below(folder: AnyPath, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -113,17 +183,19 @@ def files_below(folder: AnyPath, above: tuple[str, ...] = ()) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    try:
-        entries = sorted(Path(folder).iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {remedy(error)}") from error
-    for entry in entries:
+    for entry in sorted(entries(folder)):
         if entry.name.startswith("."):
             continue
         if os.path.isdir(entry):
             yield from files_below(entry, (*above, real))
         else:
             yield entry
+
+
+def entries(folder: AnyPath) -> list[Path]:
+    """What is in a folder; a UserError if it can't be listed."""
+    with named(folder, "cannot be listed"):
+        return list(Path(folder).iterdir())
 
 
 def sha256_of(path: AnyPath) -> str:
@@ -133,41 +205,3 @@ def sha256_of(path: AnyPath) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
-    """Context manager during which no other process can hold a folder's lock.
-
-    The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
-
-    Args:
-        folder: a folder that is there.
-        make: make it if it isn't.
-
-    Raises:
-        UserError: another process holds it, or the folder can't be written to.
-    """
-    path = Path(folder) / LOCK
-    try:
-        if make:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by processes started later
-    except OSError as error:
-        raise cant_write(folder, error) from error
-    try:
-        _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: AnyPath) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another run is at work there; wait for its end or take another folder") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise cant_write(folder, error) from error
-        logging.getLogger(__name__).warning("%s: can't be locked (%s); start only one run there", folder, error)

@@ -1,19 +1,19 @@
 """A container of pictures and sound, opened through FFmpeg's libraries (PyAV), and what of it is used."""
 
 import contextlib
-import functools
 import io
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
 import av.logging
 from av.container import InputContainer
+from av.filter import Graph
 from av.sidedata.sidedata import Type
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
@@ -21,7 +21,7 @@ from PIL import Image
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.media.images import as_browsers
-from mrfomm.media.timeline import Clock, Span, nearest, offsets, parts
+from mrfomm.media.timeline import Span, nearest, running_on
 
 # What FFmpeg may take a file for: containers, streams, sound, and stills and text, which are refused with a better
 # message. A playlist or a list of files (hls, concat, dash, sdp) would have it open others.
@@ -39,7 +39,6 @@ av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").addHandler(logging.NullHandler())
 logging.getLogger("libav").propagate = False
-logging.getLogger("libav").addHandler(logging.NullHandler())
 # PyAV 17 raises on side data of a kind that it doesn't know, such as EXIF: it then counts as one that isn't looked at
 setattr(Type, "_missing_", classmethod(lambda kinds, value: kinds.AFD))  # noqa: B010 - mypy knows Type by a stub
 
@@ -54,20 +53,13 @@ _SIDE = rb"\x54([\xaa\xbb\xcc\xdd])(?:\x81(.)|\x82(..))"
 _CROPPED = rb"(?:\x54[\xaa\xbb\xcc\xdd](?:\x81.|\x82..))+\x54[\xb0\xb2]"
 
 
-Timing = Callable[[], Clock]
-
-
 class Damage(Exception):  # noqa: N818 - named as what it tells
     """Not all of a stream can be decoded; the text says why."""
 
 
 @contextlib.contextmanager
 def open_container(path: AnyPath) -> Iterator[InputContainer]:
-    """Open a file for reading.
-
-    Raises:
-        UserError: missing, no regular file, or nothing that FFmpeg can open.
-    """
+    """Open a file for reading; a UserError if it is missing, no regular file, or nothing that FFmpeg can open."""
     check_is_file(path)
     with av.logging.Capture():
         try:
@@ -89,6 +81,13 @@ def unreadable(path: AnyPath, why: str) -> UserError:
     return UserError(f"{path}: not a readable video ({why}); give a whole mp4 or another video")
 
 
+def pulled(graph: Graph) -> Iterator[Any]:
+    """The frames that have come out of filters."""
+    with contextlib.suppress(av.BlockingIOError, av.EOFError):
+        while True:
+            yield graph.pull()
+
+
 def is_broadcast(container: InputContainer) -> bool:
     """Whether it may be cut anywhere, change on the way, and have its clock set anew."""
     return bool(container.format.flags & _MAY_JUMP)
@@ -100,7 +99,7 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
     Raises:
         UserError: there is none, it can't be decoded, or its frames are too large.
     """
-    stream = _shown(container)
+    stream = shown(container)
     if stream is None:
         raise unreadable(path, "no pictures in it")
     if stream.codec_context is None:
@@ -114,7 +113,9 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
     return stream
 
 
-def _shown(container: InputContainer) -> VideoStream | None:
+def shown(container: InputContainer) -> VideoStream | None:
+    """The stream that players show, if there is one: :func:`picture_stream` before it is looked at."""
+
     def rank(stream: VideoStream) -> tuple[bool, bool, int]:
         is_known = getattr(stream, "width", 0) > 0  # it may be announced, but not be there
         return is_known, bool(stream.disposition & Disposition.default), stream.frames
@@ -123,24 +124,20 @@ def _shown(container: InputContainer) -> VideoStream | None:
     return max(moving, key=rank, default=None)
 
 
-class Look(NamedTuple):
-    """What a container says of its pictures.
+def sound_streams(container: InputContainer) -> list[Stream]:
+    """The sound tracks, the default one first."""
+    return sorted(container.streams.audio, key=lambda s: not s.disposition & Disposition.default)
 
-    Attributes:
-        aspect: width over height of one pixel; None: as each frame says.
-        crop: columns and rows that aren't shown: left, right, top, bottom.
-    """
+
+class Look(NamedTuple):
+    """How a container wants its pictures shown: width over height of a pixel (None: as each frame says), and how many
+    columns and rows aren't shown: left, right, top, bottom."""
 
     aspect: Fraction | None
     crop: tuple[int, ...]
 
 
 def look(container: InputContainer, stream: VideoStream) -> Look:
-    """How its pictures are to be shown."""
-    return Look(None if is_broadcast(container) else stream.sample_aspect_ratio, _cropping(stream))
-
-
-def _cropping(stream: VideoStream) -> tuple[int, ...]:
     """PyAV hides a stream's cropping (of mp4 and mkv), but FFmpeg writes it into the head of a Matroska copy (RFC 9559:
     PixelCropLeft and so on)."""
     head = io.BytesIO()
@@ -150,15 +147,46 @@ def _cropping(stream: VideoStream) -> tuple[int, ...]:
     found = re.search(_CROPPED, head.getvalue(), re.DOTALL)
     told = re.findall(_SIDE, found[0] if found else b"", re.DOTALL)
     sides = {side: int.from_bytes(one + two, "big") for side, one, two in told}
-    return tuple(sides.get(side, 0) for side in (b"\xcc", b"\xdd", b"\xbb", b"\xaa"))
+    crop = tuple(sides.get(side, 0) for side in (b"\xcc", b"\xdd", b"\xbb", b"\xaa"))
+    return Look(None if is_broadcast(container) else stream.sample_aspect_ratio, crop)
 
 
-def sound_streams(container: InputContainer) -> list[Stream]:
-    """The sound tracks, the default one first."""
-    return sorted(container.streams.audio, key=lambda s: not s.disposition & Disposition.default)
+class Course(NamedTuple):
+    """How the pictures of a clip run: the spans of all frames in order, and what the container's clock is ahead
+    (:func:`running_on`); whether decoded frames say when they are shown, otherwise the n-th has the n-th span; whether
+    parts of packets are missing."""
+
+    spans: list[Span]
+    ahead: list[Fraction]
+    is_stamped: bool
+    is_torn: bool
 
 
-class Stamp(NamedTuple):
+def course(container: InputContainer, stream: VideoStream | None) -> Course:
+    """That of the pictures up to the first damage, which is told when they are decoded; empty without a stream."""
+    if stream is None:
+        return Course([], [Fraction(0)], True, False)
+    unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
+    found = _stamps(container, stream)
+    lengths = [stamp.duration * unit for stamp in found]
+    is_stamped = container.format.name not in _UNSTAMPED and all(stamp.pts is not None for stamp in found)
+    times: list[tuple[Fraction, Fraction | None]]
+    if container.format.name == "gif":
+        lengths = [as_browsers(length) for length in lengths]
+        times = [(time, None) for time in itertools.accumulate([Fraction(0), *lengths])]
+    elif is_stamped:
+        times = [((at.pts or 0) * unit, None if at.dts is None else at.dts * unit) for at in found]
+    elif all(stamp.dts is not None for stamp in found):
+        times = [((stamp.dts or 0) * unit,) * 2 for stamp in found]
+    else:
+        lengths = [step] * len(found)
+        times = [(n * step, None) for n in range(len(found))]
+    stamped = ((*time, length) for time, length in zip(times, lengths))
+    spans, ahead = running_on(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
+    return Course(spans, ahead, is_stamped, any(stamp.is_torn for stamp in found))
+
+
+class _Stamp(NamedTuple):
     """Of a packet: when it is shown and decoded, in units of its stream; for how long; whether parts are missing."""
 
     pts: int | None
@@ -167,62 +195,30 @@ class Stamp(NamedTuple):
     is_torn: bool
 
 
-def stamps(container: InputContainer, stream: Stream) -> list[Stamp]:
-    """Those of every packet up to the first damage, which is told when the frames are read. One that is empty shows the
-    frame before it for longer; of a broadcast, what is cut off before the first key frame is left out."""
-    found: list[Stamp] = []
+def _stamps(container: InputContainer, stream: Stream) -> list[_Stamp]:
+    """Those of every packet. One that is empty shows the frame before it for longer; of a broadcast, what is cut off
+    before the first key frame is left out."""
+    found: list[_Stamp] = []
     has_begun = not is_broadcast(container)
     with contextlib.suppress(Damage):
         for packet in packets(container, stream):
+            duration = packet.duration or 0
             if packet.is_keyframe and not has_begun:
                 has_begun = True
                 found.clear()
             if packet.size and not packet.is_discard:
-                found.append(Stamp(packet.pts, packet.dts, packet.duration or 0, packet.is_corrupt))
+                found.append(_Stamp(packet.pts, packet.dts, duration, packet.is_corrupt))
             elif found and not packet.size:
-                found[-1] = found[-1]._replace(duration=found[-1].duration + (packet.duration or 0))
+                found[-1] = found[-1]._replace(duration=found[-1].duration + duration)
     return found
 
 
-def is_stamped(container: InputContainer, found: list[Stamp]) -> bool:
-    """Whether the stamps of decoded frames say when they are shown."""
-    return container.format.name not in _UNSTAMPED and all(stamp.pts is not None for stamp in found)
-
-
-def spans(container: InputContainer, stream: VideoStream, found: list[Stamp]) -> list[list[Span]]:
-    """When frames are shown, in order, in parts between which the clock is set anew."""
-    unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
-    lengths = [stamp.duration * unit for stamp in found]
-    seconds: list[tuple[Fraction, Fraction | None]]
-    if container.format.name == "gif":
-        lengths = [as_browsers(length) for length in lengths]
-        seconds = [(time, time) for time in itertools.accumulate([Fraction(0), *lengths])]
-    elif is_stamped(container, found):
-        seconds = [((at.pts or 0) * unit, None if at.dts is None else at.dts * unit) for at in found]
-    elif all(stamp.dts is not None for stamp in found):
-        seconds = [((stamp.dts or 0) * unit,) * 2 for stamp in found]
-    else:
-        lengths = [step] * len(found)
-        seconds = [(n * step, n * step) for n in range(len(found))]
-    stamped = ((*time, length) for time, length in zip(seconds, lengths))
-    return parts(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
-
-
-def timing(container: InputContainer, rate: Fraction, found: list[list[Span]] | None = None) -> Timing:
-    """What makes a clock of a clip for one pass. It begins with pictures or sound, whichever is first, and so that the
-    first picture lies on the grid of ``rate`` places a second. ``found``: the spans of its pictures, if known."""
-    shown, sounds = _shown(container), sound_streams(container)
-    if shown and found is None:
-        found = spans(container, shown, stamps(container, shown))
-    if not sounds:
-        return functools.partial(Clock, found[0][0][0] if found else Fraction(0), offsets(found or []))
-    first = _first_time(shown or sounds[0])
-    begin = min(first, _first_time(sounds[0]))
-    return functools.partial(Clock, first - nearest((first - begin) * rate) / rate, offsets(found or []))
-
-
-def _first_time(stream: Stream) -> Fraction:
-    return (stream.start_time or 0) * (stream.time_base or Fraction(0))
+def start(container: InputContainer, rate: Fraction, pictures: Course) -> Fraction:
+    """The container's time that is 0: where pictures or sound begin, whichever is first, and so that the first picture
+    lies on the grid of ``rate`` places a second."""
+    sounds = [(sound.start_time or 0) * (sound.time_base or Fraction(0)) for sound in sound_streams(container)[:1]]
+    begins = [time for time, _ in pictures.spans[:1]] + sounds or [Fraction(0)]
+    return begins[0] - nearest((begins[0] - min(begins)) * rate) / rate
 
 
 def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
@@ -251,33 +247,31 @@ def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoF
         is_bad = complaint or any(frame.is_corrupt for frame in frames)
         if is_bad and has_begun:
             raise Damage(complaint or "a frame is incomplete")
-        has_begun = has_begun or bool(frames and not is_bad)
         if not is_bad:
+            has_begun = has_begun or bool(frames)
             yield from frames
 
 
 def _read(
-    container: InputContainer, stream: Stream, is_decoding: bool
-) -> Iterator[tuple[av.Packet, list[av.VideoFrame], str]]:
+    container: InputContainer, stream: Any, is_decoding: bool
+) -> Iterator[tuple[av.Packet | None, list[av.VideoFrame], str]]:
     """Each packet, what came out of it, and what FFmpeg complained of meanwhile."""
     incoming = container.demux(stream)
+    packet: av.Packet | None
     is_end = False
     while not is_end:
-        packet: Any = None
-        frames: list[av.VideoFrame] = []
-        complaint = ""
+        packet, frames, complaint = None, [], ""
         with av.logging.Capture() as log:
             try:
                 packet = next(incoming, None)
-                is_torn = packet is not None and packet.is_corrupt and not is_broadcast(container)
-                if is_torn:
+                if packet is not None and packet.is_corrupt and not is_broadcast(container):
                     complaint = "a packet is incomplete"
                 elif is_decoding and (packet is None or packet.size):
-                    frames = stream.decode(packet)  # type: ignore[attr-defined]
+                    frames = stream.decode(packet)
             except (av.FFmpegError, ValueError) as error:
                 complaint = reason(error)
             except IndexError:  # PyAV 17, at the end of a file in which streams came in late
-                frames = stream.decode(None) if is_decoding else []  # type: ignore[attr-defined]
+                frames = stream.decode(None) if is_decoding else []
         is_end = packet is None
         told = [text.strip() for level, _, text in log if level <= av.logging.ERROR and _HARMLESS not in text]
         # a live recording's header knows no length, and so its end comes as a surprise, however whole it is

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.store import entries
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
@@ -133,18 +134,6 @@ def list_images(folder: AnyPath) -> list[Path]:
     if not files:
         raise UserError(f"{folder}: no image in this folder; give a folder of PNG or JPEG frames, or a video")
     return files
-
-
-def entries(folder: AnyPath) -> list[Path]:
-    """What is in a folder.
-
-    Raises:
-        UserError: it can't be listed.
-    """
-    try:
-        return list(Path(folder).iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
 def natural_order(entry: Path) -> tuple[list, str]:

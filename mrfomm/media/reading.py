@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import gcd
-from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
@@ -15,16 +14,9 @@ from av.video.stream import VideoStream
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.media import container as containers
-from mrfomm.media.images import (
-    IMAGE_SUFFIXES,
-    animation,
-    is_animation,
-    list_images,
-    read_image,
-    read_text,
-)
+from mrfomm.media.images import IMAGE_SUFFIXES, animation, is_animation, list_images, read_image, read_text
 from mrfomm.media.pixels import Converter
-from mrfomm.media.timeline import Clock, Span, constant_rate, offsets, on_grid
+from mrfomm.media.timeline import Clock, Span, constant_rate, on_grid
 from mrfomm.media.whole import check_whole
 
 FOLDER_FPS = 25.0  # VoxCeleb's rate: a folder of images says nothing of time
@@ -60,11 +52,8 @@ def open_frames(path: AnyPath, fps: float | None = None) -> FrameSource:
     Videos are turned upright, given square pixels and, if they are HDR, tone-mapped. Their time stamps give the
     constant rate: every frame comes at least once, and again while it is still shown; the first one also while only
     the sound runs. Where the picture's size changes in mid-clip, frames keep their shape and are scaled to the shorter
-    side of the first. A folder's images come in natural order (2 before 10) and may differ in size.
-
-    Args:
-        path: the clip or folder.
-        fps: of a folder, 25 if None.
+    side of the first. A folder's images come in natural order (2 before 10) and may differ in size; ``fps`` is the
+    folder's, 25 if None.
 
     Raises:
         UserError: here for what is missing, empty or no video, and for ``fps`` given with a video; while iterating,
@@ -79,57 +68,21 @@ def open_frames(path: AnyPath, fps: float | None = None) -> FrameSource:
     check_is_file(path)
     if fps is not None:
         raise UserError(f"{path}: a video has a rate of its own; give --fps with a folder of frames only")
-    return _open_image(path) if is_animation(path) else _open_video(path)
+    if is_animation(path):
+        return _open_image(path)
+    video = _Video(path)
+    return FrameSource(str(path), float(video.rate), video.count, video.has_audio, video.frames)
 
 
 def read_comment(path: AnyPath) -> str | None:
-    """The comment in the metadata of a video, a gif, an image or the first image of a folder; None without one.
-
-    Raises:
-        UserError: missing, or none of these.
-    """
+    """The comment in the metadata of a video, a gif, an image or the first image of a folder; None without one. A
+    UserError if it is missing or none of these."""
     if os.path.isdir(path):
         path = list_images(path)[0]
     if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES:
         return read_text(path)
     with containers.open_container(path) as container:
-        by_name = {name.lower(): text for name, text in container.metadata.items()}
-    return by_name.get("comment")
-
-
-_Timed = tuple[Fraction, Fraction, np.ndarray]
-
-
-class _Video(NamedTuple):
-    rate: Fraction
-    timing: containers.Timing
-    times: list[Span] | None  # of all frames in order, where the container's stamps don't tell
-
-
-def _open_video(path: AnyPath) -> FrameSource:
-    with containers.open_container(path) as container:
-        _check_moving(container, path)
-        stream = containers.picture_stream(container, path)
-        check_whole(container, path)
-        video, count = _measured(container, stream, path)
-        told = Fraction(container.duration or 0, 10**6)  # the longest track's
-        if container.format.name in _SHORT_WITHOUT_A_WORD and count < told * video.rate * Fraction(9, 10):
-            _log.warning("%s: tells of %.1f s, has pictures for %.1f s; it may be cut", path, told, count / video.rate)
-        has_audio, look = bool(container.streams.audio), containers.look(container, stream)
-    with containers.open_container(path) as container:
-        try:
-            first = next(containers.decode(container, containers.picture_stream(container, path)))
-            side = min(Converter(look)(first).shape[:2])
-        except containers.Damage as error:
-            raise containers.unreadable(path, str(error)) from error
-        except StopIteration:
-            raise containers.unreadable(path, "no frame in it") from None
-    if first.interlaced_frame:
-        _log.warning("%s: filmed in half frames (interlaced); what moves has combed edges", path)
-    if first.rotation % 90:
-        _log.warning("%s: turned by %d degrees; shown by the nearest quarter turn", path, first.rotation)
-    frames = functools.partial(_frames, str(path), video, look, side, set())
-    return FrameSource(str(path), float(video.rate), count, has_audio, frames)
+        return {name.lower(): text for name, text in container.metadata.items()}.get("comment")
 
 
 def _open_image(path: AnyPath) -> FrameSource:
@@ -141,6 +94,75 @@ def _open_image(path: AnyPath) -> FrameSource:
     return FrameSource(str(path), float(rate), count, False, lambda: on_grid(animation(path), rate))
 
 
+class _Video:
+    """A clip that FFmpeg reads, on the grid of its constant ``rate``."""
+
+    def __init__(self, path: AnyPath) -> None:
+        self._path, self._is_change_told = str(path), False
+        with containers.open_container(path) as container:
+            _check_moving(container, path)
+            stream = containers.picture_stream(container, path)
+            check_whole(container, path)
+            self._look, self.has_audio = containers.look(container, stream), bool(container.streams.audio)
+            course = containers.course(container, stream)
+            self.rate = _rate(container, stream, course.spans)
+            start = self._start = containers.start(container, self.rate, course)
+            self._ahead, self._times = course.ahead, None if course.is_stamped else course.spans
+            self.count = sum(1 for _ in on_grid(((time - start, long, 0) for time, long in course.spans), self.rate))
+            if course.is_torn:
+                _log.warning("%s: parts are missing on the way, as where it was received badly or joined", path)
+            told, seen = Fraction(container.duration or 0, 10**6), self.count / self.rate  # the longest track's
+            if container.format.name in _SHORT_WITHOUT_A_WORD and seen < told * Fraction(9, 10):
+                _log.warning("%s: tells of %.1f s, has pictures for %.1f s; it may be cut", path, told, seen)
+        self._side = self._side_of_the_first()
+
+    def _side_of_the_first(self) -> int:
+        with containers.open_container(self._path) as container:
+            try:
+                first = next(containers.decode(container, containers.picture_stream(container, self._path)))
+                side = min(Converter(self._look)(first).shape[:2])
+            except containers.Damage as error:
+                raise containers.unreadable(self._path, str(error)) from error
+            except StopIteration:
+                raise containers.unreadable(self._path, "no frame in it") from None
+        if first.interlaced_frame:
+            _log.warning("%s: filmed in half frames (interlaced); what moves has combed edges", self._path)
+        if first.rotation % 90:
+            _log.warning("%s: turned by %d degrees; shown by the nearest quarter turn", self._path, first.rotation)
+        return side
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """One pass."""
+        shape = previous = None
+        try:
+            with containers.open_container(self._path) as container:
+                for pixels in on_grid(self._timed(container), self.rate):
+                    shape = shape or pixels.shape
+                    if pixels.shape != shape and not self._is_change_told:
+                        self._is_change_told = True
+                        told = "the picture's shape changes on the way"
+                        _log.warning("%s: %s, from %s to %s", self._path, told, shape, pixels.shape)
+                    yield pixels.copy() if pixels is previous else pixels
+                    previous = pixels
+        except containers.Damage as error:
+            raise UserError(
+                f"{self._path}: damaged or cut short ({error}); get a whole copy, or keep what is left of it: "
+                f"ffmpeg -i {self._path} repaired.mp4"
+            ) from error
+
+    def _timed(self, container: InputContainer) -> Iterator[tuple[Fraction, Fraction, np.ndarray]]:
+        stream = containers.picture_stream(container, self._path)
+        clock, convert = Clock(self._start, self._ahead), Converter(self._look, self._side)
+        step, unit = 1 / self.rate, stream.time_base or Fraction(1)
+        for number, frame in enumerate(containers.decode(container, stream)):
+            if self._times is None and frame.pts is not None:
+                length = (frame.duration or 0) * unit
+                yield clock(frame.pts * unit, length), length, convert(frame)
+            else:
+                known = (self._times or [])[number : number + 1] or [(number * step, step)]
+                yield known[0][0] - self._start, known[0][1], convert(frame)
+
+
 def _check_moving(container: InputContainer, path: AnyPath) -> None:
     name, video = container.format.name, container.streams.video
     is_avif = name.startswith("mov") and len(video) == 1 and video[0].frames == 1 and container.duration is None
@@ -148,50 +170,9 @@ def _check_moving(container: InputContainer, path: AnyPath) -> None:
         raise UserError(f"{path}: a still image or text; give a video, a gif or a folder of images")
 
 
-def _measured(container: InputContainer, stream: VideoStream, path: AnyPath) -> tuple[_Video, int]:
-    """The grid, and how many places the frames have on it: without decoding them."""
-    stamps = containers.stamps(container, stream)
-    if any(stamp.is_torn for stamp in stamps):
-        _log.warning("%s: parts are missing on the way, as where it was received badly or joined", path)
-    found = containers.spans(container, stream, stamps)
-    times = [span for part in found for span in part]
-    clock = Clock(Fraction(0), offsets(found))
-    shown = [clock(*span) for span in times]
-    steps = [time - before for before, time in zip(shown, shown[1:])] + [length for _, length in times[-1:] if length]
+def _rate(container: InputContainer, stream: VideoStream, spans: list[Span]) -> Fraction:
     guess = stream.guessed_rate or Fraction(0)
-    is_told = containers.is_broadcast(container) and 0 < guess <= 60  # whose stamps have holes
-    rate = guess if is_told else constant_rate(steps, guess)
-    timing = containers.timing(container, rate, found)
-    clock = timing()
-    count = sum(1 for _ in on_grid(((clock(*span), span[1], 0) for span in times), rate))
-    return _Video(rate, timing, None if containers.is_stamped(container, stamps) else times), count
-
-
-def _frames(path: str, video: _Video, look: containers.Look, side: int, said: set[str]) -> Iterator[np.ndarray]:
-    shape, previous = None, None
-    try:
-        with containers.open_container(path) as container:
-            stream = containers.picture_stream(container, path)
-            for pixels in on_grid(_timed(container, stream, video, Converter(look, side)), video.rate):
-                shape = shape or pixels.shape
-                if pixels.shape != shape and path not in said:
-                    said.add(path)
-                    _log.warning("%s: the picture's shape changes on the way, from %s to %s", path, shape, pixels.shape)
-                yield pixels.copy() if pixels is previous else pixels
-                previous = pixels
-    except containers.Damage as error:
-        raise UserError(
-            f"{path}: damaged or cut short ({error}); get a whole copy, or keep what is left of it: "
-            f"ffmpeg -i {path} repaired.mp4"
-        ) from error
-
-
-def _timed(container: InputContainer, stream: VideoStream, video: _Video, convert: Converter) -> Iterator[_Timed]:
-    clock, step, unit = video.timing(), 1 / video.rate, stream.time_base or Fraction(1)
-    for number, frame in enumerate(containers.decode(container, stream)):
-        if video.times is None and frame.pts is not None:
-            span = frame.pts * unit, (frame.duration or 0) * unit
-        else:
-            known = (video.times or [])[number : number + 1]
-            span = known[0] if known else (number * step, step)
-        yield clock(*span), span[1], convert(frame)
+    if containers.is_broadcast(container) and 0 < guess <= 60:
+        return guess  # its stamps have holes
+    steps = [after[0] - before[0] for before, after in zip(spans, spans[1:])]
+    return constant_rate(steps + [length for _, length in spans[-1:] if length], guess)

@@ -12,7 +12,8 @@ from av.container import InputContainer, OutputContainer
 from av.filter import Graph
 
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.media.container import Damage, Timing, is_broadcast, open_container, packets, sound_streams, timing
+from mrfomm.media import container as containers
+from mrfomm.media.timeline import Clock
 
 _BLOCK = 1024  # samples that are encoded at once, and so how exactly the end is cut
 _KNOWN_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")  # others are mixed down, as players do
@@ -23,36 +24,35 @@ _log = logging.getLogger(__name__)
 
 
 class Sound(NamedTuple):
-    """A track that can be decoded. ``timing``: of the clip that it is from, as its pictures are read."""
+    """A track that can be decoded: the number of its stream, and the clock of the clip as its pictures are read."""
 
     path: str
-    track: int  # the number of its stream
-    timing: Timing
+    track: int
+    start: Fraction
+    ahead: list[Fraction]
 
 
 def find_sound(path: AnyPath, fps: Fraction) -> Sound | None:
     """The default sound track of a clip or sound file, or the next one that can be decoded; None if it has none.
-
-    Args:
-        path: the file.
-        fps: the rate at which the clip's pictures are shown.
+    ``fps`` is the rate at which the clip's pictures are shown.
 
     Raises:
         UserError: the file can't be opened, or none of its tracks can be decoded.
     """
-    with open_container(path) as container:
-        tracks = sound_streams(container)
+    with containers.open_container(path) as container:
+        tracks = containers.sound_streams(container)
         if not tracks:
             return None
-        begin = timing(container, fps)
+        course = containers.course(container, containers.shown(container))
+        start = containers.start(container, fps, course)
         for track in tracks:
             if _can_be_decoded(path, track.index):
-                return Sound(str(path), track.index, begin)
+                return Sound(str(path), track.index, start, course.ahead)
     raise UserError(f"{path}: its sound can't be decoded here; leave it out (--no-audio), or encode it anew as AAC")
 
 
 def _can_be_decoded(path: AnyPath, index: int) -> bool:
-    with open_container(path) as container:
+    with containers.open_container(path) as container:
         stream = container.streams[index]
         return stream.codec_context is not None and next(_decoded(container, stream), None) is not None
 
@@ -60,8 +60,8 @@ def _can_be_decoded(path: AnyPath, index: int) -> bool:
 def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
     """The frames that can be decoded; what is damaged between them is told."""
     is_damaged = False
-    with contextlib.suppress(Damage):
-        for packet in itertools.chain(packets(container, stream), [None]):
+    with contextlib.suppress(containers.Damage):
+        for packet in itertools.chain(containers.packets(container, stream), [None]):
             try:
                 yield from stream.decode(packet) if packet is None or packet.size else []
             except (av.FFmpegError, ValueError):
@@ -82,26 +82,25 @@ class SoundTrack:
 
     def __init__(self, sound: Sound, output: OutputContainer, copied: tuple[str, ...], encoder: str) -> None:
         self._closing = contextlib.ExitStack()
-        self._input = self._closing.enter_context(open_container(sound.path))
+        self._input = self._closing.enter_context(containers.open_container(sound.path))
         self._from = cast(Any, self._input.streams[sound.track])  # PyAV's types don't tell kinds of streams apart
-        self._timing, self._output = sound.timing, output
+        self._clock, self._output = Clock(sound.start, sound.ahead), output
         can_be_copied = self._from.codec_context.name in copied and self._from.rate >= _SLOWEST
-        if can_be_copied and not is_broadcast(self._input):  # whose layout may change on the way
+        if can_be_copied and not containers.is_broadcast(self._input):  # whose layout may change on the way
             self._to: Any = output.add_stream_from_template(self._from)
             self._blocks = self._copied()
         else:
-            self._to = _encoder(output, encoder, self._from)
+            layout = self._from.layout.name if self._from.layout.name in _KNOWN_LAYOUTS else "stereo"
+            rate = self._from.rate if self._from.rate in _RATES else 48000
+            self._to = output.add_stream(encoder, rate=rate, layout=layout)
             self._blocks = self._encoded()
-        self._waiting: tuple[Fraction, list[av.Packet]] | None = None
+        self._next: tuple[Fraction, list[av.Packet]] | None = Fraction(-1), []
 
     def write_to(self, seconds: Fraction) -> None:
         """Write what begins before ``seconds``, counted from the first picture."""
-        while True:
-            self._waiting = self._waiting or next(self._blocks, None)
-            if self._waiting is None or self._waiting[0] >= seconds:
-                return
-            self._output.mux(self._waiting[1])
-            self._waiting = None
+        while self._next is not None and self._next[0] < seconds:
+            self._output.mux(self._next[1])
+            self._next = next(self._blocks, None)
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
@@ -114,17 +113,16 @@ class SoundTrack:
 
     def _copied(self) -> Iterator[tuple[Fraction, list[av.Packet]]]:
         unit, last = self._from.time_base, None
-        clock = self._timing()
         can_hide = bool(self._output.format.flags & _TS_NEGATIVE)  # a codec's run-in, before the pictures
-        with contextlib.suppress(Damage):
-            for packet in packets(self._input, self._from):
-                before = -1 - can_hide * (packet.duration or 0) if last is None else last
+        with contextlib.suppress(containers.Damage):
+            for packet in containers.packets(self._input, self._from):
                 if not packet.size or packet.pts is None:
                     continue
-                time = round(clock(packet.pts * unit, (packet.duration or 0) * unit) / unit)
-                if time > before:
-                    last = time
-                    packet.pts, packet.dts, packet.stream = last, last, self._to
+                duration = packet.duration or 0
+                time = round(self._clock(packet.pts * unit, duration * unit) / unit)
+                if time > (-1 - can_hide * duration if last is None else last):
+                    last = packet.pts = packet.dts = time
+                    packet.stream = self._to
                     yield last * unit, [packet]
 
     def _encoded(self) -> Iterator[tuple[Fraction, list[av.Packet]]]:
@@ -136,18 +134,18 @@ class SoundTrack:
 
     def _blocks_in_time(self) -> Iterator[Any]:
         """Blocks of even length from the first picture on; gaps are filled with silence."""
-        graph, clock = None, self._timing()
+        graph = None
         for frame in _of_one_kind(_decoded(self._input, self._from)):
             unit = Fraction(1, frame.sample_rate)
-            graph = graph or _filling(frame)
+            graph = graph or _filling(frame, unit)
             if frame.pts is not None:
-                frame.pts = round(clock(frame.pts * frame.time_base, frame.samples * unit) / unit)
+                frame.pts = round(self._clock(frame.pts * frame.time_base, frame.samples * unit) / unit)
                 frame.time_base = unit
             graph.push(frame)
-            yield from _pulled(graph)
+            yield from containers.pulled(graph)
         if graph is not None:
             graph.push(None)
-            yield from _pulled(graph)
+            yield from containers.pulled(graph)
 
 
 def _of_one_kind(frames: Iterator[Any]) -> Iterator[Any]:
@@ -161,28 +159,10 @@ def _of_one_kind(frames: Iterator[Any]) -> Iterator[Any]:
         yield from [frame] if kind == first or resampler is None else resampler.resample(frame)
 
 
-def _encoder(output: OutputContainer, codec: str, source: Any) -> Any:
-    layout = source.layout.name if source.layout.name in _KNOWN_LAYOUTS else "stereo"
-    rate = source.rate if source.rate in _RATES else 48000
-    return output.add_stream(codec, rate=rate, layout=layout)
-
-
-def _filling(frame: av.AudioFrame) -> Graph:
+def _filling(frame: av.AudioFrame, unit: Fraction) -> Graph:
     graph = Graph()
-    source = graph.add_abuffer(
-        sample_rate=frame.sample_rate,
-        format=frame.format,
-        layout=frame.layout,
-        time_base=Fraction(1, frame.sample_rate),
-    )
-    graph.link_nodes(
-        source, graph.add("aresample", "async=1:first_pts=0:min_hard_comp=0.04"), graph.add("abuffersink")
-    ).configure()
+    source = graph.add_abuffer(sample_rate=frame.sample_rate, format=frame.format, layout=frame.layout, time_base=unit)
+    filling = graph.add("aresample", "async=1:first_pts=0:min_hard_comp=0.04")
+    graph.link_nodes(source, filling, graph.add("abuffersink")).configure()
     graph.set_audio_frame_size(_BLOCK)
     return graph
-
-
-def _pulled(graph: Graph) -> Iterator[Any]:
-    with contextlib.suppress(av.BlockingIOError, av.EOFError):
-        while True:
-            yield graph.pull()

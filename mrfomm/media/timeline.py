@@ -16,55 +16,54 @@ _PAUSE = 3  # typical steps: what takes longer tells nothing of the rate
 _LATE = 0.04, 0.06  # seconds that a frame may come late, on a usual rate and on any
 
 
-class Clock:
-    """Runs on where a container's clock is set anew on the way, as in broadcasts: there, no time passes.
-
-    Args:
-        start: the container's time that is 0 here, in seconds.
-        offsets: what stamps are ahead of this clock, from one such place to the next; of :func:`offsets`.
-    """
-
-    def __init__(self, start: Fraction, offsets: Sequence[Fraction]) -> None:
-        self._start, self._offsets = start, list(offsets)
-        self._end: Fraction | None = None
-
-    def __call__(self, stamp: Fraction, duration: Fraction) -> Fraction:
-        """When something begins that the container stamps so; to be asked in order, of one stream."""
-        while self._end is not None and len(self._offsets) > 1:
-            stay, go = (abs(stamp - offset - self._end) for offset in self._offsets[:2])
-            if stay <= go:
-                break
-            del self._offsets[0]
-        self._end = stamp - self._offsets[0] + duration
-        return stamp - self._offsets[0] - self._start
-
-
-def parts(
+def running_on(
     stamps: Iterable[tuple[Fraction, Fraction | None, Fraction]], slip: Fraction, longest: int
-) -> list[list[Span]]:
-    """The spans of frames in order, in parts between which the clock is set anew.
+) -> tuple[list[Span], list[Fraction]]:
+    """The spans of frames in order, on a clock that runs on where the container's is set anew; and, for the parts
+    between such places, what the container's clock is ahead of that one, in seconds.
 
     Args:
         stamps: when each packet is shown and decoded (if it tells), and its duration, in seconds, in the file's order.
         slip, longest: seconds back and without a picture; more says that the clock was set.
     """
-    found: list[list[Span]] = []
+    parts: list[list[Span]] = []
     last = end = Fraction(0)
     for shown, decoded, duration in stamps:
-        if not found or decoded is not None and not last - slip <= decoded <= end + longest:
-            found.append([])
+        if not parts or decoded is not None and not last - slip <= decoded <= end + longest:
+            parts.append([])
             last = shown - slip if decoded is None else decoded
         last, end = last if decoded is None else decoded, shown + duration
-        found[-1].append((shown, duration))
-    return [sorted(part) for part in found]
-
-
-def offsets(found: list[list[Span]]) -> list[Fraction]:
-    """How far the stamps of each part are ahead of a clock that runs on."""
+        parts[-1].append((shown, duration))
+    spans: list[Span] = []
     ahead = [Fraction(0)]
-    for before, part in zip(found, found[1:]):
-        ahead.append(part[0][0] - (sum(before[-1], Fraction(0)) - ahead[-1]))
-    return ahead
+    for part in map(sorted, parts):
+        if spans:
+            ahead.append(part[0][0] - sum(spans[-1]))
+        spans += [(shown - ahead[-1], duration) for shown, duration in part]
+    return spans, ahead
+
+
+class Clock:
+    """Runs on where a container's clock is set anew on the way, as in broadcasts: there, no time passes.
+
+    Args:
+        start: the container's time that is 0 here, in seconds.
+        ahead: what stamps are ahead of this clock, from one such place to the next; of :func:`running_on`.
+    """
+
+    def __init__(self, start: Fraction, ahead: Sequence[Fraction]) -> None:
+        self._start, self._ahead = start, list(ahead)
+        self._end: Fraction | None = None
+
+    def __call__(self, stamp: Fraction, duration: Fraction) -> Fraction:
+        """When something begins that the container stamps so; to be asked in order, of one stream."""
+        while self._end is not None and len(self._ahead) > 1:
+            stay, go = (abs(stamp - ahead - self._end) for ahead in self._ahead[:2])
+            if stay <= go:
+                break
+            del self._ahead[0]
+        self._end = stamp - self._ahead[0] + duration
+        return stamp - self._ahead[0] - self._start
 
 
 def constant_rate(steps: list[Fraction], guess: Fraction | None) -> Fraction:
@@ -79,18 +78,22 @@ def constant_rate(steps: list[Fraction], guess: Fraction | None) -> Fraction:
         are placed in order on that of their typical step, or a denser one, if they fell behind the sound there.
     """
     positive = [step for step in steps if step > 0]
+    usual = [guess] if guess and guess <= _COARSE else []
     if not positive:
-        return guess if guess and guess <= _COARSE else Fraction(25)
+        return usual[0] if usual else Fraction(25)
     longest = _PAUSE * float(np.median([float(step) for step in positive]))
     typical = [step for step in steps if 0 <= step <= longest]
-    own = len(typical) / sum(typical, Fraction(0))
+    length = sum(typical, Fraction(0))
+    own = len(typical) / length
+
+    def is_off(rate: Fraction) -> bool:
+        return abs(rate - own) * length > Fraction(1, 2)
+
+    if max(typical) < 1.5 * min(typical) and is_off(usual[0] if usual else own):
+        usual = []  # steady at another rate than the file tells
     near = [Fraction(round(own)), Fraction(round(own * 1001 / 1000) * 1000, 1001)]
-    close = [rate for rate in near if rate and abs(rate - own) * sum(typical) <= Fraction(1, 2)]
-    close.sort(key=lambda rate: abs(rate - own))
-    grids = [guess] if guess and guess <= _COARSE else []
-    if grids and max(typical) < 1.5 * min(typical) and abs(grids[0] - own) * sum(typical) > Fraction(1, 2):
-        grids = []  # steady at another rate than the file tells
-    usual, others = grids + close, [own, *(Fraction(rate) for rate in _DENSER if rate > own)]
+    usual += sorted((rate for rate in near if rate and not is_off(rate)), key=lambda rate: abs(rate - own))
+    others = [own, *(Fraction(rate) for rate in _DENSER if rate > own)]
     wanted = [(rate, _LATE[0]) for rate in usual] + [(rate, _LATE[1]) for rate in others]
     chosen = next((rate for rate, late in wanted if _lateness(steps, rate) <= late), others[-1])
     return chosen if chosen in usual else max(chosen.limit_denominator(1001), Fraction(1, 1001))

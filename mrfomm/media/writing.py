@@ -2,27 +2,29 @@
 
 import contextlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.filter import Graph
-from av.filter.context import FilterContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from PIL import Image, PngImagePlugin
 
 from mrfomm.errors import AnyPath, UserError, remedy
-from mrfomm.media.gif import with_comment
-from mrfomm.media.images import entries
+from mrfomm.media.container import pulled, reason
 from mrfomm.media.pixels import EXACT
 from mrfomm.media.sound import Sound, SoundTrack, find_sound
-from mrfomm.media.staging import FRAME_NAME, is_staging, named_errors, publish, staging_folder
+from mrfomm.media.whole import add_comment
+from mrfomm.store import entries, is_staging, staging_folder
 
+_FRAME_NAME = re.compile(r"\d{6,}\.png")
 _MARK = b"mrFM"  # the chunk by which our PNG frames are known; editors don't copy it (PNG, 4.7.1)
 _FASTEST_GIF = 50  # frames per second: browsers show a delay of 1/100 s as 1/10 s
 
@@ -51,9 +53,9 @@ _CONTAINERS = {
 class FrameSink:
     """Takes frames one by one; made by :func:`open_sink`. ``count`` is the number of frames taken so far."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, put: Callable[[np.ndarray, int], None]) -> None:
         self.count = 0
-        self._target = target
+        self._target, self._put = target, put
 
     def write(self, frame: np.ndarray) -> None:
         """Add one frame, uint8 [H,W,3] RGB.
@@ -64,131 +66,90 @@ class FrameSink:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [H,W,3], not {frame.dtype} {list(frame.shape)}")
-        self._put(frame)
+        with _named_errors(self._target):
+            self._put(frame, self.count)
         self.count += 1
 
-    def _put(self, frame: np.ndarray) -> None:
-        raise NotImplementedError
 
-    def _finish(self) -> Path:
-        """Complete the output; return where it stands aside."""
-        raise NotImplementedError
+def _png_writer(folder: Path, comment: str | None) -> Callable[[np.ndarray, int], None]:
+    text = PngImagePlugin.PngInfo()
+    text.add(_MARK, b"")
+    if comment is not None:
+        text.add_text("Comment", comment)
+    folder.mkdir()
 
-    def _release(self) -> None:
-        """Stop what is still running, after success or failure."""
+    def put(frame: np.ndarray, number: int) -> None:
+        # level 1 is three times as fast as the default and a tenth larger
+        Image.fromarray(frame).save(folder / f"{number:06d}.png", compress_level=1, pnginfo=text)
 
-
-class _FolderSink(FrameSink):
-    def __init__(self, target: Path, staging: Path, comment: str | None) -> None:
-        super().__init__(target)
-        self._folder = staging / "frames"
-        self._folder.mkdir()
-        self._text = PngImagePlugin.PngInfo()
-        self._text.add(_MARK, b"")
-        if comment is not None:
-            self._text.add_text("Comment", comment)
-
-    def _put(self, frame: np.ndarray) -> None:
-        with named_errors(self._target):
-            # level 1 is three times as fast as the default and a tenth larger
-            path = self._folder / f"{self.count:06d}.png"
-            Image.fromarray(frame).save(path, compress_level=1, pnginfo=self._text)
-
-    def _finish(self) -> Path:
-        return self._folder
-
-
-class _VideoSink(FrameSink):
-    def __init__(self, target: Path, staging: Path, fps: Fraction, sound: Sound | None, comment: str | None) -> None:
-        super().__init__(target)
-        self._path = staging / f"video{target.suffix.lower()}"
-        self._rate, self._sound, self._comment = fps, sound, comment
-        self._shape: tuple[int, ...] = ()
-        self._movie: _Movie | None = None
-
-    def _put(self, frame: np.ndarray) -> None:
-        with named_errors(self._target):
-            if self._movie is None:
-                self._shape = frame.shape
-                self._movie = _Movie(self._path, self._shape, self._rate, self._sound, self._comment)
-            if frame.shape != self._shape:
-                raise ValueError(f"frame {self.count} is {list(frame.shape)}, the first is {list(self._shape)}")
-            self._movie.put(frame, self.count)
-
-    def _finish(self) -> Path:
-        if self._movie is None:
-            raise ValueError("no frame was written")
-        with named_errors(self._target):
-            self._movie.finish()
-            if self._path.suffix == ".gif" and self._comment is not None:
-                return with_comment(self._path, self._path.with_name("comment.gif"), self._comment)
-        return self._path
-
-    def _release(self) -> None:
-        if self._movie is not None:
-            self._movie.close()
+    return put
 
 
 class _Movie:
-    """A container being written: pictures, and the sound as far as they have come."""
+    """A video or gif being written: pictures, and the sound as far as they have come."""
 
-    def __init__(
-        self, path: Path, shape: tuple[int, ...], rate: Fraction, sound: Sound | None, comment: str | None
-    ) -> None:
-        kind = _CONTAINERS[path.suffix]
-        self._rate, self._padding = rate, [(0, -length % kind.multiple) for length in shape[:2]]
+    def __init__(self, path: Path, rate: Fraction, sound: Sound | None, comment: str | None) -> None:
+        self._path, self._rate, self._sound, self._comment = path, rate, sound, comment
+        self._closing = contextlib.ExitStack()
+
+    def _begin(self, shape: tuple[int, ...]) -> None:
+        kind = _CONTAINERS[self._path.suffix]
+        self._shape, self._padding = shape, [(0, -length % kind.multiple) for length in shape[:2]]
         height, width = (length + more for length, (_, more) in zip(shape, self._padding))
-        self._container = av.open(f"file:{path}", "w", options=dict(kind.muxing))
-        if comment is not None:
-            self._container.metadata["comment"] = comment
-        stream = self._container.add_stream(kind.codec, rate=rate, options=dict(kind.options))
-        self._stream = _described(cast(VideoStream, stream), width, height, kind.pixels)
-        self._stream.codec_context.time_base = 1 / rate
-        self._stream.codec_context.thread_count = 1  # the same bytes on every machine
-        self._graph, self._source, self._sink = _filters(width, height, rate, kind.pixels)
-        self._sound = None
-        if sound is not None and kind.other_audio:
-            self._sound = SoundTrack(sound, self._container, kind.copied_audio, kind.other_audio)
+        self._container = av.open(f"file:{self._path}", "w", options=dict(kind.muxing))
+        self._closing.callback(self._container.close)
+        if self._comment is not None:
+            self._container.metadata["comment"] = self._comment
+        self._stream = cast(VideoStream, self._container.add_stream(kind.codec, self._rate, dict(kind.options)))
+        _describe(self._stream, width, height, kind.pixels)
+        self._stream.codec_context.time_base = 1 / self._rate
+        self._graph = _filters(width, height, self._rate, kind.pixels)
+        self._track = None
+        if self._sound is not None and kind.other_audio:
+            self._track = SoundTrack(self._sound, self._container, kind.copied_audio, kind.other_audio)
+            self._closing.callback(self._track.close)
 
     def put(self, frame: np.ndarray, number: int) -> None:
+        if not number:
+            self._begin(frame.shape)
+        if frame.shape != self._shape:
+            raise ValueError(f"frame {number} is {list(frame.shape)}, the first is {list(self._shape)}")
         picture = av.VideoFrame.from_ndarray(np.pad(frame, [*self._padding, (0, 0)], mode="edge"), "rgb24")
         picture.pts, picture.time_base = number, 1 / self._rate
-        self._source.push(picture)
-        self._encode()
-        if self._sound is not None:
-            self._sound.write_to((number + 1) / self._rate)
+        self._encode(picture)
+        if self._track is not None:
+            self._track.write_to((number + 1) / self._rate)
 
     def finish(self) -> None:
-        self._source.push(None)
-        self._encode()
+        self._encode(None)
         self._container.mux(self._stream.encode(None))
-        if self._sound is not None:
-            self._sound.finish()
+        if self._track is not None:
+            self._track.finish()
         self._container.close()
+        if self._path.suffix == ".gif" and self._comment is not None:
+            add_comment(self._path, self._comment)
 
     def close(self) -> None:
-        if self._sound is not None:
-            self._sound.close()
         with contextlib.suppress(av.FFmpegError):  # told already, if anything was to be told
-            self._container.close()
+            self._closing.close()
 
-    def _encode(self) -> None:
-        with contextlib.suppress(av.BlockingIOError, av.EOFError):
-            while True:
-                self._container.mux(self._stream.encode(cast(av.VideoFrame, self._sink.pull())))
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        self._graph.push(picture)
+        for frame in pulled(self._graph):
+            self._container.mux(self._stream.encode(cast(av.VideoFrame, frame)))
 
 
-def _described(stream: VideoStream, width: int, height: int, pixels: str) -> VideoStream:
+def _describe(stream: VideoStream, width: int, height: int, pixels: str) -> None:
     """Set the size, and say in which colours the frames are."""
+    context = stream.codec_context
+    context.thread_count = 1  # the same bytes on every machine
     stream.width, stream.height, stream.pix_fmt = width, height, pixels
     if pixels != "pal8":
-        context = stream.codec_context
         context.colorspace, context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return stream
 
 
-def _filters(width: int, height: int, rate: Fraction, pixels: str) -> tuple[Graph, FilterContext, FilterContext]:
+def _filters(width: int, height: int, rate: Fraction, pixels: str) -> Graph:
     """From RGB to what the encoder takes: by the matrix that the stream names, or by a palette for every frame.
 
     The matrix is BT.601's, whatever the size: readers that look at none take it, as OpenCV does. A palette for the
@@ -200,15 +161,14 @@ def _filters(width: int, height: int, rate: Fraction, pixels: str) -> tuple[Grap
     if pixels == "pal8":
         split, use = graph.add("split"), graph.add("paletteuse", "new=1")
         palette = graph.add("palettegen", "stats_mode=single")
-        for one, other, out, into in ((source, split, 0, 0), (split, use, 0, 0), (split, palette, 1, 0)):
-            one.link_to(other, out, into)
+        graph.link_nodes(source, split, use, sink)
+        split.link_to(palette, 1, 0)
         palette.link_to(use, 0, 1)
-        use.link_to(sink)
     else:
         scale = graph.add("scale", f"out_color_matrix=smpte170m:out_range=tv:{EXACT}")
         graph.link_nodes(source, scale, graph.add("format", pixels), sink)
     graph.configure()
-    return graph, source, sink  # the graph is to be kept: it owns the others
+    return graph
 
 
 @contextlib.contextmanager
@@ -229,8 +189,7 @@ def open_sink(
             far from its pictures as it was and cut to their length: copied if players expect its codec in this
             container, else encoded (AAC; PCM in avi). Of no effect if it has no sound or is a folder, and on a gif or
             folder output.
-        comment: one line that goes into the file's metadata, in a folder into every PNG (as tEXt); see
-            :func:`mrfomm.media.reading.read_comment`. Nothing else does.
+        comment: one line for the file's metadata, in a folder for every PNG's (tEXt); nothing else goes into them.
 
     Raises:
         UserError: on entering, before any work: a suffix that is not listed, a place that cannot be written, a folder
@@ -239,29 +198,53 @@ def open_sink(
     """
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)  # a link stays, and leads to the result
     _check_target(target)
+    rate = _checked_rate(target, fps)
+    sound = None if audio_from is None or os.path.isdir(audio_from) else find_sound(audio_from, rate)
+    with contextlib.ExitStack() as stack:
+        with _named_errors(target):
+            staging = stack.enter_context(staging_folder(target))
+        is_folder = target.is_dir() or not target.suffix
+        finished = staging / ("frames" if is_folder else f"video{target.suffix.lower()}")
+        movie = None if is_folder else stack.enter_context(contextlib.closing(_Movie(finished, rate, sound, comment)))
+        sink = FrameSink(target, movie.put if movie else _png_writer(finished, comment))
+        yield sink
+        if not sink.count:
+            raise UserError(f"{target}: not written, as there was no frame")
+        with _named_errors(target):
+            if movie is not None:
+                movie.finish()
+            _publish(finished, target)
+
+
+@contextlib.contextmanager
+def _named_errors(target: Path) -> Iterator[None]:
+    """Name the output in what the disk or an encoder raises."""
+    try:
+        yield
+    except (OSError, av.FFmpegError, UnknownCodecError) as error:
+        raise UserError(f"{target}: cannot be written ({reason(error)}); make room or use another place") from error
+
+
+def _publish(finished: Path, target: Path) -> None:
+    """Put what is finished into its place; of a folder the frames that are no longer in it go."""
+    if not target.is_dir():
+        os.replace(finished, target)
+        return
+    fresh = {entry.name for entry in finished.iterdir()}
+    for name in sorted(fresh):
+        os.replace(finished / name, target / name)
+    for entry in target.iterdir():
+        if _FRAME_NAME.fullmatch(entry.name) and entry.name not in fresh:
+            entry.unlink()
+
+
+def _checked_rate(target: Path, fps: float) -> Fraction:
     is_gif = target.suffix.lower() == ".gif" and not target.is_dir()
     fastest = _FASTEST_GIF if is_gif else 1000
     if not 0.01 <= fps <= fastest:
-        told = "; browsers show no faster gif: give an .mp4" if is_gif and fps > fastest else ""
-        raise UserError(f"{target}: {fps} frames per second{told or f'; give a number from 0.01 to {fastest}'}")
-    rate = Fraction(float(fps)).limit_denominator(1001)  # 23.976... becomes 24000/1001 again
-    sound = None if audio_from is None or os.path.isdir(audio_from) else find_sound(audio_from, rate)
-    with staging_folder(target) as staging:
-        is_folder = _is_folder(target)
-        sink = _FolderSink(target, staging, comment) if is_folder else _VideoSink(target, staging, rate, sound, comment)
-        try:
-            yield sink
-            if not sink.count:
-                raise UserError(f"{target}: not written, as there was no frame")
-            finished = sink._finish()
-        finally:
-            sink._release()
-        with named_errors(target):
-            publish(finished, target)
-
-
-def _is_folder(target: Path) -> bool:
-    return target.is_dir() or not target.suffix
+        told = "browsers show no faster gif: give an .mp4" if is_gif and fps > fastest else ""
+        raise UserError(f"{target}: {fps} frames per second; {told or f'give a number from 0.01 to {fastest}'}")
+    return Fraction(float(fps)).limit_denominator(1001)  # 23.976... becomes 24000/1001 again
 
 
 def _check_target(target: Path) -> None:
@@ -286,12 +269,9 @@ def _check_ours(target: Path, entry: Path) -> None:
     """Refuse to clear a folder of what isn't ours: frames are known by their mark, not by their names."""
     if is_staging(entry.name):
         return
-    if not FRAME_NAME.fullmatch(entry.name):
+    if not _FRAME_NAME.fullmatch(entry.name):
         raise UserError(f"{target}: holds {entry.name}, which is no frame; give a new or empty folder")
-    try:
-        with Image.open(entry) as image:
-            is_ours = any(name == _MARK for name, *_ in getattr(image, "private_chunks", ()))
-    except (OSError, SyntaxError, ValueError):
-        is_ours = False
-    if not is_ours:
-        raise UserError(f"{target}: holds {entry.name}, which this program didn't write; give a new or empty folder")
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(entry) as image:
+        if any(name == _MARK for name, *_ in getattr(image, "private_chunks", ())):
+            return
+    raise UserError(f"{target}: holds {entry.name}, which this program didn't write; give a new or empty folder")

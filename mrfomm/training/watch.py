@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mrfomm.errors import UserError, check_is_file
-from mrfomm.store import cant_write, whole_file
+from mrfomm.store import named_writing, whole_file
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
 NOT_CURVES = ("step", "epoch", "time", "broken_clips")
@@ -40,11 +40,8 @@ class RunLog:
     def write(self, step, epoch, values):
         """Append one row: numbers by name, at a step. Those that aren't finite, which JSON doesn't know, are null."""
         row = {"step": step, "epoch": epoch, "time": round(time.time(), 2), **values}
-        try:
-            with open(self._folder / LOG, "a", encoding="utf-8") as file:
-                file.write(_line(row))
-        except OSError as error:
-            raise cant_write(self._folder / LOG, error) from error
+        with named_writing(self._folder / LOG), open(self._folder / LOG, "a", encoding="utf-8") as file:
+            file.write(_line(row))
         self._add_scalars(row)
 
     def _add_scalars(self, row):

@@ -17,7 +17,7 @@ from mrfomm.data.clips import BrokenClip, Clip, open_clip
 from mrfomm.errors import UserError
 from mrfomm.media.images import read_image
 from mrfomm.media.reading import open_frames
-from mrfomm.media.timeline import Clock, constant_rate, offsets, on_grid, parts
+from mrfomm.media.timeline import Clock, constant_rate, on_grid, running_on
 from mrfomm.media.writing import open_sink
 
 EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -330,7 +330,9 @@ def test_no_frame_is_lost_wherever_the_sound_begins(phase, jitter):
 def test_a_clock_that_is_set_anew_takes_no_time():
     stamps = [Fraction(n % 10, 25) + 1000 * (n // 10 % 2) for n in range(40)]
     length = Fraction(1, 25)
-    clock = Clock(Fraction(0), offsets(parts(((stamp, stamp, length) for stamp in stamps), length, 10)))
+    spans, ahead = running_on(((stamp, stamp, length) for stamp in stamps), length, 10)
+    assert spans == [(n * length, length) for n in range(40)]
+    clock = Clock(Fraction(0), ahead)
     assert list(on_grid(((clock(stamp, length), length, n) for n, stamp in enumerate(stamps)), Fraction(25))) == list(
         range(40)
     )
