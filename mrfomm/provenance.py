@@ -32,18 +32,8 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmic
 
 
 def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> str:
-    """The comment for ``open_sink``.
-
-    Args:
-        references: paths of the pictures. driving: path of the clip, or of its folder of frames.
-        weights: digest of the model (``model.model_digest``).
-
-    Returns:
-        JSON text of one line, ASCII.
-
-    Raises:
-        UserError: a file can't be read.
-    """
+    """The comment for ``open_sink``, JSON of one ASCII line: of the reference pictures' files, the driving clip (a file
+    or a folder of frames) and the model's digest (``model.model_digest``). A UserError if a file can't be read."""
     record = {
         "synthetic": True,
         "digital_source_type": SOURCE_TYPE,
@@ -79,10 +69,7 @@ def _file_digest(path: AnyPath) -> str:
 
 def clip_digest(path: AnyPath) -> str:
     """What a clip is known by: SHA-256 of its file; for a folder, of what ``sha256sum`` prints for its images in order.
-
-    Raises:
-        UserError: it can't be read.
-    """
+    A UserError if it can't be read."""
     if not os.path.isdir(path):
         return _file_digest(path)
     lines = [f"{_file_digest(image)}  {image.name}\n" for image in list_images(path)]
@@ -91,11 +78,8 @@ def clip_digest(path: AnyPath) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = command_parser(
-        __doc__,
-        "FILE",
-        epilog="A file without such a record is not thereby genuine: it is easily removed.",
-    )
+    epilog = "A file without such a record is not thereby genuine: it is easily removed."
+    parser = command_parser(__doc__, "FILE", epilog=epilog)
     parser.add_argument("file", metavar="FILE", help="video, gif, PNG or folder of PNGs that animate.py wrote")
     return parser.parse_args(arguments)
 

@@ -38,13 +38,6 @@ class Region(NamedTuple):
         left, top = min(self.left, other.left), min(self.top, other.top)
         return Region(left, top, max(self.right, other.right), max(self.bottom, other.bottom))
 
-    def iou(self, other: "Region") -> float:
-        """Area of the intersection over area of the union, in 0..1."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        shared = max(width, 0) * max(height, 0)
-        return shared / (self._area() + other._area() - shared)
-
     def scaled(self, across: float, down: float) -> "Region":
         """The Region with x multiplied by ``across`` and y by ``down``."""
         return Region(self.left * across, self.top * down, self.right * across, self.bottom * down)
@@ -55,8 +48,14 @@ class Region(NamedTuple):
         left, top = (self.left + self.right - size) / 2, (self.top + self.bottom - size) / 2
         return Box(round(left), round(top), round(size))
 
+    def iou(self, other: "Region") -> float:
+        """Area of the intersection over area of the union, in 0..1."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        shared = Region(left, top, min(self.right, other.right), min(self.bottom, other.bottom))._area()
+        return shared / (self._area() + other._area() - shared)
+
     def _area(self) -> float:
-        return (self.right - self.left) * (self.bottom - self.top)
+        return max(self.right - self.left, 0) * max(self.bottom - self.top, 0)
 
 
 Place = tuple[int, Region]  # of a face: number of the frame, and where in it
@@ -82,8 +81,10 @@ class FaceFinder:
     """Finds faces in a frame. It holds the loaded cascades: make one and keep it."""
 
     def __init__(self) -> None:
-        self._frontal = _load_cascade("haarcascade_frontalface_alt2.xml")
-        self._profile = _load_cascade("haarcascade_profileface.xml")
+        self._frontal, self._profile = (
+            cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{kind}.xml")  # type: ignore[attr-defined]
+            for kind in ("frontalface_alt2", "profileface")
+        )
 
     def __call__(self, frame: np.ndarray) -> Box | None:
         """Box of the largest face, None without one."""
@@ -103,14 +104,9 @@ class FaceFinder:
 
     def _profiles(self, grey: np.ndarray) -> list[Box]:
         """The cascade knows one side of the face only: search the mirrored frame for the other."""
-        width = grey.shape[1]
         mirrored = _detect(self._profile, np.ascontiguousarray(grey[:, ::-1]))
-        mirrored = [Box(width - face.x - face.size, face.y, face.size) for face in mirrored]
-        return _detect(self._profile, grey) + mirrored
-
-
-def _load_cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(cv2.data.haarcascades + name)  # type: ignore[attr-defined]
+        turned_back = [face._replace(x=grey.shape[1] - face.x - face.size) for face in mirrored]
+        return _detect(self._profile, grey) + turned_back
 
 
 def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> list[Box]:
@@ -139,15 +135,11 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
 
 
 def link(places: Iterable[Place], likeness: Callable[[list[Place], Place], float]) -> list[list[Place]]:
-    """Follow faces over time.
+    """Follow faces over time: the tracks of ``places``, which come by ascending frame numbers. ``likeness`` of a
+    track so far and a further place is 0 if that is another face.
 
-    Args:
-        places: of faces, by ascending frame numbers.
-        likeness: of a track, the list of a face's places so far, and a further place; 0: it isn't this face.
-
-    Returns:
-        The tracks. A place goes on with the one that it is most like, or else opens a new one: so a single false
-        detection doesn't end a track.
+    A place goes on with the track that it is most like, or else opens a new one: so a single false detection doesn't
+    end a track.
     """
     tracks: list[list[Place]] = []
     for place in places:
@@ -191,7 +183,7 @@ def find_clip_box(
     """
     found, shape = _search(frames, find_faces or FaceFinder().faces, source)
     tracks = link(((number, face.region()) for number, faces in enumerate(found) for face in faces), _nearest)
-    if shape is None or not tracks:
+    if not tracks:
         raise UserError(f"{source}: no face found; leave out --crop, or crop it by hand")
     track = max(tracks, key=lambda track: sum(region.square().size for _, region in track))
     median = np.median([region.square() for _, region in track], axis=0)
@@ -200,15 +192,12 @@ def find_clip_box(
     often = _GOOD_PART * len(found)
     others = sum(len(other) > often for other in tracks if other is not track)
     if others:
-        tell(
-            f"{source}: faces in {others + 1} places; the one seen most and largest is taken; crop by hand for another"
-        )
+        rest = "the one seen most and largest is taken; crop by hand for another"
+        tell(f"{source}: faces in {others + 1} places; {rest}")
     missing = sum(not any(box.holds(face) for face in faces) for faces in found)
     if missing > often:
-        tell(
-            f"{source}: no face inside the box in {missing} of {len(found)} frames searched; "
-            "cut the clip to the part in which it stays in place, or leave out --crop"
-        )
+        rest = "cut the clip to the part in which it stays in place, or leave out --crop"
+        tell(f"{source}: no face inside the box in {missing} of {len(found)} frames searched; {rest}")
     return box
 
 
@@ -225,17 +214,17 @@ def _nearest(track: list[Place], place: Place) -> float:
 
 def _search(
     frames: Iterable[np.ndarray], find_faces: Callable[[np.ndarray], Iterable[Box]], source: AnyPath
-) -> tuple[list[list[Box]], tuple[int, ...] | None]:
+) -> tuple[list[list[Box]], tuple[int, ...]]:
     """The faces in every ``stride``-th frame, and a frame's shape. The stride doubles as the clip turns out longer."""
     results: list[list[Box]] = []
-    stride, shape = 1, None
+    shape: tuple[int, ...] = ()
+    stride = 1
     for index, frame in enumerate(frames):
         shape = shape or frame.shape
         if frame.shape != shape:
             raise UserError(f"{source}: frames differ in size; leave out --crop, or make them one size")
-        if index % stride:
-            continue
-        results.append(list(find_faces(frame)))
-        if len(results) == 2 * _SAMPLES:
-            results, stride = results[::2], 2 * stride
+        if index % stride == 0:
+            results.append(list(find_faces(frame)))
+            if len(results) == 2 * _SAMPLES:
+                results, stride = results[::2], 2 * stride
     return results, shape

@@ -37,24 +37,30 @@ def read_image(path: AnyPath) -> np.ndarray:
         UserError: missing, a folder, not an image, truncated, 32 bits per channel, or too many pixels
             (Pillow's own limit against decompression bombs, 89 megapixels).
     """
-    check_is_file(path)
-    with _readable(path), Image.open(path) as image:
+    with _opened(path) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
         profile = image.info.get("icc_profile")
         if profile is None and (other := _other_colours(image)):
             _log.warning("%s: %s, but without a profile; colours are taken as sRGB", path, other)
-    return over_ground(_to_srgb(path, _to_eight_bits(path, upright), profile))
+    if upright.mode.startswith(("I", "F")):  # convert() would clip these modes at 255
+        grey = np.asarray(upright)
+        if upright.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+            raise UserError(f"{path}: more than 16 bits per channel; convert it to an 8-bit PNG")
+        upright = Image.fromarray((grey >> 8).astype(np.uint8))
+    return _to_rgb(path, upright, profile)
 
 
 @contextlib.contextmanager
-def _readable(path: AnyPath) -> Iterator[None]:
-    """Name the file in what Pillow raises."""
+def _opened(path: AnyPath) -> Iterator[Image.Image]:
+    """Open an image; the file is named in what Pillow raises."""
+    check_is_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is damaged beside a picture that is whole
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+            with Image.open(path) as image:
+                yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"{path}: more than {limit} megapixels; make the image smaller") from error
@@ -73,17 +79,8 @@ def _other_colours(image: Image.Image) -> str:
     return "" if is_srgb else "a gamma or primaries of its own"
 
 
-def _to_eight_bits(path: AnyPath, image: Image.Image) -> Image.Image:
-    if not image.mode.startswith(("I", "F")):
-        return image
-    grey = np.asarray(image)  # convert() would clip these modes at 255
-    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-        raise UserError(f"{path}: more than 16 bits per channel; convert it to an 8-bit PNG")
-    return Image.fromarray((grey >> 8).astype(np.uint8))
-
-
-def _to_srgb(path: AnyPath, image: Image.Image, profile: "bytes | None") -> np.ndarray:
-    """uint8 [H,W,3], or [H,W,4] where there is transparency."""
+def _to_rgb(path: AnyPath, image: Image.Image, profile: bytes | None) -> np.ndarray:
+    """uint8 [H,W,3] in sRGB, over white."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     colours = image if image.mode in ("L", "CMYK", "LAB") else image.convert("RGB")  # what profiles are made for
     if image.mode == "LA":
@@ -96,10 +93,10 @@ def _to_srgb(path: AnyPath, image: Image.Image, profile: "bytes | None") -> np.n
         except (ImageCms.PyCMSError, OSError) as error:
             _log.warning("%s: its colour profile can't be used (%s); colours are taken as sRGB", path, error)
     rgb = np.array(colours.convert("RGB"))
-    return rgb if alpha is None else np.dstack([rgb, np.asarray(alpha)])
+    return rgb if alpha is None else over_white(np.dstack([rgb, np.asarray(alpha)]))
 
 
-def over_ground(image: np.ndarray) -> np.ndarray:
+def over_white(image: np.ndarray) -> np.ndarray:
     """Lay uint8 or uint16 [H,W,4] over white; [H,W,3] comes back as it is."""
     if image.shape[2] == 3:
         return image
@@ -119,16 +116,11 @@ def fit(frame: np.ndarray, size: int) -> np.ndarray:
     square = frame[top : top + side, left : left + side]
     if side == size:
         return square
-    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    return cv2.resize(square, (size, size), interpolation=interpolation)
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 
 def list_images(folder: AnyPath) -> list[Path]:
-    """The images of a folder in natural order (2 before 10); hidden files don't count.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The images of a folder in natural order; hidden files don't count. A UserError if there are none."""
     files = [entry for entry in entries(folder) if entry.suffix.lower() in IMAGE_SUFFIXES]
     files = sorted((entry for entry in files if not entry.name.startswith(".")), key=natural_order)
     if not files:
@@ -143,7 +135,6 @@ def natural_order(entry: Path) -> tuple[list, str]:
 
 def is_animation(path: AnyPath) -> bool:
     """Whether it moves and FFmpeg doesn't read it as it is shown: WebP, AVIF with transparency, any with a profile."""
-    check_is_file(path)
     try:
         with Image.open(path, formats=["WEBP", "AVIF", "PNG"]) as image:
             is_hard = image.format == "WEBP" or image.format == "AVIF" and image.mode == "RGBA"
@@ -153,16 +144,13 @@ def is_animation(path: AnyPath) -> bool:
 
 
 def animation(path: AnyPath) -> Iterator[tuple[Fraction, Fraction, np.ndarray]]:
-    """Every frame of an animated image: when it is shown first, for how long, in seconds; uint8 [H,W,3].
-
-    Raises:
-        UserError: a frame can't be read.
-    """
+    """Every frame of an animated image: when it is shown first, for how long, in seconds; uint8 [H,W,3]. A UserError
+    if one can't be read."""
     start = Fraction(0)
-    with _readable(path), Image.open(path) as image:
+    with _opened(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
-            frame = over_ground(_to_srgb(path, image, image.info.get("icc_profile")))
+            frame = _to_rgb(path, image, image.info.get("icc_profile"))
             duration = as_browsers(Fraction(image.info.get("duration", 0)).limit_denominator(1000) / 1000)
             yield start, duration, frame
             start += duration
@@ -173,8 +161,7 @@ def as_browsers(delay: Fraction) -> Fraction:
     return delay if delay > Fraction(1, 100) else Fraction(1, 10)
 
 
-def read_text(path: AnyPath) -> "str | None":
+def read_text(path: AnyPath) -> str | None:
     """The comment in an image's metadata (PNG's tEXt, for one); None without one."""
-    check_is_file(path)
-    with _readable(path), Image.open(path) as image:
+    with _opened(path) as image:
         return image.info.get("Comment")

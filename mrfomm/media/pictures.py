@@ -22,26 +22,21 @@ def draw_keypoints(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Draw keypoints [n,2] ((x, y) in [-1,1]) on a copy of a picture uint8 [H,W,3]."""
     image = image.copy()
     height, width = image.shape[:2]
-    radius = max(1, height // 64)
     for (x, y), colour in zip(points, keypoint_colours(len(points))):
         centre = (round((x + 1) / 2 * (width - 1)), round((y + 1) / 2 * (height - 1)))
-        cv2.circle(image, centre, radius, colour, -1)
+        cv2.circle(image, centre, max(1, height // 64), colour, -1)
     return image
 
 
 def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
     """Rows of equally large pictures [H,W,3] -> one picture, with white gaps; short rows are filled with white."""
-    columns = max(len(row) for row in rows)
-    blank = np.full_like(rows[0][0], 255)
-    lines = [_join([*row, *[blank] * (columns - len(row))], gap, axis=1) for row in rows]
-    return _join(lines, gap, axis=0)
-
-
-def _join(pictures: Sequence[np.ndarray], gap: int, axis: int) -> np.ndarray:
-    shape = list(pictures[0].shape)
-    shape[axis] = gap
-    white = np.full(shape, 255, np.uint8)
-    return np.concatenate([part for image in pictures for part in (image, white)][:-1], axis=axis)
+    height, width = rows[0][0].shape[:2]
+    down, across = height + gap, width + gap
+    sheet = np.full((down * len(rows) - gap, across * max(map(len, rows)) - gap, 3), 255, np.uint8)
+    for top, row in enumerate(rows):
+        for left, image in enumerate(row):
+            sheet[down * top :, across * left :][:height, :width] = image
+    return sheet
 
 
 def training_row(
@@ -67,9 +62,8 @@ def training_row(
     size = driving.shape[1:]
     shown = [draw_keypoints(picture(image), points) for image, points in zip(references, reference_points)]
     shown += [draw_keypoints(picture(driving), driving_points), picture(prediction)]
-    for maps in (mask.mean(axis=1, keepdims=True), occlusion):
-        shown += [cv2.resize(picture(each), size[::-1], interpolation=cv2.INTER_NEAREST) for each in maps]
-    return shown
+    maps = [*mask.mean(axis=1, keepdims=True), *occlusion]
+    return shown + [cv2.resize(picture(each), size[::-1], interpolation=cv2.INTER_NEAREST) for each in maps]
 
 
 def breakdown_picture(
