@@ -42,7 +42,7 @@ from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
 from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
-from mrfomm.runtime.processes import CONTEXTS, use_context
+from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.store import PARTIAL, locked, sha256_of, whole_file
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet

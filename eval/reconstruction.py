@@ -46,7 +46,7 @@ from mrfomm.media.images import read_image
 from mrfomm.provenance import clip_digest
 from mrfomm.reenactment.animator import batches
 from mrfomm.reenactment.reconstruction import Run, check_l1, read_run
-from mrfomm.runtime.processes import CONTEXTS, use_context
+from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.store import locked, sha256_of, whole_file
 
 DEFAULT_RESULT = "reconstruction"

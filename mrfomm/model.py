@@ -7,8 +7,8 @@ import dataclasses
 import hashlib
 from typing import NamedTuple
 
-import nnabla as nn
 import nnabla.functions as F
+from nnabla import Variable
 
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
@@ -23,7 +23,7 @@ from mrfomm.networks.motion import Motion, estimate_motion
 
 
 class Model(NamedTuple):
-    """config: ModelConfig; tree: ParameterTree with its weights."""
+    """A configuration and its weights."""
 
     config: ModelConfig
     tree: ParameterTree
@@ -36,9 +36,9 @@ class References(NamedTuple):
     features [B*K,C,h',w']: the encoder's output.
     """
 
-    image: nn.Variable
+    image: Variable
     keypoints: Keypoints
-    features: nn.Variable
+    features: Variable
 
 
 class Synthesis(NamedTuple):
@@ -48,54 +48,41 @@ class Synthesis(NamedTuple):
     features' size; fused [B,C,h,w]; mask [B,K,1,h,w] or [B,K,C,h,w], summing to 1 over K.
     """
 
-    prediction: nn.Variable
+    prediction: Variable
     motion: Motion
-    occlusion: nn.Variable
-    warped: nn.Variable
-    fused: nn.Variable
-    mask: nn.Variable
+    occlusion: Variable
+    warped: Variable
+    fused: Variable
+    mask: Variable
 
 
-def keypoints_of(image: nn.Variable, config: ModelConfig, training: bool = False) -> Keypoints:
-    """Keypoints of images [N,3,H,W] in [0,1]; ``config`` is a ModelConfig."""
+def keypoints_of(image: Variable, config: ModelConfig, training: bool = False) -> Keypoints:
+    """Keypoints of images [N,3,H,W] in [0,1]."""
     return detect_keypoints(image, config.num_keypoints, training=training, **vars(config.keypoints))
 
 
-def encode_references(references: nn.Variable, config: ModelConfig, training: bool = False) -> References:
+def encode_references(references: Variable, config: ModelConfig, training: bool = False) -> References:
     """References [B,K,3,H,W] in [0,1] -> References: one keypoint call and one encoder call for all of them."""
     batch, count = references.shape[:2]
     folded = F.reshape(references, (batch * count, *references.shape[2:]))  # [B*K,3,H,W]
-    generator = config.generator
-    return References(
-        downsample(folded, config.motion.scale),
-        keypoints_of(folded, config, training),
-        encode(folded, generator.expansion, generator.max_features, generator.down_blocks, training),
-    )
+    image, keypoints = downsample(folded, config.motion.scale), keypoints_of(folded, config, training)
+    net = config.generator
+    return References(image, keypoints, encode(folded, net.expansion, net.max_features, net.down_blocks, training))
 
 
 def synthesise(references: References, driving: Keypoints, config: ModelConfig, training: bool = False) -> Synthesis:
     """Synthesise the driving pose from the references.
 
     Args:
-        references: References with leading axis B*K; with leading axis K and B > 1, see ``repeat_references``.
+        references: of leading axis B*K; if it is K and B > 1, see ``repeat_references``.
         driving: Keypoints of the B driving frames.
-        config: ModelConfig.
         training: batch norm uses and updates batch statistics.
-
-    Returns:
-        Synthesis.
     """
     batch = driving.value.shape[0]
     count = references.features.shape[0] // batch  # K
-    motion_options = dict(vars(config.motion))
-    motion_options.pop("scale")
-    motion = estimate_motion(
-        references.image,
-        references.keypoints,
-        Keypoints(*(repeat_each(value, count) for value in driving)),
-        training=training,
-        **motion_options,
-    )
+    options = {name: value for name, value in vars(config.motion).items() if name != "scale"}
+    repeated = Keypoints(*(repeat_each(value, count) for value in driving))
+    motion = estimate_motion(references.image, references.keypoints, repeated, training=training, **options)
     warped, occlusion = warp_features(references.features, motion)
     warped = F.reshape(warped, (batch, count, *warped.shape[1:]))  # [B,K,C,h,w]
     occlusion = F.reshape(occlusion, (batch, count, *occlusion.shape[1:]))  # [B,K,1,h,w]
@@ -106,15 +93,11 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
 
 def repeat_references(references: References, batch: int) -> References:
     """The same K references for every one of ``batch`` driving frames: leading axis K -> batch*K."""
-    image, keypoints, features = references
-    return References(
-        repeat_all(image, batch),
-        Keypoints(*(repeat_all(value, batch) for value in keypoints)),
-        repeat_all(features, batch),
-    )
+    keypoints = Keypoints(*(repeat_all(value, batch) for value in references.keypoints))
+    return References(repeat_all(references.image, batch), keypoints, repeat_all(references.features, batch))
 
 
-def kept(variable: nn.Variable) -> nn.Variable:
+def kept(variable: Variable) -> Variable:
     """A copy of a Variable whose value can be read, or used by another graph, after nnabla has cleared its buffers.
 
     ``persistent`` alone is not enough: a reshaped Variable shares its memory with its input, which is cleared.
@@ -124,85 +107,62 @@ def kept(variable: nn.Variable) -> nn.Variable:
     return copy
 
 
-def repeat_each(x: nn.Variable, times: int) -> nn.Variable:
+def repeat_each(x: Variable, times: int) -> Variable:
     """[B,...] -> [B*times,...], every entry ``times`` times in a row."""
-    if times == 1:
-        return x
-    shape = x.shape
-    repeated = F.broadcast(F.reshape(x, (shape[0], 1, *shape[1:])), (shape[0], times, *shape[1:]))
-    return F.reshape(repeated, (shape[0] * times, *shape[1:]))
+    return _repeated(x, times, axis=1)
 
 
-def repeat_all(x: nn.Variable, times: int) -> nn.Variable:
+def repeat_all(x: Variable, times: int) -> Variable:
     """[K,...] -> [times*K,...], the whole sequence ``times`` times in a row."""
+    return _repeated(x, times, axis=0)
+
+
+def _repeated(x: Variable, times: int, axis: int) -> Variable:
+    """Repeat x along a new axis, 0 or 1, and fold the first two axes into one."""
     if times == 1:
         return x
-    shape = x.shape
-    repeated = F.broadcast(F.reshape(x, (1, *shape)), (times, *shape))
-    return F.reshape(repeated, (times * shape[0], *shape[1:]))
+    before, after = x.shape[:axis], x.shape[axis:]
+    repeated = F.broadcast(F.reshape(x, (*before, 1, *after)), (*before, times, *after))
+    return F.reshape(repeated, (times * x.shape[0], *x.shape[1:]))
 
 
-def judge(image: nn.Variable, points: nn.Variable, config: ModelConfig, fixed: bool = False) -> Judgement:
-    """The discriminator's Judgement of images.
+def judge(image: Variable, points: Variable, config: ModelConfig, fixed: bool = False) -> Judgement:
+    """The discriminator's Judgement of images [B,3,H,W] in [0,1], and of driving keypoints [B,n,2] if it reads them.
 
-    Args:
-        image: [B,3,H,W] in [0,1].
-        points: the driving keypoints [B,n,2]; read if ``config.discriminator.keypoint_input``.
-        config: ModelConfig.
-        fixed: no gradient flows to the discriminator's parameters.
+    ``fixed``: no gradient flows to the discriminator's parameters.
     """
-    net = config.discriminator
-    return discriminate(
-        image,
-        net.expansion,
-        net.max_features,
-        net.blocks,
-        net.spectral_norm,
-        points if net.keypoint_input else None,
-        config.motion.variance,
-        fixed,
-    )
+    options = dict(vars(config.discriminator))
+    shown = points if options.pop("keypoint_input") else None
+    return discriminate(image, points=shown, variance=config.motion.variance, fixed=fixed, **options)
 
 
 def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
-    """Create the parameters of a ModelConfig in the current parameter scope, without computing anything.
-
-    The discriminator's are created too if asked for; inference does without.
-    """
+    """Create the parameters in the current parameter scope, those of the discriminator if asked for, and no more."""
     size = config.image_size
-    references = encode_references(nn.Variable((1, 1, 3, size, size)), config)
-    synthesise(references, keypoints_of(nn.Variable((1, 3, size, size)), config), config)
+    image = Variable((1, 3, size, size))
+    synthesise(encode_references(Variable((1, 1, 3, size, size)), config), keypoints_of(image, config), config)
     if discriminator:
-        judge(nn.Variable((1, 3, size, size)), nn.Variable((1, config.num_keypoints, 2)), config)
+        judge(image, Variable((1, config.num_keypoints, 2)), config)
 
 
-def contributions(synthesis: Synthesis, config: ModelConfig) -> tuple[nn.Variable, nn.Variable]:
+def contributions(synthesis: Synthesis, config: ModelConfig) -> tuple[Variable, Variable]:
     """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
     batch, count, channels, height, width = synthesis.warped.shape
     alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
     mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]
     size = config.image_size
-    return (
-        F.reshape(alone, (batch, count, 3, size, size)),
-        F.reshape(resize(mask, size, size), (batch, count, 1, size, size)),
-    )
+    mask = F.reshape(resize(mask, size, size), (batch, count, 1, size, size))
+    return F.reshape(alone, (batch, count, 3, size, size)), mask
 
 
 def load_model(path: AnyPath, fusion: str | None = None) -> Model:
-    """Load the generator side of a checkpoint (or of the best checkpoint of a run).
-
-    Args:
-        path: checkpoint or run folder.
-        fusion: another fusion mode than the weights were trained with, or None.
-
-    Returns:
-        Model.
+    """Load the generator side of a checkpoint, or of the best checkpoint of a run; ``fusion`` is another mode for it.
 
     Raises:
         UserError: no checkpoint, damaged, or it lacks the parameters of the asked fusion mode.
     """
     checkpoint = load_checkpoint(path)
-    config, parameters = checkpoint.config.model, checkpoint.parameters
+    config, unused = checkpoint.config.model, ["discriminator/"]
     trained = config.fusion.mode
     if fusion is not None and fusion != trained:
         if fusion in LEARNED_MODES:
@@ -211,17 +171,17 @@ def load_model(path: AnyPath, fusion: str | None = None) -> Model:
                 "use mean, occlusion, or weights trained with it"
             )
         config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, mode=fusion))
-        parameters = {name: value for name, value in parameters.items() if not name.startswith("fusion/")}
+        unused.append("fusion/")
     tree = ParameterTree()
     with tree.scope(), ops.without_values():
         create_parameters(config)
-    inference = {name: value for name, value in parameters.items() if not name.startswith("discriminator/")}
-    tree.assign(inference, checkpoint.folder)
+    used = {name: value for name, value in checkpoint.parameters.items() if not name.startswith(tuple(unused))}
+    tree.assign(used, checkpoint.folder)
     return Model(config, tree)
 
 
 def model_digest(model: Model) -> str:
-    """Digest of a Model: its configuration and the content of its parameters."""
+    """Digest of the configuration and of the content of the parameters."""
     digest = hashlib.sha256(repr(model.config).encode())
     for name, parameter in sorted(model.tree.all().items()):
         digest.update(name.encode())

@@ -14,7 +14,8 @@ import tiny
 from mrfomm.checkpoint import ParameterTree
 from mrfomm.data.loader import Batch
 from mrfomm.networks import ops
-from mrfomm.runtime.processes import seed_initialisers, start_processes
+from mrfomm.runtime.context import seed_initialisers
+from mrfomm.runtime.processes import start_processes
 from mrfomm.training.trainer import Trainer
 
 STEPS = 5

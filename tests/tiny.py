@@ -6,7 +6,7 @@ from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import config_from_dict
 from mrfomm.model import create_parameters
 from mrfomm.networks.perceptual import VGG16_COUNTS
-from mrfomm.runtime.processes import seed_initialisers
+from mrfomm.runtime.context import seed_initialisers
 
 VALUES = {
     "model": {

@@ -15,7 +15,7 @@ from mrfomm.app.gate import Gate, Sessions, cleaning
 from mrfomm.app.studio import Limits, Studio
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
-from mrfomm.runtime.processes import CONTEXTS
+from mrfomm.runtime.context import CONTEXTS
 
 LOCAL = ("127.0.0.1", "localhost")
 STORED = 50  # the largest uploads that all visitors together may leave here

@@ -21,8 +21,8 @@ from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.reenactment.animator import KeypointArrays, images_to_array
 from mrfomm.reenactment.backends import animator_maker
 from mrfomm.reenactment.pipeline import Transfer, detect, prepare_driving, read_reference, synthesise, target_keypoints
+from mrfomm.runtime.context import use_context
 from mrfomm.runtime.overlap import read_ahead, write_behind
-from mrfomm.runtime.processes import use_context
 
 MAX_REFERENCES = 8
 MAX_SIDE = 4096  # pixels of a driving frame: a few of them are in memory at a time

@@ -28,8 +28,8 @@ from mrfomm.reenactment.pipeline import (
     synthesise_with_masks,
     target_keypoints,
 )
+from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.runtime.overlap import read_ahead, write_behind
-from mrfomm.runtime.processes import CONTEXTS, use_context
 
 OUTPUT = "result.mp4"
 

@@ -14,7 +14,7 @@ from mrfomm.model import load_model
 from mrfomm.onnx.graphs import fingerprint
 from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
 from mrfomm.reenactment.reconstruction import Settings, append_clip, locked_run, rebuild_clip
-from mrfomm.runtime.processes import CONTEXTS, use_context
+from mrfomm.runtime.context import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 

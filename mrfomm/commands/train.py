@@ -22,7 +22,8 @@ from mrfomm.model import create_parameters
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
-from mrfomm.runtime.processes import CONTEXTS, first_process_speaks, seed_initialisers, start_processes
+from mrfomm.runtime.context import CONTEXTS, seed_initialisers
+from mrfomm.runtime.processes import first_process_speaks, start_processes
 from mrfomm.store import locked
 from mrfomm.training.trainer import Trainer
 from mrfomm.training.validation import validation_pairs

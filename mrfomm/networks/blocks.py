@@ -2,27 +2,28 @@
 
 import nnabla as nn
 import nnabla.functions as F
+from nnabla import Variable
 
 from mrfomm.networks import ops
 
 
-def same_block(x: nn.Variable, channels: int, kernel: int, training: bool) -> nn.Variable:
+def same_block(x: Variable, channels: int, kernel: int, training: bool) -> Variable:
     """Convolution (padding keeps the size), batch norm, ReLU: [N,C,H,W] -> [N,channels,H,W]."""
     x = ops.convolution(x, channels, kernel, pad=kernel // 2)
     return ops.batch_normalization(x, training, relu=True)
 
 
-def down_block(x: nn.Variable, channels: int, training: bool) -> nn.Variable:
+def down_block(x: Variable, channels: int, training: bool) -> Variable:
     """3x3 convolution, batch norm, ReLU, average pooling: [N,C,H,W] -> [N,channels,H/2,W/2]."""
     return ops.halve(same_block(x, channels, 3, training))
 
 
-def up_block(x: nn.Variable, channels: int, training: bool) -> nn.Variable:
+def up_block(x: Variable, channels: int, training: bool) -> Variable:
     """Nearest upsampling by 2, 3x3 convolution, batch norm, ReLU: [N,C,H,W] -> [N,channels,2H,2W]."""
     return same_block(ops.double(x), channels, 3, training)
 
 
-def residual_block(x: nn.Variable, training: bool) -> nn.Variable:
+def residual_block(x: Variable, training: bool) -> Variable:
     """(batch norm, ReLU, 3x3 convolution) twice, plus the input: [N,C,H,W] -> [N,C,H,W]."""
     out = x
     for name in ("first", "second"):
@@ -32,7 +33,7 @@ def residual_block(x: nn.Variable, training: bool) -> nn.Variable:
     return x + out
 
 
-def hourglass(x: nn.Variable, expansion: int, max_features: int, blocks: int, training: bool) -> nn.Variable:
+def hourglass(x: Variable, expansion: int, max_features: int, blocks: int, training: bool) -> Variable:
     """Encoder-decoder whose decoder concatenates the encoder's output of each level.
 
     Args:

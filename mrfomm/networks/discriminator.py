@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
+from nnabla import Variable
 from nnabla.initializer import NormalInitializer
 
 from mrfomm.networks import ops
@@ -17,17 +18,17 @@ KERNEL = 4  # of the blocks' convolutions, without padding
 class Judgement(NamedTuple):
     """features: the output of each block, [N,C_i,h_i,w_i]; score [N,1,h,w]: 1 for real, 0 for generated (LSGAN)."""
 
-    features: tuple[nn.Variable, ...]
-    score: nn.Variable
+    features: tuple[Variable, ...]
+    score: Variable
 
 
 def discriminate(
-    image: nn.Variable,
+    image: Variable,
     expansion: int,
     max_features: int,
     blocks: int,
     spectral_norm: bool,
-    points: nn.Variable | None = None,
+    points: Variable | None = None,
     variance: float = 0.01,
     fixed: bool = False,
 ) -> Judgement:
@@ -39,9 +40,6 @@ def discriminate(
         points: driving keypoints [N,n,2] whose heatmaps are appended to the image (vox-adv), or None.
         variance: of those heatmaps.
         fixed: no gradient flows to the parameters (the generator's step); power iteration is frozen too.
-
-    Returns:
-        Judgement.
     """
     x = image
     if points is not None:
@@ -52,31 +50,18 @@ def discriminate(
     with nn.parameter_scope("discriminator"):
         for i in range(blocks):
             with nn.parameter_scope(f"down_{i}"):
-                x = _block(x, min(max_features, expansion * 2**i), i > 0, i < blocks - 1, fixed, transform)
+                x = ops.convolution(x, min(max_features, expansion * 2**i), KERNEL, fixed=fixed, transform=transform)
+                x = F.leaky_relu(ops.instance_normalization(x, fixed) if i > 0 else x, 0.2)
+                x = ops.halve(x) if i < blocks - 1 else x
             features.append(x)
         with nn.parameter_scope("final"):
             return Judgement(tuple(features), ops.convolution(x, 1, 1, fixed=fixed, transform=transform))
 
 
-def _block(
-    x: nn.Variable,
-    channels: int,
-    normalise: bool,
-    pool: bool,
-    fixed: bool,
-    transform: Callable[[nn.Variable], nn.Variable] | None,
-) -> nn.Variable:
-    x = ops.convolution(x, channels, KERNEL, fixed=fixed, transform=transform)
-    if normalise:
-        x = ops.instance_normalization(x, fixed)
-    x = F.leaky_relu(x, 0.2)
-    return ops.halve(x) if pool else x
-
-
-def _spectral_normalisation(fixed: bool) -> Callable[[nn.Variable], nn.Variable]:
+def _spectral_normalisation(fixed: bool) -> Callable[[Variable], Variable]:
     """``F.spectral_norm`` of weights [O,...], which sums as Hopper can't (see networks/sums.py); ``fixed``: u stays."""
 
-    def normalise(weight: nn.Variable) -> nn.Variable:
+    def normalise(weight: Variable) -> Variable:
         rows = weight.shape[0]
         u = ops.parameter("u", (rows,), NormalInitializer(), need_grad=False)
         matrix = F.reshape(weight, (rows, -1))
@@ -91,6 +76,6 @@ def _spectral_normalisation(fixed: bool) -> Callable[[nn.Variable], nn.Variable]
     return normalise
 
 
-def _unit(row: nn.Variable) -> nn.Variable:
+def _unit(row: Variable) -> Variable:
     """A row [1,m] over its length."""
     return row / (F.affine(row, F.reshape(row, (-1, 1))) + 1e-12) ** 0.5

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import Variable
 
 from mrfomm.networks import ops
 
@@ -18,11 +19,11 @@ LEARNED_MODES = ("patch", "element")
 class Fused(NamedTuple):
     """feature [B,C,h,w]; mask [B,K,1,h,w] or [B,K,C,h,w] in [0,1], summing to 1 over K."""
 
-    feature: nn.Variable
-    mask: nn.Variable
+    feature: Variable
+    mask: Variable
 
 
-def fuse(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int = 3) -> Fused:
+def fuse(warped: Variable, occlusion: Variable, mode: str, kernel: int = 3) -> Fused:
     """Fuse K warped features.
 
     Args:
@@ -33,9 +34,6 @@ def fuse(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int = 3
         kernel: of the learned modes' convolution, odd. It is shared by the K features and starts at zero, so that
             training starts from the mean.
 
-    Returns:
-        Fused.
-
     Raises:
         ValueError: unknown mode.
     """
@@ -43,7 +41,7 @@ def fuse(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int = 3
     return Fused(F.sum(ops.multiply(warped, mask), axis=1), mask)
 
 
-def _mask(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int) -> nn.Variable:
+def _mask(warped: Variable, occlusion: Variable, mode: str, kernel: int) -> Variable:
     batch, references, channels, height, width = warped.shape
     if mode in LEARNED_MODES:
         folded = F.reshape(warped, (batch * references, channels, height, width))  # [B*K,C,h,w]
@@ -52,8 +50,7 @@ def _mask(warped: nn.Variable, occlusion: nn.Variable, mode: str, kernel: int) -
         return F.softmax(F.reshape(logits, (batch, references, -1, height, width)), axis=1)
     if mode == "mean":
         shares = np.full((batch, references, 1, height, width), 1 / references, np.float32)
-        return nn.Variable.from_numpy_array(shares)
+        return Variable.from_numpy_array(shares)
     if mode == "occlusion":
-        total = F.sum(occlusion, axis=1, keepdims=True)
-        return occlusion / (total + 1e-12)
+        return occlusion / (F.sum(occlusion, axis=1, keepdims=True) + 1e-12)
     raise ValueError(f"unknown fusion mode {mode!r}")

@@ -2,16 +2,15 @@
 
 import nnabla as nn
 import nnabla.functions as F
+from nnabla import Variable
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import down_block, residual_block, same_block, up_block
-from mrfomm.networks.geometry import resize, warp
+from mrfomm.networks.geometry import resize
 from mrfomm.networks.motion import Motion
 
 
-def encode(
-    image: nn.Variable, expansion: int, max_features: int, down_blocks: int, training: bool = False
-) -> nn.Variable:
+def encode(image: Variable, expansion: int, max_features: int, down_blocks: int, training: bool = False) -> Variable:
     """Encode a reference [N,3,H,W] in [0,1] -> features [N,C,H/2^d,W/2^d], C = min(max_features, expansion * 2^d)."""
     with nn.parameter_scope("generator"):
         with nn.parameter_scope("first"):
@@ -22,18 +21,18 @@ def encode(
     return features
 
 
-def warp_features(features: nn.Variable, motion: Motion) -> tuple[nn.Variable, nn.Variable]:
+def warp_features(features: Variable, motion: Motion) -> tuple[Variable, Variable]:
     """Warp features [N,C,h,w] by a Motion and multiply by its occlusion map -> (warped [N,C,h,w], occlusion [N,1,h,w]).
 
     Deformation and occlusion are resized to the features where the sizes differ.
     """
     height, width = features.shape[2:]
     occlusion = resize(motion.occlusion, height, width)
-    warped = warp(features, _resize_grid(motion.deformation, height, width))
+    warped = ops.warp(features, _resize_grid(motion.deformation, height, width))
     return ops.multiply(warped, occlusion), occlusion
 
 
-def _resize_grid(deformation: nn.Variable, height: int, width: int) -> nn.Variable:
+def _resize_grid(deformation: Variable, height: int, width: int) -> Variable:
     if deformation.shape[1:3] == (height, width):
         return deformation
     channels_first = resize(F.transpose(deformation, (0, 3, 1, 2)), height, width)
@@ -41,13 +40,13 @@ def _resize_grid(deformation: nn.Variable, height: int, width: int) -> nn.Variab
 
 
 def decode(
-    features: nn.Variable,
+    features: Variable,
     expansion: int,
     max_features: int,
     down_blocks: int,
     bottleneck_blocks: int,
     training: bool = False,
-) -> nn.Variable:
+) -> Variable:
     """Decode (fused) features [N,C,h,w] into an image [N,3,h*2^d,w*2^d] in [0,1]."""
     with nn.parameter_scope("generator"):
         for i in range(bottleneck_blocks):

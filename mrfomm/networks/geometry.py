@@ -4,23 +4,11 @@ Grids are [-1, 1] in (x, y) order with the corners on pixel centres (``align_cor
 half-pixel centres (``align_corners=False``), as FOMM does in PyTorch.
 """
 
-import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import Variable
 
-from mrfomm.networks.ops import raw_convolution, warp
-
-__all__ = [
-    "apply_affine",
-    "coordinate_grid",
-    "downsample",
-    "gaussian_heatmaps",
-    "heatmap_difference",
-    "inverse_2x2",
-    "matmul_2x2",
-    "resize",
-    "warp",
-]
+from mrfomm.networks.ops import raw_convolution
 
 
 def coordinate_grid(height: int, width: int) -> np.ndarray:
@@ -30,24 +18,13 @@ def coordinate_grid(height: int, width: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
-def gaussian_heatmaps(points: nn.Variable, height: int, width: int, variance: float) -> nn.Variable:
-    """A Gaussian exp(-|z - p|^2 / (2 variance)) around each point.
-
-    Args:
-        points: [N,n,2], (x, y) in [-1,1].
-        height, width: of the maps, pixels.
-        variance: in units of the grid.
-
-    Returns:
-        [N,n,height,width] in (0,1].
-    """
+def gaussian_heatmaps(points: Variable, height: int, width: int, variance: float) -> Variable:
+    """A Gaussian exp(-|z - p|^2 / (2 variance)) around each point [N,n,2], (x, y) in [-1,1] -> [N,n,height,width]."""
     rows, columns = _gaussian_factors(points, height, width, variance)
     return F.reshape(F.batch_matmul(rows, columns), (*points.shape[:2], height, width))
 
 
-def heatmap_difference(
-    points: nn.Variable, others: nn.Variable, height: int, width: int, variance: float
-) -> nn.Variable:
+def heatmap_difference(points: Variable, others: Variable, height: int, width: int, variance: float) -> Variable:
     """``gaussian_heatmaps`` of the points less those of the others, [N,n,height,width], in one product."""
     rows, columns = _gaussian_factors(points, height, width, variance)
     other_rows, other_columns = _gaussian_factors(others, height, width, variance)
@@ -55,7 +32,7 @@ def heatmap_difference(
     return F.reshape(difference, (*points.shape[:2], height, width))
 
 
-def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: float) -> tuple[nn.Variable, nn.Variable]:
+def _gaussian_factors(points: Variable, height: int, width: int, variance: float) -> tuple[Variable, Variable]:
     """The Gaussians along y and along x, whose products are the heatmaps: [N*n,height,1], [N*n,1,width]."""
     grid = coordinate_grid(height, width)
     rows = F.exp(_squared_distance(points, 1, grid[:, 0, 1]) * (-0.5 / variance))
@@ -63,7 +40,7 @@ def _gaussian_factors(points: nn.Variable, height: int, width: int, variance: fl
     return F.reshape(rows, (-1, height, 1)), F.reshape(columns, (-1, 1, width))
 
 
-def _squared_distance(points: nn.Variable, axis: int, positions: np.ndarray) -> nn.Variable:
+def _squared_distance(points: Variable, axis: int, positions: np.ndarray) -> Variable:
     """Squared distance along one axis: points [N,n,2], positions [P] -> [N*n,P]."""
     coordinate = F.slice(points, start=(0, 0, axis), stop=(*points.shape[:2], axis + 1))  # [N,n,1]
     # The points are broadcast along the outer axis: see networks/sums.py.
@@ -71,7 +48,7 @@ def _squared_distance(points: nn.Variable, axis: int, positions: np.ndarray) -> 
     return F.transpose(difference**2, (1, 0))
 
 
-def inverse_2x2(matrices: nn.Variable) -> nn.Variable:
+def inverse_2x2(matrices: Variable) -> Variable:
     """Inverse of [...,2,2] matrices in closed form (``F.batch_inv`` is imprecise); singular ones give inf or nan."""
     # Entries first, so that the division broadcasts along the outer axis: see networks/sums.py.
     entries = F.transpose(F.reshape(matrices, (-1, 4)), (1, 0))  # [4,N]
@@ -80,21 +57,15 @@ def inverse_2x2(matrices: nn.Variable) -> nn.Variable:
     return F.reshape(F.transpose(adjugate / (a * d - b * c), (1, 0)), matrices.shape)
 
 
-def matmul_2x2(left: nn.Variable, right: nn.Variable) -> nn.Variable:
+def matmul_2x2(left: Variable, right: Variable) -> Variable:
     """Product of [...,2,2] matrices of equal shape."""
-    shape = left.shape
-    return F.reshape(F.batch_matmul(F.reshape(left, (-1, 2, 2)), F.reshape(right, (-1, 2, 2))), shape)
+    return F.reshape(F.batch_matmul(F.reshape(left, (-1, 2, 2)), F.reshape(right, (-1, 2, 2))), left.shape)
 
 
-def apply_affine(matrix: nn.Variable, offset: nn.Variable, height: int, width: int) -> nn.Variable:
-    """Affine motion of the grid: z -> matrix z + offset for every grid point z.
+def apply_affine(matrix: Variable, offset: Variable, height: int, width: int) -> Variable:
+    """Affine motion of the grid: z -> matrix z + offset for every grid point z; matrix [N,n,2,2], offset [N,n,2].
 
-    Args:
-        matrix: [N,n,2,2]; offset: [N,n,2].
-        height, width: of the grid, pixels.
-
-    Returns:
-        [N,n,2,height,width], the coordinates (x, y) each pixel is taken from.
+    [N,n,2,height,width], the coordinates (x, y) each pixel is taken from.
     """
     batch, count = offset.shape[:2]
     coefficients = F.concatenate(matrix, F.reshape(offset, (batch, count, 2, 1)), axis=3)  # [N,n,2,3]
@@ -104,22 +75,17 @@ def apply_affine(matrix: nn.Variable, offset: nn.Variable, height: int, width: i
     return F.reshape(moved, (batch, count, 2, height, width))
 
 
-def downsample(x: nn.Variable, scale: float) -> nn.Variable:
+def downsample(x: Variable, scale: float) -> Variable:
     """Anti-aliased downsampling (FOMM's AntiAliasInterpolation2d): Gaussian blur, then every (1/scale)-th pixel.
 
-    Args:
-        x: [N,C,H,W].
-        scale: 1, 1/2, 1/3, 1/4 ...; 1 returns x itself.
+    x [N,C,H,W]; scale 1, 1/2, 1/3, 1/4 ...; 1 returns x itself.
     """
     if scale == 1:
         return x
-    step = round(1 / scale)
     kernel = antialias_kernel(scale)
-    pad = len(kernel) // 2
-    batch, channels, height, width = x.shape
-    flat = F.reshape(x, (batch * channels, 1, height, width))
-    blurred = raw_convolution(flat, _constant(kernel[None, None]), None, pad=pad, stride=step)
-    return F.reshape(blurred, (batch, channels, *blurred.shape[2:]))
+    flat = F.reshape(x, (-1, 1, *x.shape[2:]))  # [N*C,1,H,W]
+    blurred = raw_convolution(flat, _constant(kernel[None, None]), None, len(kernel) // 2, stride=round(1 / scale))
+    return F.reshape(blurred, (*x.shape[:2], *blurred.shape[2:]))
 
 
 def antialias_kernel(scale: float) -> np.ndarray:
@@ -132,11 +98,10 @@ def antialias_kernel(scale: float) -> np.ndarray:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def resize(x: nn.Variable, height: int, width: int) -> nn.Variable:
+def resize(x: Variable, height: int, width: int) -> Variable:
     """Bilinear resizing of [N,C,H,W] with half-pixel centres; returns x itself when the size is right.
 
-    Raises:
-        ValueError: resizing to a single row or column, which nnabla takes from the first one instead of the centre.
+    A single row or column, which nnabla takes from the first one instead of the centre, is a ValueError.
     """
     if x.shape[2:] == (height, width):
         return x
@@ -145,5 +110,5 @@ def resize(x: nn.Variable, height: int, width: int) -> nn.Variable:
     return F.interpolate(x, output_size=(height, width), mode="linear", align_corners=False, half_pixel=True)
 
 
-def _constant(array: np.ndarray) -> nn.Variable:
-    return nn.Variable.from_numpy_array(np.ascontiguousarray(array, dtype=np.float32))
+def _constant(array: np.ndarray) -> Variable:
+    return Variable.from_numpy_array(np.ascontiguousarray(array, dtype=np.float32))

@@ -5,11 +5,14 @@ from typing import NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import Variable
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import hourglass
-from mrfomm.networks.geometry import apply_affine, coordinate_grid, heatmap_difference, inverse_2x2, matmul_2x2, warp
+from mrfomm.networks.geometry import apply_affine, coordinate_grid, heatmap_difference, inverse_2x2, matmul_2x2
 from mrfomm.networks.keypoints import Keypoints
+
+KERNEL = 7  # of the two output convolutions
 
 
 class Motion(NamedTuple):
@@ -20,13 +23,13 @@ class Motion(NamedTuple):
     mask [N,n+1,h,w]: the share of each keypoint's motion (index 0: background, no motion).
     """
 
-    deformation: nn.Variable
-    occlusion: nn.Variable
-    mask: nn.Variable
+    deformation: Variable
+    occlusion: Variable
+    mask: Variable
 
 
 def estimate_motion(
-    image: nn.Variable,
+    image: Variable,
     reference: Keypoints,
     driving: Keypoints,
     expansion: int,
@@ -42,15 +45,13 @@ def estimate_motion(
         reference, driving: Keypoints with [N,n,...].
         expansion, max_features, blocks: of the hourglass.
         variance: of the keypoints' Gaussians.
-
-    Returns:
-        Motion.
+        training: batch norm uses and updates batch statistics.
     """
     batch, channels, height, width = image.shape
     count = driving.value.shape[1]
     sparse = sparse_motions(reference, driving, height, width)  # [N,n+1,2,h,w]
     heatmaps = heatmap_difference(driving.value, reference.value, height, width, variance)
-    background = nn.Variable.from_numpy_array(np.zeros((batch, 1, height, width), np.float32))
+    background = Variable.from_numpy_array(np.zeros((batch, 1, height, width), np.float32))
     heatmaps = F.reshape(F.concatenate(background, heatmaps, axis=1), (batch, count + 1, 1, height, width))
     warped = _warp_by_each(image, sparse)  # [N,n+1,3,h,w]
     hints = F.concatenate(heatmaps, warped, axis=2)  # [N,n+1,4,h,w]
@@ -58,19 +59,19 @@ def estimate_motion(
     with nn.parameter_scope("motion"):
         with nn.parameter_scope("hourglass"):
             features = hourglass(hints, expansion, max_features, blocks, training)
-        mask, occlusion = ops.convolutions(features, [("mask", count + 1, {}), ("occlusion", 1, {})], 7, pad=3)
+        with nn.parameter_scope("mask"):
+            masks = ops.filters(features.shape[1], count + 1, KERNEL)
+        with nn.parameter_scope("occlusion"):
+            occlusions = ops.filters(features.shape[1], 1, KERNEL)
+    mask, occlusion = ops.convolutions(features, [masks, occlusions], pad=KERNEL // 2)
     mask, occlusion = F.softmax(mask, axis=1), F.sigmoid(occlusion)
     return Motion(_combine(sparse, mask), occlusion, mask)
 
 
-def sparse_motions(reference: Keypoints, driving: Keypoints, height: int, width: int) -> nn.Variable:
-    """The motion around each keypoint, J_r J_d^-1 (z - p_d) + p_r, with the identity (background) first.
+def sparse_motions(reference: Keypoints, driving: Keypoints, height: int, width: int) -> Variable:
+    """The motion around each of n keypoints, J_r J_d^-1 (z - p_d) + p_r, with the identity (background) first.
 
-    Args:
-        reference, driving: Keypoints with [N,n,...].
-
-    Returns:
-        [N,n+1,2,height,width], (x, y) in the reference's coordinates.
+    [N,n+1,2,height,width], (x, y) in the reference's coordinates.
     """
     batch, count, _ = driving.value.shape
     matrix = matmul_2x2(reference.jacobian, inverse_2x2(driving.jacobian))  # [N,n,2,2]
@@ -78,18 +79,18 @@ def sparse_motions(reference: Keypoints, driving: Keypoints, height: int, width:
     offset = reference.value - F.reshape(moved_centre, (batch, count, 2))
     motions = apply_affine(matrix, offset, height, width)
     still = np.broadcast_to(coordinate_grid(height, width).transpose(2, 0, 1), (batch, 1, 2, height, width))
-    return F.concatenate(nn.Variable.from_numpy_array(np.ascontiguousarray(still)), motions, axis=1)
+    return F.concatenate(Variable.from_numpy_array(np.ascontiguousarray(still)), motions, axis=1)
 
 
-def _warp_by_each(image: nn.Variable, sparse: nn.Variable) -> nn.Variable:
+def _warp_by_each(image: Variable, sparse: Variable) -> Variable:
     """Warp each image [N,3,h,w] by each of its sparse motions [N,m,2,h,w] -> [N,m,3,h,w]."""
     batch, count, _, height, width = sparse.shape
     grid = F.reshape(F.transpose(sparse, (0, 1, 3, 4, 2)), (batch, count * height, width, 2))  # one below the other
-    warped = F.reshape(warp(image, grid), (batch, -1, count, height, width))  # [N,3,m,h,w]
+    warped = F.reshape(ops.warp(image, grid), (batch, -1, count, height, width))  # [N,3,m,h,w]
     return F.transpose(warped, (0, 2, 1, 3, 4))
 
 
-def _combine(sparse: nn.Variable, mask: nn.Variable) -> nn.Variable:
+def _combine(sparse: Variable, mask: Variable) -> Variable:
     """Mask-weighted sum of the sparse motions: [N,m,2,h,w], [N,m,h,w] -> [N,h,w,2]."""
     batch, count, height, width = mask.shape
     weighted = ops.multiply(sparse, F.reshape(mask, (batch, count, 1, height, width)))

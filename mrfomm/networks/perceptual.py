@@ -5,9 +5,9 @@ Their parameters live in a dictionary of their own (``nn.parameter_scope("", par
 
 from collections.abc import Mapping, Sequence
 
-import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import Variable
 
 from mrfomm.networks import ops
 
@@ -19,49 +19,33 @@ VGG16_COUNTS = (2, 2, 3, 3, 3)  # convolutions per stage
 ALEXNET_LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride and padding of each convolution
 
 
-def normalise(image: nn.Variable, mean: np.ndarray = IMAGENET_MEAN, std: np.ndarray = IMAGENET_STD) -> nn.Variable:
+def normalise(image: Variable, mean: np.ndarray = IMAGENET_MEAN, std: np.ndarray = IMAGENET_STD) -> Variable:
     """(image - mean) / std per channel: [N,3,H,W]."""
-    shift = nn.Variable.from_numpy_array(np.reshape(mean, (1, 3, 1, 1)))
-    factor = nn.Variable.from_numpy_array(1 / np.reshape(std, (1, 3, 1, 1)))
+    shift = Variable.from_numpy_array(np.reshape(mean, (1, 3, 1, 1)))
+    factor = Variable.from_numpy_array(1 / np.reshape(std, (1, 3, 1, 1)))
     return (image - shift) * factor
 
 
-def vgg19_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
-    """VGG19's relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of a normalised image.
+def vgg19_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Variable]:
+    """VGG19's relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of a normalised image [N,3,H,W].
 
-    Args:
-        x: [N,3,H,W], ImageNet-normalised.
-        parameters: ``vgg19/conv{stage}_{i}/{W,b}`` -> Variable (see ``load_frozen``).
-
-    Returns:
-        five Variables, [N,64,H,W] to [N,512,H/16,W/16].
+    Five Variables, [N,64,H,W] to [N,512,H/16,W/16]; the parameters are ``vgg19/conv{stage}_{i}/{W,b}``.
     """
-    stages = _vgg_stages(x, parameters, "vgg19/", [count for _, count in VGG19_LAYERS])
-    return [outputs[0] for outputs in stages]
+    return [stage[0] for stage in _vgg_stages(x, parameters, "vgg19/", [count for _, count in VGG19_LAYERS])]
 
 
-def vgg16_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
+def vgg16_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Variable]:
     """VGG16's relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 (torchvision's VGG16, the other network of LPIPS).
 
-    Args:
-        x: [N,3,H,W], normalised, at least 16 pixels on a side.
-        parameters: ``conv{stage}_{i}/{W,b}`` -> Variable.
-
-    Returns:
-        five Variables with 64, 128, 256, 512, 512 channels.
+    Of a normalised image [N,3,H,W] of at least 16 pixels a side; the parameters are ``conv{stage}_{i}/{W,b}``.
     """
-    return [outputs[-1] for outputs in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
+    return [stage[-1] for stage in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
 
 
-def alexnet_features(x: nn.Variable, parameters: Mapping[str, nn.Variable]) -> list[nn.Variable]:
-    """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS).
+def alexnet_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Variable]:
+    """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS): 64 to 384 channels.
 
-    Args:
-        x: [N,3,H,W], normalised, at least 31 pixels on a side.
-        parameters: ``conv{1..5}/{W,b}`` -> Variable.
-
-    Returns:
-        five Variables with 64, 192, 384, 256, 256 channels.
+    Of a normalised image [N,3,H,W] of at least 31 pixels a side; the parameters are ``conv{1..5}/{W,b}``.
     """
     features = []
     for i, (stride, pad) in enumerate(ALEXNET_LAYERS, start=1):
@@ -84,16 +68,16 @@ def vgg19_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_frozen(arrays: Mapping[str, np.ndarray]) -> dict[str, nn.Variable]:
+def load_frozen(arrays: Mapping[str, np.ndarray]) -> dict[str, Variable]:
     """Arrays by name -> Variables by name that take no gradient."""
-    return {name: nn.Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
+    return {name: Variable.from_numpy_array(np.asarray(array, np.float32)) for name, array in arrays.items()}
 
 
 def _vgg_stages(
-    x: nn.Variable, parameters: Mapping[str, nn.Variable], scope: str, counts: Sequence[int]
-) -> list[list[nn.Variable]]:
-    """The ReLU outputs of a VGG by stage: a list of lists of Variables."""
-    stages: list[list[nn.Variable]] = []
+    x: Variable, parameters: Mapping[str, Variable], scope: str, counts: Sequence[int]
+) -> list[list[Variable]]:
+    """The ReLU outputs of a VGG by stage."""
+    stages: list[list[Variable]] = []
     for stage, count in enumerate(counts, start=1):
         if stage > 1:
             x = F.max_pooling(x, kernel=(2, 2))
@@ -104,7 +88,5 @@ def _vgg_stages(
     return stages
 
 
-def _convolution(
-    x: nn.Variable, parameters: Mapping[str, nn.Variable], name: str, pad: int, stride: int = 1
-) -> nn.Variable:
+def _convolution(x: Variable, parameters: Mapping[str, Variable], name: str, pad: int, stride: int = 1) -> Variable:
     return ops.raw_convolution(x, parameters[f"{name}/W"], parameters[f"{name}/b"], pad, stride)

@@ -7,19 +7,19 @@ process dies of an illegal instruction (docs/scaling.md, tests/networks/test_hop
 
 import math
 
-import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla import Variable
 
 
-def sum_last(x: nn.Variable, copies: int = 1) -> nn.Variable:
+def sum_last(x: Variable, copies: int = 1) -> Variable:
     """The sum over the last axis, ``copies`` times: [...,m] -> [...,copies]. It broadcasts an x [...,1]."""
     *outer, length = x.shape
-    ones = nn.Variable.from_numpy_array(np.ones((length, copies), np.float32))
+    ones = Variable.from_numpy_array(np.ones((length, copies), np.float32))
     return F.reshape(F.affine(F.reshape(x, (-1, length)), ones), (*outer, copies))
 
 
-def mean(x: nn.Variable) -> nn.Variable:
+def mean(x: Variable) -> Variable:
     """The mean of all values, a scalar. In two steps, as one vector of ones would be as large as x."""
     rows = math.prod(x.shape[: x.ndim // 2])
     partial = sum_last(F.reshape(x, (rows, -1)))  # [rows,1]

@@ -5,97 +5,75 @@ used: from the iteration, or from the next ``write``.
 """
 
 import contextlib
-import queue
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 DEPTH = 8  # frames, or batches of them, waiting at most
+_END: Any = object()
+_Item = TypeVar("_Item")
 
 
-class _End:
-    """What follows the last item: the error that ended the work, or None."""
-
-    def __init__(self, error=None):
-        self.error = error
-
-
-def read_ahead(items, depth=DEPTH):
+def read_ahead(items: Iterable[_Item], depth: int = DEPTH) -> Iterator[_Item]:
     """Iterate over ``items`` with a thread that is up to ``depth`` items ahead.
 
     The thread ends with the iterable, with its error (raised here in its turn), or when this generator is closed.
     """
-    waiting = queue.Queue(depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, waiting, stopped), daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = waiting.get()
-            if isinstance(item, _End):
-                if item.error:
-                    raise item.error
-                return
-            yield item
-    finally:
-        stopped.set()
-        with contextlib.suppress(queue.Empty):  # make room, or the thread would wait for ever
-            while True:
-                waiting.get_nowait()
-        thread.join()
+    iterator: Iterator[Any] = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, iterator, _END) for _ in range(depth))
+        try:
+            while (item := waiting.popleft().result()) is not _END:
+                waiting.append(pool.submit(next, iterator, _END))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
+            _close(iterator, pool)
 
 
-def _fill(items, waiting, stopped):
-    end = _End()
-    iterator = iter(items)
-    try:
-        for item in iterator:
-            waiting.put(item)
-            if stopped.is_set():
-                return
-    except BaseException as error:
-        end = _End(error)
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()  # here: a generator is closed by the thread that ran it
-    waiting.put(end)
+def _close(iterator: Iterator[Any], pool: ThreadPoolExecutor) -> None:
+    """Close a generator in the thread that ran it."""
+    if hasattr(iterator, "close"):
+        try:
+            closed = pool.submit(iterator.close)
+        except RuntimeError:  # the interpreter ends: threads take on nothing any more
+            return
+        closed.result()
 
 
 @contextlib.contextmanager
-def write_behind(write, depth=DEPTH):
+def write_behind(write: Callable[..., object], depth: int = DEPTH) -> Iterator[Callable[..., None]]:
     """A stand-in for the function ``write``: calls return at once, a thread does them in order.
 
     All are done when the block ends well; if it ends in an error, what waits is dropped. An error of ``write`` is
     raised by the next call, or at the end of the block.
     """
-    waiting = queue.Queue(depth)
-    failures = []
-    thread = threading.Thread(target=_drain, args=(write, waiting, failures), daemon=True)
-    thread.start()
+    failures: list[BaseException] = []
+    places = threading.Semaphore(depth)
 
-    def put(*arguments):
+    def work(*arguments: Any) -> None:
+        try:
+            if not failures:
+                write(*arguments)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            places.release()
+
+    def put(*arguments: Any) -> None:
         if failures:
             raise failures[0]
-        waiting.put(arguments)
+        places.acquire()
+        pool.submit(work, *arguments)
 
-    dropped = True
-    try:
-        yield put
-        dropped = False
-    finally:
-        if dropped:
-            failures.append(None)  # the thread only empties the queue from now on
-        waiting.put(_End())
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield put
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     if failures:
         raise failures[0]
-
-
-def _drain(write, waiting, failures):
-    while True:
-        arguments = waiting.get()
-        if isinstance(arguments, _End):
-            return
-        if not failures:
-            try:
-                write(*arguments)
-            except BaseException as error:
-                failures.append(error)

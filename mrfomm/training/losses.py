@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import nnabla as nn
 import nnabla.functions as F
 
-from mrfomm.networks.geometry import downsample, warp
+from mrfomm.networks.geometry import downsample
+from mrfomm.networks.ops import warp
 from mrfomm.networks.perceptual import alexnet_features, normalise, vgg19_features
 from mrfomm.networks.sums import mean, sum_last
 

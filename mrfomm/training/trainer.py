@@ -46,7 +46,8 @@ from mrfomm.errors import UserError
 from mrfomm.h5_file import read_h5
 from mrfomm.media.pictures import tile, training_row
 from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_each, synthesise
-from mrfomm.networks.geometry import downsample, warp
+from mrfomm.networks.geometry import downsample
+from mrfomm.networks.ops import warp
 from mrfomm.reenactment.animator import Animator, images_to_array
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, deform_grid, draw_deformation, equivariance_losses, mirrored

@@ -72,12 +72,22 @@ def test_convolution_with_given_start_and_transformed_weight():
     x = np.random.default_rng(1).random((1, 2, 6, 6))
 
     def layer():
-        return ops.convolution(variable(x), 3, 3, zero=True, bias=np.float32([1, -2, 3]), transform=lambda w: w + 1)
+        ops.filters(2, 3, 3, zero=True, bias=np.float32([1, -2, 3]))
+        return ops.convolution(variable(x), 3, 3, transform=lambda w: w + 1)
 
     output, tree = build(layer)
     assert not tree.all()["conv/W"].d.any()
     np.testing.assert_array_equal(tree.all()["conv/b"].d, [1, -2, 3])
     assert_close(run(output), layers.conv2d(x, np.ones((3, 2, 3, 3)), np.array([1, -2, 3])))
+
+
+def filters_of(layers):
+    """The filters 3x3 of (scope, channels, options)."""
+    filters = []
+    for scope, channels, options in layers:
+        with nn.parameter_scope(scope):
+            filters.append(ops.filters(5, channels, 3, **options))
+    return filters
 
 
 def test_convolutions_of_one_input_equal_each_alone():
@@ -86,7 +96,7 @@ def test_convolutions_of_one_input_equal_each_alone():
     layers = [("one", 3, {}), ("two", 1, {"zero": True, "bias": np.float32([2])}), ("three", 4, {})]
 
     def together():
-        return F.concatenate(*ops.convolutions(variable(x), layers, 3, pad=1), axis=1)
+        return F.concatenate(*ops.convolutions(variable(x), filters_of(layers), pad=1), axis=1)
 
     joined, tree = build(together, rng)
     apart = []
@@ -98,7 +108,7 @@ def test_convolutions_of_one_input_equal_each_alone():
 
 def test_convolutions_start_as_each_alone():
     layers = [("one", 3, {}), ("two", 1, {"zero": True, "bias": np.float32([2])})]
-    _, tree = build(lambda: ops.convolutions(variable(np.zeros((1, 5, 4, 4))), layers, 3))
+    _, tree = build(lambda: ops.convolutions(variable(np.zeros((1, 5, 4, 4))), filters_of(layers)))
     values = {name: value.d for name, value in tree.all().items()}
     assert values.keys() == {"one/conv/W", "one/conv/b", "two/conv/W", "two/conv/b"}
     assert values["two/conv/b"] == [2]

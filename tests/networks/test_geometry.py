@@ -7,7 +7,7 @@ from reference import geometry as expected
 from reference.graphs import double, gradients, leaves, numeric_gradients, run, variable, variables
 from reference.layers import grid_sample, resize_bilinear
 
-from mrfomm.networks import geometry
+from mrfomm.networks import geometry, ops
 
 
 def well_conditioned(rng, *shape):
@@ -163,27 +163,25 @@ def test_resize_to_its_own_size_is_the_input():
 def test_warp_by_the_identity_returns_the_image():
     x = np.random.default_rng(8).random((2, 3, 5, 7))
     grid = np.stack([geometry.coordinate_grid(5, 7)] * 2)
-    np.testing.assert_allclose(run(geometry.warp(variable(x), variable(grid))), x, atol=1e-6)
+    np.testing.assert_allclose(run(ops.warp(variable(x), variable(grid))), x, atol=1e-6)
 
 
 def test_warp_takes_x_from_columns_and_y_from_rows():
     x = np.arange(12.0).reshape(1, 1, 3, 4)
     grid = [[[[1, -1], [-1, 1], [-1 / 3, 0], [-1, 0.5]]]]
-    np.testing.assert_allclose(run(geometry.warp(variable(x), variable(grid)))[0, 0, 0], [3, 8, 5, 6], atol=1e-5)
+    np.testing.assert_allclose(run(ops.warp(variable(x), variable(grid)))[0, 0, 0], [3, 8, 5, 6], atol=1e-5)
 
 
 def test_warp_within_and_outside_the_image():
     rng = np.random.default_rng(9)
     x, grid = double(rng.normal(size=(2, 3, 6, 5))), double(rng.uniform(-1.8, 1.8, (2, 7, 8, 2)))
-    np.testing.assert_allclose(
-        run(geometry.warp(variable(x), variable(grid))), grid_sample(x, grid), rtol=1e-5, atol=2e-6
-    )
+    np.testing.assert_allclose(run(ops.warp(variable(x), variable(grid))), grid_sample(x, grid), rtol=1e-5, atol=2e-6)
 
 
 def test_warp_fades_to_zero_over_one_pixel_outside():
     x, step = np.ones((1, 1, 3, 3)), 1.0  # a pixel is 1 unit of the grid wide
     grid = [[[[1 + 0.25 * step, 0], [1 + step, 0], [0, -1 - 0.75 * step], [5, 0], [0, -5]]]]
-    np.testing.assert_allclose(run(geometry.warp(variable(x), variable(grid)))[0, 0, 0], [0.75, 0, 0.25, 0, 0])
+    np.testing.assert_allclose(run(ops.warp(variable(x), variable(grid)))[0, 0, 0], [0.75, 0, 0.25, 0, 0])
 
 
 def test_warp_gradients():
@@ -195,7 +193,7 @@ def test_warp_gradients():
     grid = double(pixel / [(width - 1) / 2, (height - 1) / 2] - 1)
     weights = rng.normal(size=(2, 3, 4, 5))
     inputs = leaves(x, grid)
-    actual = gradients(geometry.warp(*inputs), inputs, weights)
+    actual = gradients(ops.warp(*inputs), inputs, weights)
     numeric = numeric_gradients(grid_sample, [x, grid], weights)
     for one, other in zip(actual, numeric):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
@@ -218,7 +216,7 @@ def test_affine_heatmap_and_warp_gradients_reach_the_keypoints():
 
     inputs = leaves(matrix, offset)
     grid = F.transpose(F.reshape(geometry.apply_affine(*inputs, 4, 5), (1, 2, 4, 5)), (0, 2, 3, 1))
-    actual = gradients(geometry.warp(*variables(image), grid), inputs, weights)
+    actual = gradients(ops.warp(*variables(image), grid), inputs, weights)
     numeric = numeric_gradients(warped, [matrix, offset], weights, step=1e-6)
     for one, other in zip(actual, numeric):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

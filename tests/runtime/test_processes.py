@@ -18,6 +18,7 @@ import pytest
 
 from mrfomm.errors import UserError
 from mrfomm.networks import ops
+from mrfomm.runtime import context
 from mrfomm.runtime import processes as runtime
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,7 +50,7 @@ def test_one_process_without_gpu_is_silent_and_leaves_mpi_alone():
 @no_extension
 def test_cudnn_without_extension():
     with pytest.raises(UserError, match=r"pip install -e \.\[cuda\]"):
-        runtime.choose_context("cudnn")
+        context.choose_context("cudnn")
 
 
 def test_a_module_called_nvidia_has_no_libraries(tmp_path, monkeypatch):
@@ -57,13 +58,13 @@ def test_a_module_called_nvidia_has_no_libraries(tmp_path, monkeypatch):
     (tmp_path / "nvidia.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
-    runtime._load_cuda_wheels()
+    context._load_cuda_wheels()
 
 
 def test_auto_warns_if_the_extension_does_not_work(broken_extension, caplog, capsys):
     with caplog.at_level(logging.WARNING):
-        context = runtime.choose_context("auto", device=3)
-    assert context.backend == ["cpu:float"]
+        chosen = context.choose_context("auto", device=3)
+    assert chosen.backend == ["cpu:float"]
     assert [record.getMessage() for record in caplog.records] == [
         "GPU 3 doesn't work (libcuda.so.1: no such file); computing on the CPU"
     ]
@@ -72,14 +73,14 @@ def test_auto_warns_if_the_extension_does_not_work(broken_extension, caplog, cap
 
 def test_cudnn_says_why_it_does_not_work(broken_extension):
     with pytest.raises(UserError, match=r"GPU 0 doesn't work \(libcuda\.so\.1: no such file\); use --context cpu"):
-        runtime.choose_context("cudnn")
+        context.choose_context("cudnn")
 
 
 def test_start_of_one_process(monkeypatch):
     monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
     with runtime.start_processes("cpu") as communicator:
         assert nn.get_current_context().backend == ["cpu:float"]
-        assert (communicator.rank, communicator.size, communicator.local_rank) == (0, 1, 0)
+        assert (communicator.rank, communicator.size) == (0, 1)
         assert communicator.synchronised(ops.NNABLA) is ops.NNABLA
         assert communicator.share("value") == "value"
         assert communicator.any(True)
@@ -136,8 +137,8 @@ def test_what_comes_before_the_start_is_printed_by_the_first_process(monkeypatch
 
 def test_sets_are_united():
     world = SimpleNamespace(rank=0, size=2, allgather=lambda mine: [mine, {"b", "c"}])
-    assert runtime.MpiProcesses(world, SimpleNamespace(rank=0)).union({"a", "b"}) == {"a", "b", "c"}
-    assert runtime.SingleProcess().union({"a"}) == {"a"}
+    assert runtime.MpiProcesses(world).union({"a", "b"}) == {"a", "b", "c"}
+    assert runtime.Communicator().union({"a"}) == {"a"}
 
 
 def test_mixed_contexts_are_refused():
@@ -163,9 +164,9 @@ def test_nccl_gets_what_nnabla_documents(monkeypatch):
 
     monkeypatch.setattr(nnabla.communicators, "MultiProcessDataParallelCommunicator", FakeNccl)
     monkeypatch.setattr(F, "sync_batch_normalization", lambda *args, **kw: calls.append(signature.bind(*args, **kw)))
-    world, local = SimpleNamespace(rank=5, size=8), SimpleNamespace(rank=1)
-    communicator = runtime.NcclProcesses(world, local, nn.Context(["cudnn:float"], "CudaCachedArray", "1"))
-    assert (communicator.rank, communicator.size, communicator.local_rank) == (5, 8, 1)
+    world = SimpleNamespace(rank=5, size=8)
+    communicator = runtime.NcclProcesses(world, nn.Context(["cudnn:float"], "CudaCachedArray", "1"))
+    assert (communicator.rank, communicator.size) == (5, 8)
     parameters = {name: nn.Variable((2,), need_grad=True) for name in ("b", "a")}
     communicator.average_gradients(parameters)
     x, s = nn.Variable((2, 3, 4, 4)), nn.Variable((1, 3, 1, 1))
@@ -189,6 +190,6 @@ def test_nccl_gets_what_nnabla_documents(monkeypatch):
 def test_seeded_initialisers_repeat():
     draws = []
     for _ in range(2):
-        runtime.seed_initialisers(4)
+        context.seed_initialisers(4)
         draws.append(nn.random.prng.rand(3))
     np.testing.assert_array_equal(*draws)

@@ -21,7 +21,8 @@ from mrfomm.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.networks import ops
-from mrfomm.runtime.processes import SingleProcess, use_context
+from mrfomm.runtime.context import use_context
+from mrfomm.runtime.processes import Communicator
 
 TESTS = Path(__file__).parent.parent
 ROOT = TESTS.parent
@@ -65,7 +66,7 @@ def results(tmp_path_factory):
     """What five_steps.py gives: by number of processes, and for one without mpirun ("plain")."""
     folder = tmp_path_factory.mktemp("five_steps")
     with use_context("cpu"):
-        found = {"plain": five_steps(SingleProcess(), folder)}
+        found = {"plain": five_steps(Communicator(), folder)}
     for count in (1, 2):
         path = folder / f"{count}.npz"
         done = mpirun(count, TESTS / "five_steps.py", path)

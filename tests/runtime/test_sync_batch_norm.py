@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mrfomm.networks import cpu, ops
-from mrfomm.runtime.sync_batch_norm import NumpyKernels, compiled_kernels, sync_batch_normalization
+from mrfomm.networks.cpu import numpy_kernels
+from mrfomm.runtime.sync_batch_norm import compiled_kernels, sync_batch_normalization
 
 needs_cpu_operators = pytest.mark.skipif(not cpu.available(), reason=f"CPU operators: {cpu.unavailable_reason()}")
 KERNELS = pytest.mark.parametrize("kernels", ["numpy", pytest.param("compiled", marks=needs_cpu_operators)])
@@ -67,7 +68,7 @@ class Processes:
 
 def compute(data, relu, processes, kernels):
     """Forward and backward of the operator on the data of one process -> Result."""
-    kernels = NumpyKernels if kernels == "numpy" else compiled_kernels()
+    kernels = numpy_kernels if kernels == "numpy" else compiled_kernels()
 
     def variable(array, shape, need_grad=True):
         result = nn.Variable(shape, need_grad=need_grad)
@@ -77,7 +78,7 @@ def compute(data, relu, processes, kernels):
     channels = (1, CHANNELS, 1, 1)
     x, (beta, gamma) = variable(data.x, data.x.shape), (variable(v, channels) for v in (data.beta, data.gamma))
     mean, var = (variable(v, channels, need_grad=False) for v in (data.mean, data.var))
-    y = sync_batch_normalization(x, beta, gamma, mean, var, relu, processes.add_up, processes.count, kernels)
+    y = sync_batch_normalization((x, beta, gamma, mean, var), relu, processes.add_up, processes.count, kernels)
     y.forward()
     for v in (x, beta, gamma):
         v.g = 0
@@ -188,8 +189,8 @@ def test_gradients_add_up(data, kernels):
     x = nn.Variable.from_numpy_array(data.x, need_grad=True)
     values = (data.beta, data.gamma, data.mean, data.var)
     parameters = [nn.Variable.from_numpy_array(v.reshape(channels), need_grad=i < 2) for i, v in enumerate(values)]
-    loops, processes = NumpyKernels if kernels == "numpy" else compiled_kernels(), Processes(1)
-    first, second = (sync_batch_normalization(x, *parameters, False, processes.add_up, 1, loops) for _ in range(2))
+    loops, processes = numpy_kernels if kernels == "numpy" else compiled_kernels(), Processes(1)
+    first, second = (sync_batch_normalization((x, *parameters), False, processes.add_up, 1, loops) for _ in range(2))
     total = first + second
     total.forward()
     for v in (x, *parameters[:2]):
@@ -203,8 +204,8 @@ def test_gradients_add_up(data, kernels):
 def test_shapes_that_do_not_fit():
     x, one = nn.Variable((2, 3, 4, 4)), nn.Variable((1, 3, 1, 1))
     with pytest.raises(ValueError, match="shapes"):
-        sync_batch_normalization(x, one, one, one, nn.Variable((3,)), False, None, 2, NumpyKernels)
+        sync_batch_normalization((x, one, one, one, nn.Variable((3,))), False, None, 2, numpy_kernels)
     pixel = nn.Variable((1, 3, 1, 1))
     with pytest.raises(ValueError, match="no variance"):
-        sync_batch_normalization(pixel, one, one, one, one, False, None, 1, NumpyKernels)
-    assert sync_batch_normalization(pixel, one, one, one, one, False, None, 2, NumpyKernels).shape == pixel.shape
+        sync_batch_normalization((pixel, one, one, one, one), False, None, 1, numpy_kernels)
+    assert sync_batch_normalization((pixel, one, one, one, one), False, None, 2, numpy_kernels).shape == pixel.shape

@@ -6,8 +6,8 @@ from reference import geometry as expected
 from reference.graphs import double, gradients, leaves, numeric_gradients, run, variable, variables
 from reference.layers import grid_sample
 
-from mrfomm.networks.geometry import warp
 from mrfomm.networks.keypoints import Keypoints
+from mrfomm.networks.ops import warp
 from mrfomm.training.equivariance import (
     Deformation,
     deform_grid,

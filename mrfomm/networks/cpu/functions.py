@@ -1,35 +1,25 @@
-"""The operators as nnabla functions: convolution by oneDNN, the others by compiled loops.
+"""The operators of :mod:`mrfomm.networks.ops` as nnabla functions: convolution by oneDNN, the others by compiled loops.
 
-They compute on float32 arrays in main memory, whatever the current context, and equal nnabla's own functions up to
-rounding. Results repeat bit for bit as long as the number of threads stays the same.
+They equal nnabla's own functions up to rounding. Results repeat bit for bit as long as the number of threads stays the
+same. Shapes that don't fit raise a ValueError.
 """
 
-import ctypes
+from collections.abc import Callable, Sequence
 
-import nnabla as nn
 import numpy as np
-from nnabla.function import PythonFunction
+from nnabla import Variable
 
 from mrfomm.networks.cpu import kernels
+from mrfomm.networks.cpu.array_function import ArrayFunction, Gradient, flat
 from mrfomm.networks.cpu.backend import backend
+from mrfomm.networks.cpu.batch_norm import BatchNormRelu
 from mrfomm.networks.cpu.onednn import Convolution, ConvolutionShape
 
+QUARTER = np.float32(0.25)
 
-def convolution(x, w, b=None, pad=0, stride=1):
-    """``F.convolution`` with the same padding and stride on both axes.
 
-    Args:
-        x: [N,C,H,W].
-        w: [O,C,kh,kw].
-        b: [O] or None.
-        pad, stride: pixels.
-
-    Returns:
-        [N,O,H',W'] with H' = (H + 2 pad - kh) // stride + 1.
-
-    Raises:
-        ValueError: the shapes don't fit.
-    """
+def convolution(x: Variable, w: Variable, b: Variable | None = None, pad: int = 0, stride: int = 1) -> Variable:
+    """``F.convolution`` of x [N,C,H,W] with w [O,C,kh,kw] and b [O], the same padding and stride on both axes."""
     inputs = [x, w] if b is None else [x, w, b]
     shape = ConvolutionShape(tuple(x.shape), tuple(w.shape), b is not None, pad, stride)
     fits = x.ndim == w.ndim == 4 and x.shape[1] == w.shape[1] and min(shape.y) > 0
@@ -38,327 +28,157 @@ def convolution(x, w, b=None, pad=0, stride=1):
     return _Convolution(shape)(*inputs)
 
 
-def batch_norm_relu(x, gamma, beta, mean, var, batch_stat, decay=0.9, eps=1e-5, relu=True):
-    """``F.batch_normalization`` of the channels, then ``F.relu``.
-
-    Args:
-        x: [N,C,H,W].
-        gamma, beta: scale and shift, C numbers in any shape.
-        mean, var: running statistics, C numbers in any shape. No gradient flows to them.
-        batch_stat: normalize by the batch's own mean and (biased) variance, and replace the running ones, in place, by
-            decay * running + (1 - decay) * batch, with the batch's unbiased variance. Otherwise normalize by the
-            running ones.
-        relu: False leaves the ReLU out.
-
-    Returns:
-        Like x.
-
-    Raises:
-        ValueError: the shapes don't fit.
-    """
-    inputs = [x, gamma, beta, mean, var]
-    if x.ndim != 4 or any(v.size != x.shape[1] for v in inputs[1:]):
-        raise ValueError(f"batch normalization of shapes {[v.shape for v in inputs]}")
+def batch_norm_relu(
+    x: Variable, beta: Variable, gamma: Variable, mean: Variable, var: Variable, batch_stat: bool, relu: bool = True
+) -> Variable:
+    """``F.batch_normalization`` of the channels of x [N,C,H,W], then ``F.relu``. See :class:`BatchNormRelu`."""
+    inputs = [x, beta, gamma, mean, var]
+    _check(x.ndim == 4 and all(v.size == x.shape[1] for v in inputs[1:]), "batch normalization", inputs)
     if batch_stat and x.size == x.shape[1]:
         raise ValueError(f"batch normalization of one value per channel has no variance: {x.shape}")
-    return _BatchNormRelu(batch_stat, decay, eps, relu)(*inputs)
+    return _BatchNormRelu(x.shape, kernels, batch_stat, relu)(*inputs)
 
 
-def multiply(x, weight):
-    """``x * weight``, where the weight may be the same for all channels.
-
-    Args:
-        x: [...,C,H,W].
-        weight: [...,1,H,W] or like x.
-
-    Returns:
-        Like x.
-
-    Raises:
-        ValueError: the shapes don't fit.
-    """
-    *batch, channels, height, width = x.shape
-    if weight.shape not in (x.shape, (*batch, 1, height, width)):
-        raise ValueError(f"multiplication of shapes {x.shape}, {weight.shape}")
-    return _Multiply()(x, weight)
+def multiply(x: Variable, weight: Variable) -> Variable:
+    """``x * weight`` of x [...,C,H,W] and a weight [...,1,H,W], the same for all channels, or like x."""
+    *batch, _, height, width = x.shape
+    _check(weight.shape in (x.shape, (*batch, 1, height, width)), "multiplication", [x, weight])
+    return _Multiply(x.shape, weight.size // (height * width))(x, weight)
 
 
-def halve(x):
-    """``F.average_pooling`` of 2x2: [N,C,H,W] -> [N,C,H//2,W//2]; H and W at least 2, else ValueError."""
-    if x.ndim != 4 or min(x.shape[2:]) < 2:
-        raise ValueError(f"halving of shape {x.shape}")
-    return _Halve()(x)
+def halve(x: Variable) -> Variable:
+    """``F.average_pooling`` of 2x2: [N,C,H,W] -> [N,C,H//2,W//2]; H and W at least 2."""
+    _check(x.ndim == 4 and min(x.shape[2:]) >= 2, "halving", [x])
+    shape = (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2)
+    return _Resample(shape, kernels.halve, kernels.double, QUARTER)(x)
 
 
-def double(x):
-    """Nearest ``F.interpolate`` by 2: [N,C,H,W] -> [N,C,2H,2W]; other shapes raise ValueError."""
-    if x.ndim != 4:
-        raise ValueError(f"doubling of shape {x.shape}")
-    return _Double()(x)
+def double(x: Variable) -> Variable:
+    """Nearest ``F.interpolate`` by 2: [N,C,H,W] -> [N,C,2H,2W]."""
+    _check(x.ndim == 4, "doubling", [x])
+    shape = (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    return _Resample(shape, kernels.double, kernels.halve, kernels.ONE)(x)
 
 
-def warp(x, grid):
-    """``F.warp_by_grid`` with linear interpolation, zeros outside of the image and corners on pixel centres.
-
-    Args:
-        x: [N,C,H,W].
-        grid: [N,h,w,2], (x, y) in [-1,1].
-
-    Returns:
-        [N,C,h,w].
-
-    Raises:
-        ValueError: the shapes don't fit.
-    """
-    if x.ndim != 4 or grid.ndim != 4 or x.shape[0] != grid.shape[0] or grid.shape[3] != 2:
-        raise ValueError(f"warp of shapes {x.shape}, {grid.shape}")
-    return _Warp()(x, grid)
+def warp(x: Variable, grid: Variable) -> Variable:
+    """``F.warp_by_grid`` of x [N,C,H,W] at grid [N,h,w,2]: linear, zeros outside, corners on pixel centres."""
+    _check(x.ndim == grid.ndim == 4 and x.shape[0] == grid.shape[0] and grid.shape[3] == 2, "warp", [x, grid])
+    return _Warp((*x.shape[:2], *grid.shape[1:3]), x.shape[2:])(x, grid)
 
 
-QUARTER = np.float32(0.25)
-_CONTEXT = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+def _check(fits: bool, what: str, inputs: Sequence[Variable]) -> None:
+    if not fits:
+        raise ValueError(f"{what} of shapes {[v.shape for v in inputs]}")
 
 
-class _Function(PythonFunction):
-    """A function with one output. nnabla passes variables; ``forward`` and ``backward`` see arrays.
-
-    In ``backward`` an input that no wanted gradient depends on is None, as is a gradient that is not wanted.
-    """
-
-    def __init__(self):
-        super().__init__(_CONTEXT)
-        self._backend = backend()
-
-    @property
-    def name(self):
-        return type(self).__name__.lstrip("_")
-
-    def min_outputs(self):
-        return 1
-
-    def grad_depends_output_data(self, i, o):
-        return False
-
-    def grad_depends_input_data(self, i, j):
-        return True
-
-    def forward_impl(self, inputs, outputs):
-        self._backend.enter_thread()
-        self.forward(*(_array(v.data) for v in inputs), _array(outputs[0].data, write_only=True))
-
-    def backward_impl(self, inputs, outputs, propagate_down, accum):
-        self._backend.enter_thread()
-        wanted = [i for i, propagate in enumerate(propagate_down) if propagate]
-        # What no wanted gradient depends on may have been freed.
-        needed = [any(self.grad_depends_input_data(i, j) for i in wanted) for j in range(len(inputs))]
-        arrays = [_array(v.data) if need else None for v, need in zip(inputs, needed)]
-        grads = [_Gradient(v.grad, accum[i]) if i in wanted else None for i, v in enumerate(inputs)]
-        self.backward(arrays, _array(outputs[0].grad), grads)
+class _Function(ArrayFunction):
+    def prepare(self) -> None:
+        backend().enter_thread()
 
 
-def _array(data, write_only=False):
-    """The float32 array inside an NdArray: a reference, good while the NdArray lives.
-
-    ``NdArray.data`` and ``cast`` look for a missing Python module in every call, which takes 0.1 ms.
-    """
-    address = data.data_ptr(np.float32, _CONTEXT, write_only)
-    return np.ndarray(data.shape, np.float32, (ctypes.c_byte * (4 * data.size)).from_address(address))
-
-
-class _Gradient:
-    """Where the gradient of one input goes: its array, and whether to add to what it holds."""
-
-    def __init__(self, grad, add):
-        self.array, self.add = _array(grad, write_only=not add), add
-
-    def put(self, value):
-        """Write or add ``value``, which may have another shape of the same size."""
-        value = value.reshape(self.array.shape)
-        if self.add:
-            self.array += value
-        else:
-            self.array[...] = value
+class _BatchNormRelu(_Function, BatchNormRelu):
+    """The one of this process alone."""
 
 
 class _Convolution(_Function):
-    def __init__(self, shape):
-        super().__init__()
-        self._shape = shape
-        self._operation = Convolution(self._backend.dnn, shape)
+    needs = frozenset([(0, 1), (1, 0), (2, 0)])  # oneDNN makes the bias's gradient along with the weights'
 
-    def setup_impl(self, inputs, outputs):
-        outputs[0].reset_shape(self._shape.y, True)
+    def __init__(self, shape: ConvolutionShape) -> None:
+        super().__init__(shape.y)
+        self._parameters = [shape.weights, shape.weights[:1]][: 1 + shape.bias]
+        self._operation = Convolution(backend().dnn, shape)
 
-    def grad_depends_input_data(self, i, j):
-        return (i, j) in ((0, 1), (1, 0), (2, 0))  # oneDNN makes the bias's gradient along with the weights'
-
-    def forward(self, *arrays):
+    def forward(self, *arrays: np.ndarray) -> None:
         self._operation.forward(*arrays)
 
-    def backward(self, inputs, dy, grads):
+    def backward(self, inputs: list[np.ndarray], dy: np.ndarray, grads: list[Gradient | None]) -> None:
         dx, *dparameters = grads
         if dx is not None:
             target = np.empty_like(dx.array) if dx.add else dx.array
             self._operation.backward_x(inputs[1], dy, target)
             if dx.add:
-                dx.array += target
-        if any(d is not None for d in dparameters):
-            values = [np.empty(shape, np.float32) for shape in self._shape.parameters]
+                dx.put(target)
+        if any(dparameters):
+            values = [np.empty(shape, np.float32) for shape in self._parameters]
             self._operation.backward_weights(inputs[0], dy, *values)
             for d, value in zip(dparameters, values):
                 if d is not None:
                     d.put(value)
 
 
-class _BatchNormRelu(_Function):
-    def __init__(self, batch_stat, decay, eps, relu):
-        super().__init__()
-        self._batch_stat, self._decay, self._eps = batch_stat, decay, np.float32(eps)
-        self._floor = np.float32(0 if relu else -np.inf)
-
-    def setup_impl(self, inputs, outputs):
-        outputs[0].reset_shape(inputs[0].shape, True)
-
-    def forward(self, x, gamma, beta, running_mean, running_var, y):
-        x = _flat(x)
-        if self._batch_stat:
-            self._batch = np.empty((2, x.shape[1]), np.float32)  # mean, variance
-            kernels.batch_statistics(x, *self._batch)
-            self._update(running_mean, self._batch[0])
-            self._update(running_var, self._batch[1] * _unbias(x))
-        mean, inverse_std = self._statistics(running_mean, running_var)
-        kernels.normalize(x, mean, gamma.ravel() * inverse_std, beta.ravel(), self._floor, _flat(y))
-
-    def _update(self, running, batch):
-        running *= self._decay
-        running += (1 - self._decay) * batch.reshape(running.shape)
-
-    def _statistics(self, running_mean, running_var):
-        """Mean and inverse standard deviation [C] that this function normalizes by."""
-        mean, var = self._batch if self._batch_stat else (running_mean.ravel(), running_var.ravel())
-        return mean, 1 / np.sqrt(var + self._eps)
-
-    def backward(self, inputs, dy, grads):
-        x, gamma, beta, *running = inputs
-        dx, dgamma, dbeta, _, _ = grads
-        x, dy = _flat(x), _flat(dy)
-        mean, inverse_std = self._statistics(*running)
-        scale = gamma.ravel() * inverse_std
-        line = (mean, scale, beta.ravel(), self._floor)
-        sum_dz, sum_dz_x = sums = np.empty((2, x.shape[1]), np.float32)
-        kernels.normalize_sums(x, dy, *line, *sums)
-        if dgamma is not None:
-            dgamma.put(sum_dz_x * inverse_std)
-        if dbeta is not None:
-            dbeta.put(sum_dz)
-        if dx is not None:
-            # The share of the gradient that comes through the batch's mean and variance.
-            share = -scale / (x.size // x.shape[1]) if self._batch_stat else np.zeros_like(scale)
-            slope, offset = share * inverse_std**2 * sum_dz_x, share * sum_dz
-            kernels.normalize_backward(x, dy, *line, slope, offset, dx.add, _flat(dx.array))
-
-
-def _unbias(x):
-    """Unbiased over biased variance of the channels of x [N,C,S]."""
-    count = x.size // x.shape[1]
-    return count / (count - 1)
-
-
 class _Multiply(_Function):
-    def setup_impl(self, inputs, outputs):
-        x, weight = inputs
-        outputs[0].reset_shape(x.shape, True)
-        size = x.shape[-2] * x.shape[-1]
-        self._maps = (weight.size // size, size)
-        self._images = (self._maps[0], -1, size)  # the channels that share each of the maps
+    """``maps``: how many maps the weight has."""
 
-    def grad_depends_input_data(self, i, j):
-        return i != j
+    needs = frozenset([(0, 1), (1, 0)])
 
-    def forward(self, x, weight, y):
+    def __init__(self, shape: Sequence[int], maps: int) -> None:
+        super().__init__(shape)
+        self._maps = (maps, shape[-2] * shape[-1])
+        self._images = (maps, -1, shape[-2] * shape[-1])  # the channels that share each of the maps
+
+    def forward(self, x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
         kernels.multiply(x.reshape(self._images), weight.reshape(self._maps), False, y.reshape(self._images))
 
-    def backward(self, inputs, dy, grads):
-        x, weight = inputs
-        dx, dweight = grads
-        dy = dy.reshape(self._images)
+    def backward(self, inputs: list[np.ndarray], dy: np.ndarray, grads: list[Gradient | None]) -> None:
+        (x, weight), (dx, dweight), dy = inputs, grads, dy.reshape(self._images)
         if dx is not None:
             kernels.multiply(dy, weight.reshape(self._maps), dx.add, dx.array.reshape(self._images))
         if dweight is not None:
             kernels.multiply_sum(x.reshape(self._images), dy, dweight.add, dweight.array.reshape(self._maps))
 
 
-class _Halve(_Function):
-    def setup_impl(self, inputs, outputs):
-        *batch, height, width = inputs[0].shape
-        outputs[0].reset_shape((*batch, height // 2, width // 2), True)
+class _Resample(_Function):
+    """``there`` is one of the kernels ``halve`` and ``double``, ``back`` the other; both multiply by ``scale``."""
 
-    def grad_depends_input_data(self, i, j):
-        return False
+    def __init__(self, shape: Sequence[int], there: Callable, back: Callable, scale: np.float32) -> None:
+        super().__init__(shape)
+        self._there, self._back, self._scale = there, back, scale
 
-    def forward(self, x, y):
-        kernels.halve(_maps(x), QUARTER, False, _maps(y))
+    def forward(self, x: np.ndarray, y: np.ndarray) -> None:
+        self._there(_maps(x), self._scale, False, _maps(y))
 
-    def backward(self, inputs, dy, grads):
-        kernels.double(_maps(dy), QUARTER, grads[0].add, _maps(grads[0].array))
-
-
-class _Double(_Function):
-    def setup_impl(self, inputs, outputs):
-        *batch, height, width = inputs[0].shape
-        outputs[0].reset_shape((*batch, 2 * height, 2 * width), True)
-
-    def grad_depends_input_data(self, i, j):
-        return False
-
-    def forward(self, x, y):
-        kernels.double(_maps(x), kernels.ONE, False, _maps(y))
-
-    def backward(self, inputs, dy, grads):
-        kernels.halve(_maps(dy), kernels.ONE, grads[0].add, _maps(grads[0].array))
+    def backward(self, inputs: list[np.ndarray], dy: np.ndarray, grads: list[Gradient]) -> None:
+        (dx,) = grads
+        self._back(_maps(dy), self._scale, dx.add, _maps(dx.array))
 
 
 class _Warp(_Function):
-    def setup_impl(self, inputs, outputs):
-        x, grid = inputs
-        outputs[0].reset_shape((*x.shape[:2], *grid.shape[1:3]), True)
-        self._size = x.shape[2:]
-        self._points = (grid.shape[0], grid.shape[1] * grid.shape[2], 2)
+    """``size``: height and width of the image that is warped."""
 
-    def grad_depends_input_data(self, i, j):
-        return i == 1 or j == 1
+    needs = frozenset([(0, 1), (1, 0), (1, 1)])
 
-    def _taps(self, grid):
-        """Positions and weights [N,h*w,4] of the pixels around every point of the grid."""
-        shape = (*self._points[:2], 4)
+    def __init__(self, shape: Sequence[int], size: Sequence[int]) -> None:
+        super().__init__(shape)
+        self._size = size
+
+    def _taps(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and weights [N,P,4] of the pixels around every point [N,P,2]."""
+        shape = (*points.shape[:2], 4)
         index, weight = np.empty(shape, np.int32), np.empty(shape, np.float32)
-        kernels.warp_taps(grid.reshape(self._points), *self._size, index, weight)
+        kernels.warp_taps(points, *self._size, index, weight)
         return index, weight
 
-    def forward(self, x, grid, y):
-        kernels.warp_forward(_flat(x), *self._taps(grid), _flat(y))
+    def forward(self, x: np.ndarray, grid: np.ndarray, y: np.ndarray) -> None:
+        kernels.warp_forward(flat(x), *self._taps(_points(grid)), flat(y))
 
-    def backward(self, inputs, dy, grads):
-        x, grid = inputs
-        dx, dgrid = grads
-        index, weight = self._taps(grid)
-        dy = _flat(dy)
+    def backward(self, inputs: list[np.ndarray], dy: np.ndarray, grads: list[Gradient | None]) -> None:
+        (x, grid), (dx, dgrid), dy = inputs, grads, flat(dy)
+        index, weight = self._taps(_points(grid))
         if dx is not None:
             if not dx.add:
                 dx.array[...] = 0
-            kernels.warp_backward_x(dy, index, weight, _flat(dx.array))
+            kernels.warp_backward_x(dy, index, weight, flat(dx.array))
         if dgrid is not None:
             products = np.empty_like(weight)
-            kernels.warp_products(_flat(x), dy, index, products)
-            points, dpoints = grid.reshape(self._points), dgrid.array.reshape(self._points)
-            kernels.warp_backward_grid(points, *self._size, products, dgrid.add, dpoints)
+            kernels.warp_products(flat(x), dy, index, products)
+            kernels.warp_backward_grid(_points(grid), *self._size, products, dgrid.add, _points(dgrid.array))
 
 
-def _maps(array):
+def _points(grid: np.ndarray) -> np.ndarray:
+    """[N,h,w,2] -> [N,h*w,2]."""
+    return grid.reshape(len(grid), -1, 2)
+
+
+def _maps(array: np.ndarray) -> np.ndarray:
     """[N,C,H,W] -> [N*C,H,W]."""
     return array.reshape(-1, *array.shape[2:])
-
-
-def _flat(array):
-    """[N,C,H,W] -> [N,C,H*W]."""
-    return array.reshape(*array.shape[:2], -1)

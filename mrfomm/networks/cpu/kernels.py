@@ -1,25 +1,33 @@
-"""Loops over arrays, compiled by numba: batch normalization with ReLU, multiplication by maps, bilinear warping,
-pooling.
+"""Loops over arrays, compiled by numba: batch normalization with ReLU, multiplication by maps, pooling, warping.
 
-Arrays are C-contiguous float32, with the axes of the image flattened into one. Each turn of a ``prange`` writes memory
-of its own and sums in a fixed order, so results do not depend on the number of threads.
+Arrays are C-contiguous float32, with the axes of the image flattened into one; the last ones of a loop's arguments are
+written. Each turn of a ``prange`` writes memory of its own and sums in a fixed order, so results do not depend on the
+number of threads.
 
 Compiled code is kept beside this file or, where that can't be written, in the user's cache folder (``NUMBA_CACHE_DIR``
 overrides both). Where there is neither, every process compiles anew, which takes some ten seconds.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 from numba import prange
+from numpy import ndarray
 
-ZERO, ONE = np.float32(0), np.float32(1)  # numba computes in float64 where a Python number meets a float32
+from mrfomm.networks.cpu.batch_norm import Line
+
+# numba computes in float64 where a Python number meets a float32.
+ZERO: Any = np.float32(0)
+ONE: Any = np.float32(1)
 BLOCK = 512  # points of a warp that one thread takes at once
 
 # A sum may be reordered to fill vector registers; nan and infinity keep their meaning.
 _FAST_SUMS = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function, **options):
+def _compiled(function: Callable, **options: Any) -> Any:
     options = {"nogil": True, "fastmath": _FAST_SUMS, **options}
     try:
         return numba.njit(cache=True, **options)(function)
@@ -27,12 +35,12 @@ def _compiled(function, **options):
         return numba.njit(**options)(function)
 
 
-def _parallel(function):
+def _parallel(function: Callable) -> Any:
     return _compiled(function, parallel=True)
 
 
 @_parallel
-def batch_statistics(x, mean, var):
+def batch_statistics(x: ndarray, mean: ndarray, var: ndarray) -> None:
     """Mean and biased variance of x [N,C,S] over N and S, into mean and var [C]."""
     batch, channels, size = x.shape
     for c in prange(channels):
@@ -51,8 +59,9 @@ def batch_statistics(x, mean, var):
 
 
 @_parallel
-def normalize(x, mean, scale, shift, floor, y):
-    """y = max(z, floor) with z = (x - mean) * scale + shift: x, y [N,C,S]; mean, scale, shift [C]; floor a float32."""
+def normalize(x: ndarray, line: Line, y: ndarray) -> None:
+    """y = max(z, floor): x, y [N,C,S]."""
+    mean, scale, shift, floor = line
     batch, channels, size = x.shape
     for row in prange(batch * channels):
         n, c = row // channels, row % channels
@@ -62,11 +71,12 @@ def normalize(x, mean, scale, shift, floor, y):
 
 
 @_parallel
-def normalize_sums(x, dy, mean, scale, shift, floor, sum_dz, sum_dz_x):
-    """What the gradients of :func:`normalize` are made of: the sums over N and S of dz and of dz * (x - mean).
+def normalize_sums(x: ndarray, dy: ndarray, line: Line, sum_dz: ndarray, sum_dz_x: ndarray) -> None:
+    """What the gradients of :func:`normalize` are made of: the sums [C] over N and S of dz and of dz * (x - mean).
 
-    dz is dy where z > floor, else 0. x, dy [N,C,S]; all else [C] but floor; sum_dz and sum_dz_x are written.
+    dz is dy where z > floor, else 0. x, dy [N,C,S].
     """
+    mean, scale, shift, floor = line
     batch, channels, size = x.shape
     for c in prange(channels):
         total = 0.0
@@ -82,8 +92,11 @@ def normalize_sums(x, dy, mean, scale, shift, floor, sum_dz, sum_dz_x):
 
 
 @_parallel
-def normalize_backward(x, dy, mean, scale, shift, floor, slope, offset, accumulate, dx):
+def normalize_backward(
+    x: ndarray, dy: ndarray, line: Line, slope: ndarray, offset: ndarray, accumulate: bool, dx: ndarray
+) -> None:
     """dx (+)= dz * scale + (x - mean) * slope + offset, dz as in :func:`normalize_sums`; slope, offset [C]."""
+    mean, scale, shift, floor = line
     batch, channels, size = x.shape
     for row in prange(batch * channels):
         n, c = row // channels, row % channels
@@ -95,7 +108,7 @@ def normalize_backward(x, dy, mean, scale, shift, floor, slope, offset, accumula
 
 
 @_parallel
-def multiply(x, weight, accumulate, y):
+def multiply(x: ndarray, weight: ndarray, accumulate: bool, y: ndarray) -> None:
     """y (+)= x * weight, the same for every channel: x, y [N,C,S], weight [N,S]."""
     batch, channels, size = x.shape
     for row in prange(batch * channels):
@@ -106,7 +119,7 @@ def multiply(x, weight, accumulate, y):
 
 
 @_parallel
-def multiply_sum(x, y, accumulate, total):
+def multiply_sum(x: ndarray, y: ndarray, accumulate: bool, total: ndarray) -> None:
     """total [N,S] (+)= sum over the channels of x * y: x, y [N,C,S]."""
     batch, channels, size = x.shape
     for n in prange(batch):
@@ -118,7 +131,7 @@ def multiply_sum(x, y, accumulate, total):
 
 
 @_parallel
-def halve(x, scale, accumulate, y):
+def halve(x: ndarray, scale: np.float32, accumulate: bool, y: ndarray) -> None:
     """y (+)= scale * the sum of every 2x2 of x: x [M,H,W], y [M,H//2,W//2]."""
     maps, height, width = y.shape
     for m in prange(maps):
@@ -130,7 +143,7 @@ def halve(x, scale, accumulate, y):
 
 
 @_parallel
-def double(x, scale, accumulate, y):
+def double(x: ndarray, scale: np.float32, accumulate: bool, y: ndarray) -> None:
     """y (+)= scale * every pixel of x as 2x2, 0 beyond: x [M,H//2,W//2], y [M,H,W]."""
     maps, height, width = y.shape
     for m in prange(maps):
@@ -142,12 +155,11 @@ def double(x, scale, accumulate, y):
 
 
 @_compiled
-def _neighbours(coordinate, size):
+def _neighbours(coordinate: np.float32, size: int) -> tuple:
     """The two pixels around a coordinate in [-1,1] (corners on pixel centres) of an axis with ``size`` pixels.
 
-    Returns:
-        (index, index, weight, weight, slope, slope): a pixel outside has weight and slope 0 and a valid index.
-        Slopes are the derivatives of the weights by the coordinate. A coordinate that is nan has weights nan.
+    (index, index, weight, weight, slope, slope): a pixel outside has weight and slope 0 and a valid index. Slopes are
+    the derivatives of the weights by the coordinate. A coordinate that is nan has weights nan.
     """
     half = np.float32(0.5) * np.float32(size - 1)
     last = np.float32(size - 1)
@@ -168,18 +180,16 @@ def _neighbours(coordinate, size):
 
 
 @_compiled
-def _clip(position, last):
+def _clip(position: np.float32, last: np.float32) -> np.int32:
     inner = position if position > ZERO else ZERO  # nan becomes 0
     return np.int32(inner if inner < last else last)
 
 
 @_parallel
-def warp_taps(grid, height, width, index, weight):
+def warp_taps(grid: ndarray, height: int, width: int, index: ndarray, weight: ndarray) -> None:
     """The four pixels of an image [height,width] that each point of grid [N,P,2] is interpolated from.
 
-    Args:
-        index: int32 [N,P,4], receives positions in the flattened image.
-        weight: [N,P,4], receives their weights, 0 outside of the image.
+    index int32 [N,P,4] receives positions in the flattened image, weight [N,P,4] their weights, 0 outside of the image.
     """
     batch, points, _ = grid.shape
     for n in prange(batch):
@@ -193,7 +203,7 @@ def warp_taps(grid, height, width, index, weight):
 
 
 @_parallel
-def warp_forward(x, index, weight, y):
+def warp_forward(x: ndarray, index: ndarray, weight: ndarray, y: ndarray) -> None:
     """y [N,C,P] = x [N,C,S] interpolated at the taps [N,P,4]."""
     batch, channels, points = y.shape
     for row in prange(batch * channels):
@@ -205,7 +215,7 @@ def warp_forward(x, index, weight, y):
 
 
 @_parallel
-def warp_backward_x(dy, index, weight, dx):
+def warp_backward_x(dy: ndarray, index: ndarray, weight: ndarray, dx: ndarray) -> None:
     """dx [N,C,S] += dy [N,C,P] scattered to the taps [N,P,4]."""
     batch, channels, points = dy.shape
     for row in prange(batch * channels):
@@ -217,7 +227,7 @@ def warp_backward_x(dy, index, weight, dx):
 
 
 @_parallel
-def warp_products(x, dy, index, product):
+def warp_products(x: ndarray, dy: ndarray, index: ndarray, product: ndarray) -> None:
     """product [N,P,4] = sum over the channels of x [N,C,S] at each tap times dy [N,C,P]."""
     batch, channels, points = dy.shape
     blocks = (points + BLOCK - 1) // BLOCK
@@ -232,7 +242,9 @@ def warp_products(x, dy, index, product):
 
 
 @_parallel
-def warp_backward_grid(grid, height, width, product, accumulate, dgrid):
+def warp_backward_grid(
+    grid: ndarray, height: int, width: int, product: ndarray, accumulate: bool, dgrid: ndarray
+) -> None:
     """dgrid [N,P,2] (+)= the gradient by the grid, from the products [N,P,4] of :func:`warp_products`."""
     batch, points, _ = grid.shape
     for n in prange(batch):

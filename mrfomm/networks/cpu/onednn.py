@@ -1,8 +1,7 @@
-"""Convolution by oneDNN: a small typed binding of its C API (version 3) through ctypes.
+"""Convolution by oneDNN: a small binding of its C API (version 3) through ctypes.
 
-The library is ``libdnnl.so`` of the PyPI distribution ``onednn-cpu-gomp`` (Apache-2.0). It is found through the
-distribution's list of files, so no environment variable is needed. Only what a convolution needs is bound: memory,
-reorders and the three primitives of a convolution.
+The library is ``libdnnl.so`` of the PyPI distribution ``onednn-cpu-gomp`` (Apache-2.0), found through the
+distribution's list of files, so that no environment variable is needed.
 
 Arrays are dense NCHW float32 on the outside. oneDNN computes in layouts of its own choice, mostly blocks of 8 or 16
 channels, so an operand is reordered on its way in or out where the two differ (5 to 10 % of the time of a 3x3).
@@ -14,11 +13,13 @@ nnabla never runs twice at once. Streams and scratch memory belong to the callin
 
 import ctypes
 import importlib.metadata
+import math
 import threading
 import weakref
-from ctypes import POINTER, byref, c_int, c_int64, c_size_t, c_uint, c_void_p
+from collections.abc import Mapping, Sequence
+from ctypes import Array, byref, c_int, c_int64, c_size_t, c_void_p
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,110 +34,40 @@ _ANY = 1  # dnnl_format_tag_t
 _FORWARD_TRAINING = 64  # dnnl_prop_kind_t
 _DIRECT = 1  # dnnl_alg_kind_t
 _USER = 1  # dnnl_scratchpad_mode_t
+_LAYOUT_OF_ARGUMENT = 255  # dnnl_query_t
 _STATUS = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented", 4: "no implementation", 5: "runtime error"}
-# Arguments of primitives, and the queries for the layouts that a primitive wants them in.
-_SRC, _DST, _WEIGHTS, _BIAS, _SCRATCHPAD = 1, 17, 33, 41, 80
-_DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS, _DIFF_BIAS = 129, 145, 161, 169
-_QUERY = {_SRC: 129, _DIFF_SRC: 130, _WEIGHTS: 131, _DIFF_WEIGHTS: 132, _DST: 133, _DIFF_DST: 134, _SCRATCHPAD: 136}
+_SRC, _DST, _WEIGHTS, _BIAS, _SCRATCHPAD = 1, 17, 33, 41, 80  # arguments of primitives
+_DIFF = 128  # added to the first four: their gradients
 
 _CACHE_LINE = 64  # bytes
-
 _Dims = c_int64 * 12
 
 
-class _Engine(c_void_p):
-    destroy = "dnnl_engine_destroy"
-
-
-class _Stream(c_void_p):
-    destroy = "dnnl_stream_destroy"
-
-
-class _Layout(c_void_p):  # dnnl_memory_desc_t
-    destroy = "dnnl_memory_desc_destroy"
-
-
-class _Memory(c_void_p):
-    destroy = "dnnl_memory_destroy"
-
-
-class _Attributes(c_void_p):
-    destroy = "dnnl_primitive_attr_destroy"
-
-
-class _Description(c_void_p):  # dnnl_primitive_desc_t
-    destroy = "dnnl_primitive_desc_destroy"
-
-
-class _Primitive(c_void_p):
-    destroy = "dnnl_primitive_destroy"
+class _Handle(c_void_p):
+    """An object of the library."""
 
 
 class _Argument(ctypes.Structure):  # dnnl_exec_arg_t
     _fields_ = (("index", c_int), ("memory", c_void_p))
 
 
-_GEOMETRY = (_Dims, _Dims, _Dims, _Dims)  # strides, dilations, padding before, padding after
-_STATUS_FUNCTIONS = {
-    "dnnl_engine_create": (POINTER(_Engine), c_int, c_size_t),
-    "dnnl_engine_destroy": (_Engine,),
-    "dnnl_stream_create": (POINTER(_Stream), _Engine, c_uint),
-    "dnnl_stream_wait": (_Stream,),
-    "dnnl_stream_destroy": (_Stream,),
-    "dnnl_memory_desc_create_with_strides": (POINTER(_Layout), c_int, _Dims, c_int, _Dims),
-    "dnnl_memory_desc_create_with_tag": (POINTER(_Layout), c_int, _Dims, c_int, c_int),
-    "dnnl_memory_desc_destroy": (_Layout,),
-    "dnnl_memory_create": (POINTER(_Memory), _Layout, _Engine, c_void_p),
-    "dnnl_memory_set_data_handle": (_Memory, c_void_p),
-    "dnnl_memory_destroy": (_Memory,),
-    "dnnl_primitive_attr_create": (POINTER(_Attributes),),
-    "dnnl_primitive_attr_set_scratchpad_mode": (_Attributes, c_int),
-    "dnnl_primitive_attr_destroy": (_Attributes,),
-    "dnnl_convolution_forward_primitive_desc_create": (
-        *(POINTER(_Description), _Engine, c_int, c_int, _Layout, _Layout, _Layout, _Layout),
-        *(*_GEOMETRY, _Attributes),
-    ),
-    "dnnl_convolution_backward_data_primitive_desc_create": (
-        *(POINTER(_Description), _Engine, c_int, _Layout, _Layout, _Layout),
-        *(*_GEOMETRY, _Description, _Attributes),
-    ),
-    "dnnl_convolution_backward_weights_primitive_desc_create": (
-        *(POINTER(_Description), _Engine, c_int, _Layout, _Layout, _Layout, _Layout),
-        *(*_GEOMETRY, _Description, _Attributes),
-    ),
-    "dnnl_reorder_primitive_desc_create": (POINTER(_Description), _Layout, _Engine, _Layout, _Engine, _Attributes),
-    "dnnl_primitive_desc_destroy": (_Description,),
-    "dnnl_primitive_create": (POINTER(_Primitive), _Description),
-    "dnnl_primitive_execute": (_Primitive, _Stream, c_int, POINTER(_Argument)),
-    "dnnl_primitive_destroy": (_Primitive,),
-}
-_VALUE_FUNCTIONS = {
-    "dnnl_memory_desc_equal": (c_int, _Layout, _Layout),
-    "dnnl_memory_desc_get_size": (c_size_t, _Layout),
-    "dnnl_primitive_desc_query_md": (_Layout, _Description, c_int, c_int),
-}
+_Step = tuple[_Handle, "Array[_Argument]"]  # a primitive and what it is executed with
 
 
 class ConvolutionShape(NamedTuple):
     """x [N,C,H,W], weights [O,C,kh,kw]; zero padding and stride in pixels, the same on all sides and both axes."""
 
-    x: tuple[int, int, int, int]
-    weights: tuple[int, int, int, int]
+    x: tuple[int, ...]
+    weights: tuple[int, ...]
     bias: bool
     pad: int
     stride: int
 
     @property
-    def y(self):
+    def y(self) -> tuple[int, ...]:
         """Shape of the output, [N,O,H',W']."""
         sizes = zip(self.x[2:], self.weights[2:])
-        height, width = ((size + 2 * self.pad - kernel) // self.stride + 1 for size, kernel in sizes)
-        return (self.x[0], self.weights[0], height, width)
-
-    @property
-    def parameters(self):
-        """Shapes of the weights and, where there is one, of the bias [O]."""
-        return [self.weights, self.weights[:1]] if self.bias else [self.weights]
+        return (self.x[0], self.weights[0], *((s + 2 * self.pad - kernel) // self.stride + 1 for s, kernel in sizes))
 
 
 class OneDNN:
@@ -147,70 +78,70 @@ class OneDNN:
         RuntimeError: (all methods) a function of the library failed; the message names it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.library = _load()
-        self._engine = self._create(_Engine, "dnnl_engine_create", _CPU, 0)
-        self._attributes = self._create(_Attributes, "dnnl_primitive_attr_create")
+        self.engine = self.create("engine", "engine_create", _CPU, c_size_t(0))
+        self.attributes = self.create("primitive_attr", "primitive_attr_create")
         # By default a primitive's scratchpad belongs to the thread that creates it, not to the one that runs it.
-        self.library.dnnl_primitive_attr_set_scratchpad_mode(self._attributes, _USER)
+        self._call("primitive_attr_set_scratchpad_mode", self.attributes, _USER)
         self._thread = threading.local()
 
-    def _create(self, kind, function, *arguments):
+    def _call(self, function: str, *arguments: Any) -> None:
+        """Ctypes passes an int as C's int: what is an address or a size_t must come as such."""
+        status = getattr(self.library, f"dnnl_{function}")(*arguments)
+        if status:
+            raise RuntimeError(f"oneDNN: dnnl_{function}: {_STATUS.get(status, f'status {status}')}")
+
+    def create(self, kind: str, function: str, *arguments: Any) -> _Handle:
         """A new object of the library, destroyed with its handle."""
-        handle = kind()
-        getattr(self.library, function)(byref(handle), *arguments)
-        destroy = weakref.finalize(handle, getattr(self.library, kind.destroy), kind(handle.value))
+        handle = _Handle()
+        self._call(function, byref(handle), *arguments)
+        destroy = weakref.finalize(handle, getattr(self.library, f"dnnl_{kind}_destroy"), c_void_p(handle.value))
         destroy.atexit = False  # the process takes it along
         return handle
 
-    def dense(self, shape):
+    def dense(self, shape: Sequence[int]) -> _Handle:
         """The layout of a C-contiguous array."""
-        strides = _Dims(*(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))))
-        name = "dnnl_memory_desc_create_with_strides"
-        return self._create(_Layout, name, len(shape), _Dims(*shape), _FLOAT32, strides)
+        strides = _Dims(*(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
+        return self._layout("strides", shape, strides)
 
-    def free(self, shape):
+    def free(self, shape: Sequence[int]) -> _Handle:
         """A layout left to the primitive's choice."""
-        return self._create(_Layout, "dnnl_memory_desc_create_with_tag", len(shape), _Dims(*shape), _FLOAT32, _ANY)
+        return self._layout("tag", shape, _ANY)
 
-    def convolution(self, shape, direction, *arguments, hint=()):
-        """Describe a convolution's primitive; ``direction`` is forward, backward_data or backward_weights."""
-        stride, no_dilation, pad = _Dims(*[shape.stride] * 2), _Dims(), _Dims(*[shape.pad] * 2)
-        geometry = (stride, no_dilation, pad, pad)
-        name = f"dnnl_convolution_{direction}_primitive_desc_create"
-        return self._create(_Description, name, self._engine, *arguments, *geometry, *hint, self._attributes)
+    def _layout(self, how: str, shape: Sequence[int], order: Any) -> _Handle:
+        function = f"memory_desc_create_with_{how}"
+        return self.create("memory_desc", function, len(shape), _Dims(*shape), _FLOAT32, order)
 
-    def reorder(self, source, target):
-        """The primitive that copies an array from one layout to another."""
-        name = "dnnl_reorder_primitive_desc_create"
-        return self.primitive(self._create(_Description, name, source, self._engine, target, self._engine, None))
-
-    def primitive(self, description):
-        return self._create(_Primitive, "dnnl_primitive_create", description)
-
-    def wanted(self, description, argument):
+    def wanted(self, description: _Handle, argument: int) -> _Handle:
         """The layout a primitive wants an argument in. It belongs to the description."""
-        return self.library.dnnl_primitive_desc_query_md(description, _QUERY[argument], 0)
+        return self.library.dnnl_primitive_desc_query_md(description, _LAYOUT_OF_ARGUMENT, argument)
 
-    def memory(self, layout):
+    def memory(self, layout: _Handle) -> _Handle:
         """A tensor without memory of its own, see :meth:`place`."""
-        return self._create(_Memory, "dnnl_memory_create", layout, self._engine, None)
+        return self.create("memory", "memory_create", layout, self.engine, None)
 
-    def place(self, memory, address):
-        self.library.dnnl_memory_set_data_handle(memory, address)
+    def place(self, memory: _Handle, address: int) -> None:
+        self._call("memory_set_data_handle", memory, c_void_p(address))
 
-    def execute(self, primitive, arguments):
-        self.library.dnnl_primitive_execute(primitive, self._stream(), len(arguments), arguments)
+    def step(self, description: _Handle, memories: Mapping[int, _Handle]) -> _Step:
+        """A described primitive and its memories by argument, which the caller keeps alive."""
+        arguments = (_Argument * len(memories))(*(_Argument(index, m.value) for index, m in memories.items()))
+        return self.create("primitive", "primitive_create", description), arguments
 
-    def wait(self):
-        self.library.dnnl_stream_wait(self._stream())
+    def reorder(self, source: tuple[_Handle, _Handle], target: tuple[_Handle, _Handle]) -> _Step:
+        """Copy one (layout, memory) to another."""
+        function, ends = "reorder_primitive_desc_create", (source[0], self.engine, target[0], self.engine)
+        return self.step(self.create("primitive_desc", function, *ends, None), {_SRC: source[1], _DST: target[1]})
 
-    def _stream(self):
+    def execute(self, steps: Sequence[_Step]) -> None:
         if not hasattr(self._thread, "stream"):
-            self._thread.stream = self._create(_Stream, "dnnl_stream_create", self._engine, _IN_ORDER)
-        return self._thread.stream
+            self._thread.stream = self.create("stream", "stream_create", self.engine, _IN_ORDER)
+        for primitive, arguments in steps:
+            self._call("primitive_execute", primitive, self._thread.stream, len(arguments), arguments)
+        self._call("stream_wait", self._thread.stream)
 
-    def scratch(self, slot, size):
+    def scratch(self, slot: int, size: int) -> int:
         """Address of ``size`` bytes for this thread, good until it asks for the same slot again."""
         buffers = self._thread.__dict__.setdefault("buffers", {})
         if slot not in buffers or buffers[slot].size < size + _CACHE_LINE:
@@ -219,138 +150,100 @@ class OneDNN:
         return address + -address % _CACHE_LINE
 
 
-class _Operand:
-    """An argument of a primitive: a dense array outside, the primitive's own layout inside."""
-
-    def __init__(self, dnn, index, shape, layout, output):
-        self._dnn, self.index, self._output = dnn, index, output
-        dense = dnn.dense(shape)
-        self._outer = self.inner = dnn.memory(dense)
-        self._reorder = None
-        if layout is not None and not dnn.library.dnnl_memory_desc_equal(dense, layout):
-            self.inner = dnn.memory(layout)
-            self._size = dnn.library.dnnl_memory_desc_get_size(layout)
-            self._reorder = dnn.reorder(layout, dense) if output else dnn.reorder(dense, layout)
-            source, target = (self.inner, self._outer) if output else (self._outer, self.inner)
-            self._ends = _arguments({_SRC: source, _DST: target})
-
-    def enter(self, array):
-        self._dnn.place(self._outer, array.ctypes.data)
-        if self._reorder is not None:
-            self._dnn.place(self.inner, self._dnn.scratch(self.index, self._size))
-            if not self._output:
-                self._dnn.execute(self._reorder, self._ends)
-
-    def leave(self):
-        if self._output and self._reorder is not None:
-            self._dnn.execute(self._reorder, self._ends)
-
-
 class _Operation:
-    """A primitive on dense arrays, called with the inputs' and then the outputs' arrays.
+    """A primitive on dense arrays of the given shapes by argument, called with the arrays in the same order."""
 
-    Args:
-        inputs, outputs: dictionaries from the index of an argument to the shape of its array.
-    """
-
-    def __init__(self, dnn, description, inputs, outputs):
+    def __init__(
+        self, dnn: OneDNN, description: _Handle, shapes: Mapping[int, Sequence[int]], outputs: Sequence[int]
+    ) -> None:
         self._dnn = dnn
-        self._primitive = dnn.primitive(description)
-        self._operands = [
-            _Operand(dnn, index, shape, dnn.wanted(description, index) if index in _QUERY else None, index in outputs)
-            for index, shape in {**inputs, **outputs}.items()
-        ]
-        scratchpad = dnn.wanted(description, _SCRATCHPAD)
-        self._scratch_size = dnn.library.dnnl_memory_desc_get_size(scratchpad)
-        self._scratch = dnn.memory(scratchpad)
-        self._arguments = _arguments({**{o.index: o.inner for o in self._operands}, _SCRATCHPAD: self._scratch})
+        self._outer: list[_Handle] = []
+        self._inner: list[tuple[_Handle, int, int]] = []  # memory, argument, bytes
+        before, after, arguments = [], [], {}
+        for argument, shape in shapes.items():
+            dense, wanted = dnn.dense(shape), dnn.wanted(description, argument)
+            outer = arguments[argument] = dnn.memory(dense)
+            self._outer.append(outer)
+            if not dnn.library.dnnl_memory_desc_equal(dense, wanted):
+                inner = arguments[argument] = self._add_inner(argument, wanted)
+                if argument in outputs:
+                    after.append(dnn.reorder((wanted, inner), (dense, outer)))
+                else:
+                    before.append(dnn.reorder((dense, outer), (wanted, inner)))
+        arguments[_SCRATCHPAD] = self._add_inner(_SCRATCHPAD, dnn.wanted(description, _SCRATCHPAD))
+        self._steps = [*before, dnn.step(description, arguments), *after]
 
-    def __call__(self, *arrays):
-        for operand, array in zip(self._operands, arrays):
-            operand.enter(array)
-        self._dnn.place(self._scratch, self._dnn.scratch(_SCRATCHPAD, self._scratch_size))
-        self._dnn.execute(self._primitive, self._arguments)
-        for operand in self._operands:
-            operand.leave()
-        self._dnn.wait()
+    def _add_inner(self, argument: int, layout: _Handle) -> _Handle:
+        """A memory that is placed in this thread's scratch memory for every call."""
+        memory = self._dnn.memory(layout)
+        self._inner.append((memory, argument, self._dnn.library.dnnl_memory_desc_get_size(layout)))
+        return memory
+
+    def __call__(self, *arrays: np.ndarray) -> None:
+        for memory, array in zip(self._outer, arrays):
+            self._dnn.place(memory, array.ctypes.data)
+        for memory, argument, size in self._inner:
+            self._dnn.place(memory, self._dnn.scratch(argument, size))
+        self._dnn.execute(self._steps)
 
 
 class Convolution:
-    """A convolution of one shape and its gradients, on C-contiguous float32 arrays. Not for two threads at once.
+    """A convolution of one shape and its gradients, on C-contiguous float32 arrays. Not for two threads at once."""
 
-    Args:
-        dnn: OneDNN.
-        shape: ConvolutionShape.
-    """
+    def __init__(self, dnn: OneDNN, shape: ConvolutionShape) -> None:
+        self._dnn = dnn
+        self._shapes = {_SRC: shape.x, _WEIGHTS: shape.weights, _DST: shape.y}
+        if shape.bias:
+            self._shapes[_BIAS] = shape.weights[:1]
+        stride, no_dilation, pad = _Dims(*[shape.stride] * 2), _Dims(), _Dims(*[shape.pad] * 2)
+        self._geometry = (stride, no_dilation, pad, pad)
+        self._description = self._describe("forward", _FORWARD_TRAINING, _DIRECT, *self._layouts())
 
-    def __init__(self, dnn, shape):
-        self._dnn, self._shape = dnn, shape
-        self._bias = {_BIAS: shape.weights[:1]} if shape.bias else {}
-        self._description = dnn.convolution(shape, "forward", _FORWARD_TRAINING, _DIRECT, *self._layouts())
+    def _layouts(self) -> list[_Handle | None]:
+        bias = self._dnn.dense(self._shapes[_BIAS]) if _BIAS in self._shapes else None
+        x, weights, y = (self._dnn.free(self._shapes[argument]) for argument in (_SRC, _WEIGHTS, _DST))
+        return [x, weights, bias, y]
 
-    def _layouts(self):
-        bias = self._dnn.dense(self._shape.weights[:1]) if self._shape.bias else None
-        return self._dnn.free(self._shape.x), self._dnn.free(self._shape.weights), bias, self._dnn.free(self._shape.y)
+    def _describe(self, direction: str, *arguments: Any, hint: Sequence[_Handle] = ()) -> _Handle:
+        function = f"convolution_{direction}_primitive_desc_create"
+        options = (*self._geometry, *hint, self._dnn.attributes)
+        return self._dnn.create("primitive_desc", function, self._dnn.engine, *arguments, *options)
+
+    def _operation(self, description: _Handle, inputs: Sequence[int], outputs: Sequence[int]) -> _Operation:
+        kinds = {argument: argument & ~_DIFF for argument in (*inputs, *outputs)}
+        shapes = {argument: self._shapes[kind] for argument, kind in kinds.items() if kind in self._shapes}
+        return _Operation(self._dnn, description, shapes, outputs)
 
     @cached_property
-    def forward(self):
+    def forward(self) -> _Operation:
         """Callable (x, weights, [bias,] y): writes y."""
-        inputs = {_SRC: self._shape.x, _WEIGHTS: self._shape.weights, **self._bias}
-        return _Operation(self._dnn, self._description, inputs, {_DST: self._shape.y})
+        return self._operation(self._description, (_SRC, _WEIGHTS, _BIAS), (_DST,))
 
     @cached_property
-    def backward_x(self):
+    def backward_x(self) -> _Operation:
         """Callable (weights, dy, dx): writes dx."""
         x, weights, _, y = self._layouts()
-        hint = (self._description,)
-        description = self._dnn.convolution(self._shape, "backward_data", _DIRECT, x, weights, y, hint=hint)
-        inputs = {_WEIGHTS: self._shape.weights, _DIFF_DST: self._shape.y}
-        return _Operation(self._dnn, description, inputs, {_DIFF_SRC: self._shape.x})
+        description = self._describe("backward_data", _DIRECT, x, weights, y, hint=(self._description,))
+        return self._operation(description, (_WEIGHTS, _DIFF + _DST), (_DIFF + _SRC,))
 
     @cached_property
-    def backward_weights(self):
+    def backward_weights(self) -> _Operation:
         """Callable (x, dy, dweights[, dbias]): writes dweights and dbias."""
-        hint = (self._description,)
-        description = self._dnn.convolution(self._shape, "backward_weights", _DIRECT, *self._layouts(), hint=hint)
-        inputs = {_SRC: self._shape.x, _DIFF_DST: self._shape.y}
-        outputs = {_DIFF_WEIGHTS: self._shape.weights}
-        if self._shape.bias:
-            outputs[_DIFF_BIAS] = self._shape.weights[:1]
-        return _Operation(self._dnn, description, inputs, outputs)
+        description = self._describe("backward_weights", _DIRECT, *self._layouts(), hint=(self._description,))
+        return self._operation(description, (_SRC, _DIFF + _DST), (_DIFF + _WEIGHTS, _DIFF + _BIAS))
 
 
-def _arguments(memories):
-    """The argument list of dnnl_primitive_execute, from a dictionary of memories that the caller keeps alive."""
-    return (_Argument * len(memories))(*(_Argument(index, memory.value) for index, memory in memories.items()))
-
-
-def _load():
-    """The library with the types of all functions in use."""
+def _load() -> ctypes.CDLL:
+    """The library, from the distribution's list of files, with the types of results that are no status."""
     try:
-        library = ctypes.CDLL(_find())
-    except OSError as error:
-        raise ImportError(f"{DISTRIBUTION} can't be loaded: {error}") from error
-    for name, arguments in _STATUS_FUNCTIONS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype, function.errcheck = arguments, c_int, _check
-    for name, (result, *arguments) in _VALUE_FUNCTIONS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, result
-    return library
-
-
-def _find():
-    """Path of the library, from the distribution's list of files."""
-    try:
-        files = importlib.metadata.files(DISTRIBUTION)
+        files = importlib.metadata.files(DISTRIBUTION) or ()
+        library = ctypes.CDLL(str(next(file.locate() for file in files if file.name == _LIBRARY)))
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(f"{DISTRIBUTION} is not installed") from error
-    paths = [file.locate() for file in files or () if file.name == _LIBRARY]
-    if not paths:
-        raise ImportError(f"{DISTRIBUTION} lists no {_LIBRARY}")
-    return str(paths[0])
-
-
-def _check(status, function, _):
-    if status:
-        raise RuntimeError(f"oneDNN: {function.__name__}: {_STATUS.get(status, f'status {status}')}")
+    except StopIteration as error:
+        raise ImportError(f"{DISTRIBUTION} lists no {_LIBRARY}") from error
+    except OSError as error:
+        raise ImportError(f"{DISTRIBUTION} can't be loaded: {error}") from error
+    library.dnnl_memory_desc_get_size.restype = c_size_t
+    library.dnnl_primitive_desc_query_md.restype = _Handle
+    return library
