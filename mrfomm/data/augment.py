@@ -4,7 +4,6 @@ FOMM jitters through PIL, which rounds to 8 bits after every adjustment, and the
 a whole level. Here everything is float32; the two differ by rounding only.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -28,16 +27,7 @@ class AugmentOptions:
 
 
 def augment(frames: np.ndarray, options: AugmentOptions, generator: np.random.Generator) -> np.ndarray:
-    """Flip and jitter the frames of one sample.
-
-    Args:
-        frames: float32 array [N,H,W,3] in [0,1], RGB.
-        options: AugmentOptions.
-        generator: numpy Generator.
-
-    Returns:
-        float32 array [N,H,W,3] in [0,1]; it may share memory with ``frames``, which are not changed.
-    """
+    """Flip and jitter one sample's frames, float32 [N,H,W,3] RGB in [0,1]; the result may share their memory."""
     return jitter(flip(frames, options, generator), options, generator)
 
 
@@ -53,17 +43,16 @@ def flip(frames: np.ndarray, options: AugmentOptions, generator: np.random.Gener
 
 def jitter(frames: np.ndarray, options: AugmentOptions, generator: np.random.Generator) -> np.ndarray:
     """Adjust brightness, contrast, saturation and hue in random order, shared by all frames (FOMM)."""
-    factor_jitters = (
-        (adjust_brightness, options.jitter_brightness),
-        (adjust_contrast, options.jitter_contrast),
-        (adjust_saturation, options.jitter_saturation),
+    steps = (
+        (adjust_brightness, options.jitter_brightness, 1),
+        (adjust_contrast, options.jitter_contrast, 1),
+        (adjust_saturation, options.jitter_saturation, 1),
+        (adjust_hue, options.jitter_hue, 0),
     )
-    steps: list[tuple[Callable[[np.ndarray, float], np.ndarray], float, float]]
-    steps = [(adjust, generator.uniform(max(0, 1 - by), 1 + by), by) for adjust, by in factor_jitters]
-    steps.append((adjust_hue, generator.uniform(-options.jitter_hue, options.jitter_hue), options.jitter_hue))
+    amounts = [generator.uniform(max(0, 1 - by) if centre else -by, centre + by) for _, by, centre in steps]
     for i in generator.permutation(len(steps)):
-        adjust, amount, by = steps[i]
-        frames = adjust(frames, amount) if by else frames
+        adjust, by, _ = steps[i]
+        frames = adjust(frames, amounts[i]) if by else frames
     return frames
 
 

@@ -13,10 +13,10 @@ import functools
 import logging
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import get_ident
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -30,11 +30,10 @@ from mrfomm.media.images import fit, natural_order, read_image
 from mrfomm.media.pixels import Converter
 from mrfomm.media.whole import check_whole
 
-VIDEO_SUFFIXES = (".mp4", ".mov")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-SUFFIXES = (*VIDEO_SUFFIXES, ".gif", *IMAGE_SUFFIXES)
+SUFFIXES = (".mp4", ".mov", ".gif", *IMAGE_SUFFIXES)
 
-_Bomb = Image.DecompressionBombError
+_PILLOW = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 _log = logging.getLogger(__name__)
 
 
@@ -59,13 +58,7 @@ class BrokenClip(UserError):  # noqa: N818 - named as what it tells
 
 
 def find_clips(root: AnyPath) -> list[Clip]:
-    """The clips directly in a folder, such as ``data/vox/train``. Hidden files are left out.
-
-    Args:
-        root: path of a folder.
-
-    Returns:
-        List of Clip, sorted by name.
+    """The clips directly in a folder, such as ``data/vox/train``, sorted by name. Hidden files are left out.
 
     Raises:
         UserError: the folder is missing, has no clip, holds a file that is no clip, or two clips of one name.
@@ -73,14 +66,17 @@ def find_clips(root: AnyPath) -> list[Clip]:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a folder of clips (a dataset has train/ and test/)")
-    clips = [_clip(path) for path in root.iterdir() if not _is_hidden(path)]
+    clips = sorted((_clip(path) for path in _shown(root)), key=lambda clip: (clip.name, clip.path))
     if not clips:
         raise UserError(f"{root}: holds no clip; put videos, gifs, folders of frames or stacked images there")
-    clips.sort(key=lambda clip: (clip.name, clip.path))
     for clip, following in zip(clips, clips[1:]):
         if clip.name == following.name:
             raise UserError(f"{following.path}: has the same name as {clip.path.name}; rename one of them")
     return clips
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _clip(path: Path) -> Clip:
@@ -91,37 +87,15 @@ def _clip(path: Path) -> Clip:
     return Clip(path, name, name.split("#")[0])
 
 
-def open_clip(clip: Clip) -> "Frames":
-    """Look through a clip once, so that its frames can be read by number.
+class Frames(NamedTuple):
+    """The ``length`` frames of a clip by number; holds no open file and is small.
 
-    Args:
-        clip: Clip.
-
-    Returns:
-        Frames: ``length`` is the number of frames that can be decoded, ``read(indices, size)`` reads some. It
-        holds no open file and is small, so keep it: opening a video decodes all of it.
-
-    Raises:
-        BrokenClip: the clip has no frame that can be read.
+    ``decode`` yields the uint8 RGB frames of ascending, distinct numbers.
     """
-    suffix = clip.path.suffix.lower()
-    if clip.path.is_dir():
-        return FolderFrames(clip)
-    try:
-        check_is_file(clip.path)
-    except UserError as error:
-        raise BrokenClip(clip, str(error)) from error
-    return StackedFrames(clip) if suffix in IMAGE_SUFFIXES else VideoFrames(clip)
 
-
-class Frames:
-    """The frames of one clip by number. Subclasses define ``_decode``."""
-
-    def __init__(self, clip: Clip, length: int) -> None:
-        if length < 1:
-            raise BrokenClip(clip, "no frame can be decoded")
-        self.clip = clip
-        self.length = length
+    clip: Clip
+    length: int
+    decode: Callable[[Sequence[int]], Iterator[np.ndarray]]
 
     def read(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """Read frames. Only these are converted, and a video is decoded from a key frame near them.
@@ -139,49 +113,103 @@ class Frames:
         wanted = sorted({int(index) for index in indices})
         if not 0 <= wanted[0] <= wanted[-1] < self.length:
             raise IndexError(f"{self.clip.path}: frames {wanted} asked for, it has {self.length}")
-        decoded = {index: fit(frame, size) for index, frame in zip(wanted, self._decode(wanted))}
+        with _named(self.clip):
+            decoded = {index: fit(frame, size) for index, frame in zip(wanted, self.decode(wanted))}
         return np.stack([decoded[int(index)] for index in indices])  # [N,H,W,3]
 
-    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the RGB uint8 frames of ascending, distinct indices."""
-        raise NotImplementedError
+
+def open_clip(clip: Clip) -> Frames:
+    """Look through a clip once, so that its frames can be read by number. Keep it: opening a video decodes all of it.
+
+    Raises:
+        BrokenClip: the clip has no frame that can be read.
+    """
+    with _named(clip):
+        if clip.path.is_dir():
+            return _frames_of_folder(clip)
+        check_is_file(clip.path)
+        if clip.path.suffix.lower() in IMAGE_SUFFIXES:
+            return _frames_side_by_side(clip)
+        video = _Video(clip.path)
+        return Frames(clip, video.length, video.decode)
 
 
-class VideoFrames(Frames):
-    """Frames of an mp4, mov or gif. A damaged video has the frames before the damage."""
+@contextlib.contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """Tell what is wrong inside as the clip's."""
+    try:
+        yield
+    except UserError as error:
+        raise BrokenClip(clip, str(error).replace(f"{clip.path}: ", "", 1)) from error
 
-    def __init__(self, clip: Clip) -> None:
-        stamps: list[int] = []
+
+def _frames_of_folder(clip: Clip) -> Frames:
+    """The png and jpg files of a folder, in natural order (``2.png`` before ``10.png``)."""
+    try:
+        paths = sorted((p for p in _shown(clip.path) if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    except OSError as error:
+        raise UserError(f"can't be read ({error})") from error
+    if not paths:
+        raise UserError("a folder without png or jpg frames")
+    return Frames(clip, len(paths), lambda indices: (read_image(paths[index]) for index in indices))
+
+
+def _frames_side_by_side(clip: Clip) -> Frames:
+    """Square frames in one png or jpg."""
+    try:
+        with Image.open(clip.path) as image:
+            width, height = image.size
+    except _PILLOW as error:
+        raise UserError(f"can't be read ({error})") from error
+    if not height or width % height:
+        raise UserError(f"{width} x {height} pixels are not square frames side by side")
+
+    def decode(indices: Sequence[int]) -> Iterator[np.ndarray]:
+        pixels = read_image(clip.path)
+        side = len(pixels)
+        for index in indices:
+            if (index + 1) * side > pixels.shape[1]:
+                raise UserError(f"frame {index} of {width // height} isn't there any more")
+            yield pixels[:, index * side : (index + 1) * side]
+
+    return Frames(clip, width // height, decode)
+
+
+class _Video:
+    """An mp4, mov or gif. A damaged one has the frames before the damage."""
+
+    def __init__(self, path: Path) -> None:
+        stamps: list[Any] = []  # int; None: a frame without a time
         keyframes: list[int] = []
-        is_stamped = True
-        with _open_video(clip) as (container, stream):
-            self._look = look(container, stream)
+        with _opened(path) as (container, stream):
+            self._path, self._look = path, look(container, stream)
             try:
-                for frame in decode(container, stream):
-                    if not stamps:
+                for number, frame in enumerate(decode(container, stream)):
+                    if not number:
                         Converter(self._look)(frame)
                     if frame.key_frame:
-                        keyframes.append(len(stamps))
-                    is_stamped = is_stamped and frame.pts is not None
-                    stamps.append(frame.pts or 0)
-                check_whole(container, clip.path)
+                        keyframes.append(number)
+                    stamps.append(frame.pts)
+                check_whole(container, path)
             except (Damage, UserError) as damage:
                 if not stamps:
-                    raise BrokenClip(clip, f"no frame can be decoded ({damage})") from damage
-                _log.warning("%s: damaged (%s); its first %d frames are used", clip.path, damage, len(stamps))
-        super().__init__(clip, len(stamps))
+                    raise UserError(f"no frame can be decoded ({damage})") from damage
+                _log.warning("%s: damaged (%s); its first %d frames are used", path, damage, len(stamps))
+        self.length = len(stamps)
+        if not stamps:
+            raise UserError("no frame can be decoded")
         # Times that don't ascend don't identify frames; without key frames to go to, nothing seeks.
-        is_ascending = is_stamped and bool(np.all(np.diff(stamps) > 0))
+        is_ascending = None not in stamps and bool(np.all(np.diff(stamps) > 0))
         self._stamps = np.array(stamps if is_ascending else [], np.int64)
         self._keyframes = np.array(keyframes if is_ascending else [], np.int64)
 
-    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         done = 0
         try:
             for frame in self._seek(indices) if self._stamps.size else self._decode_in_order(indices):
                 done += 1
                 yield frame
-        except (av.FFmpegError, Damage, _Lost):
+        except (av.FFmpegError, Damage):
             yield from self._decode_in_order(indices[done:])
 
     def _seek(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -191,7 +219,7 @@ class VideoFrames(Frames):
         it was when the clip was opened.
         """
         wanted = {int(stamp) for stamp in self._stamps[list(indices)]}
-        with _open_video(self.clip) as (container, stream):
+        with _opened(self._path) as (container, stream):
             convert, frames, position = _converter(self._look, get_ident()), _some(container, stream, wanted), -1
             for index in indices:
                 key = np.searchsorted(self._keyframes, index, side="right") - 1
@@ -201,13 +229,13 @@ class VideoFrames(Frames):
                 stamp = self._stamps[index]
                 frame = next((frame for frame in frames if frame.pts is None or frame.pts >= stamp), None)
                 if frame is None or frame.pts != stamp:
-                    raise _Lost
+                    raise Damage("a seek landed on an unknown frame, or behind the one that was asked for")
                 yield convert(frame)
                 position = index
 
     def _decode_in_order(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         wanted, number, reason = set(indices), -1, ""
-        with _open_video(self.clip) as (container, stream):
+        with _opened(self._path) as (container, stream):
             convert = Converter(self._look)
             try:
                 for number, frame in enumerate(decode(container, stream)):
@@ -217,11 +245,7 @@ class VideoFrames(Frames):
                         return
             except Damage as damage:
                 reason = f" ({damage})"
-        raise BrokenClip(self.clip, f"frame {number + 1} of {self.length} can't be decoded{reason}")
-
-
-class _Lost(Exception):  # noqa: N818
-    """A seek landed on an unknown frame, or behind the one that was asked for."""
+        raise UserError(f"frame {number + 1} of {self.length} can't be decoded{reason}")
 
 
 @functools.lru_cache(maxsize=4)
@@ -241,65 +265,6 @@ def _some(container: InputContainer, stream: VideoStream, wanted: set[int]) -> I
 
 
 @contextlib.contextmanager
-def _open_video(clip: Clip) -> Iterator[tuple[InputContainer, VideoStream]]:
-    with contextlib.ExitStack() as stack:
-        try:
-            container = stack.enter_context(open_container(clip.path))
-            stream = picture_stream(container, clip.path)
-        except UserError as error:
-            raise BrokenClip(clip, str(error).replace(f"{clip.path}: ", "", 1)) from error
-        yield container, stream
-
-
-class FolderFrames(Frames):
-    """Frames that are the png and jpg files of a folder, in natural order (``2.png`` before ``10.png``)."""
-
-    def __init__(self, clip: Clip) -> None:
-        with _broken_if_unreadable(clip):
-            paths = [path for path in clip.path.iterdir() if not _is_hidden(path)]
-        self._paths = sorted((p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
-        if not self._paths:
-            raise BrokenClip(clip, "a folder without png or jpg frames")
-        super().__init__(clip, len(self._paths))
-
-    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for index in indices:
-            yield _read_image(self.clip, self._paths[index])
-
-
-class StackedFrames(Frames):
-    """Square frames side by side in one png or jpg."""
-
-    def __init__(self, clip: Clip) -> None:
-        with _broken_if_unreadable(clip), Image.open(clip.path) as image:
-            width, height = image.size
-        if not height or width % height:
-            raise BrokenClip(clip, f"{width} x {height} pixels are not square frames side by side")
-        super().__init__(clip, width // height)
-
-    def _decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        image = _read_image(self.clip, self.clip.path)
-        side, width = image.shape[:2]
-        for index in indices:
-            if (index + 1) * side > width:
-                raise BrokenClip(self.clip, f"frame {index} of {self.length} isn't there any more")
-            yield image[:, index * side : (index + 1) * side]
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-@contextlib.contextmanager
-def _broken_if_unreadable(clip: Clip) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, _Bomb) as error:  # Pillow's decoders
-        raise BrokenClip(clip, f"can't be read ({error})") from error
-
-
-def _read_image(clip: Clip, path: Path) -> np.ndarray:
-    try:
-        return read_image(path)
-    except UserError as error:
-        raise BrokenClip(clip, str(error)) from error
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    with open_container(path) as container:
+        yield container, picture_stream(container, path)

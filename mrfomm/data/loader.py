@@ -1,12 +1,13 @@
 """Batches of training samples, made in this process or by worker processes."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,29 +33,19 @@ class Batch(NamedTuple):
     driving: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class SampleMaker:
-    """Makes samples from (epoch, index); a copy of it works in every worker.
+    """Makes samples of K references from (epoch, index); a copy of it works in every worker."""
 
-    Args:
-        items: what ``sampling.group_items`` returns.
-        size: side of the frames.
-        num_references: K.
-        options: AugmentOptions.
-        seed: of the whole run.
-    """
-
-    def __init__(
-        self, items: Sequence[Sequence[Clip]], size: int, num_references: int, options: AugmentOptions, seed: int
-    ) -> None:
-        self.items = items
-        self.size = size
-        self.num_references = num_references
-        self.options = options
-        self.seed = seed
-        self._opened: dict[Clip, Frames] = {}  # opening costs a decoding
+    items: Sequence[Sequence[Clip]]  # of ``sampling.group_items``
+    size: int  # side of the frames
+    num_references: int
+    options: AugmentOptions
+    seed: int
+    _opened: dict[Clip, Frames] = dataclasses.field(default_factory=dict, init=False)  # opening costs a decoding
 
     def __call__(self, task: tuple[int, int]) -> Sample:
-        """Make the sample of ``task = (epoch, index)``; a broken clip is replaced by another draw.
+        """The sample of ``task = (epoch, index)``; a broken clip is replaced by another draw.
 
         Returns:
             uint8 array [K+1,3,H,W] with the driving frame last, and the list of the BrokenClips met.
@@ -86,21 +77,9 @@ class SampleMaker:
         return self._open(clip).length
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Loader:
     """Batches of an epoch, the same for every number of workers, and together for every number of processes.
-
-    Args:
-        clips: what ``clips.find_clips`` returns.
-        options: AugmentOptions.
-        size: side of the frames.
-        num_references: K.
-        batch_size: samples per batch of this process.
-        seed: of the whole run; every process gives the same.
-        num_repeats: passes over the items that make one epoch.
-        id_sampling: one item per identity, with a random clip of it each time, instead of one item per clip.
-        num_workers: worker processes; 0 makes the samples in this process.
-        rank, world: number of this process, and how many share every global batch.
-        max_broken: share of the clips that may be broken.
 
     Broken clips are replaced by other draws, warned about once and their names collected in ``broken``.
 
@@ -108,42 +87,37 @@ class Loader:
         UserError: the epoch doesn't fill a global batch.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        options: AugmentOptions,
-        *,
-        size: int,
-        num_references: int,
-        batch_size: int,
-        seed: int,
-        num_repeats: int = 1,
-        id_sampling: bool = True,
-        num_workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        max_broken: float = 0.1,
-    ) -> None:
-        self._items = group_items(clips, id_sampling)
-        self._clips = clips
-        self._seed, self._num_repeats = seed, num_repeats
-        self._batch_size, self._rank, self._world = batch_size, rank, world
-        self._max_broken = max_broken
+    clips: Sequence[Clip] = dataclasses.field(kw_only=False)
+    options: AugmentOptions = dataclasses.field(kw_only=False)
+    size: int  # side of the frames
+    num_references: int
+    batch_size: int  # of this process
+    seed: int  # of the whole run: every process gives the same
+    num_repeats: int = 1  # passes over the items that make one epoch
+    id_sampling: bool = True  # an item is an identity, with a random clip of it each time; else a clip
+    num_workers: int = 0  # processes; 0 makes the samples in this one
+    rank: int = 0  # of this process among ``world``, which share every global batch
+    world: int = 1
+    max_broken: float = 0.1  # share of the clips
+
+    def __post_init__(self) -> None:
         self.broken: set[str] = set()
-        self.steps_per_epoch = self._count_steps()
-        self._maker = SampleMaker(self._items, size, num_references, options, seed)
-        self._sample_shape = (num_references + 1, 3, size, size)
-        self._pool = None
-        if num_workers:
-            self._pool = WorkerPool(self._maker, num_workers, self._sample_shape, _BATCHES_AHEAD * batch_size)
+        self._items = group_items(self.clips, self.id_sampling)
+        samples, needed = len(self._items) * self.num_repeats, self.batch_size * self.world
+        if samples < needed:
+            raise UserError(
+                f"an epoch of {len(self._items)} items x {self.num_repeats} repeats doesn't fill a batch of {needed}; "
+                f"set data.num_repeats to at least {-(-needed // len(self._items))} or lower train.batch_size"
+            )
+        self.steps_per_epoch = samples // needed
+        self._maker = SampleMaker(self._items, self.size, self.num_references, self.options, self.seed)
+        ahead = _BATCHES_AHEAD * self.batch_size
+        self._pool = WorkerPool(self._maker, self.num_workers, ahead) if self.num_workers else None
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """End the workers. Also happens when the loader is garbage or the program ends."""
         if self._pool:
             self._pool.close()
@@ -151,62 +125,37 @@ class Loader:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the names of all clips, and of the sizes of those that are files."""
-        sizes = (clip.path.stat().st_size if clip.path.is_file() else 0 for clip in self._clips)
-        return hashlib.sha256(repr([(clip.name, size) for clip, size in zip(self._clips, sizes)]).encode()).hexdigest()
+        sizes = [clip.path.stat().st_size if clip.path.is_file() else 0 for clip in self.clips]
+        return hashlib.sha256(repr([(clip.name, size) for clip, size in zip(self.clips, sizes)]).encode()).hexdigest()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch from a step on. An earlier iterator that wasn't used up ends.
-
-        Returns:
-            Iterator of ``steps_per_epoch - start_step`` Batches.
+        """The ``steps_per_epoch - start_step`` Batches of an epoch from a step on; ends an earlier such iterator.
 
         Raises:
             UserError: more than ``max_broken`` of the clips are broken, or a worker was killed.
         """
-        order = self._order(epoch)[start_step:]  # [steps,B]
+        shares = self.batch_size, self.rank, self.world
+        order = epoch_order(self.seed, epoch, len(self._items), self.num_repeats, *shares)[start_step:]  # [steps,B]
         tasks = ((epoch, int(index)) for index in order.ravel())
         samples = self._pool.map(tasks) if self._pool else map(self._maker, tasks)
-        for _ in range(len(order)):
-            yield self._collect(samples)
+        for _ in order:
+            frames = np.stack([self._checked(sample) for sample in itertools.islice(samples, self.batch_size)])
+            frames = frames / np.float32(255)  # [B,K+1,3,H,W]
+            yield Batch(frames[:, :-1], frames[:, -1])
 
-    def _order(self, epoch: int) -> np.ndarray:
-        shares = self._batch_size, self._rank, self._world
-        return epoch_order(self._seed, epoch, len(self._items), self._num_repeats, *shares)
-
-    def _count_steps(self) -> int:
-        samples, needed = len(self._items) * self._num_repeats, self._batch_size * self._world
-        if samples < needed:
-            repeats = -(-needed // len(self._items))
-            raise UserError(
-                f"an epoch of {len(self._items)} items x {self._num_repeats} repeats doesn't fill a batch of "
-                f"{needed}; set data.num_repeats to at least {repeats} or lower train.batch_size"
-            )
-        return samples // needed
-
-    def _collect(self, samples: Iterator[Sample]) -> Batch:
-        """The next Batch of an iterator of samples, whose arrays are only valid until the next one."""
-        frames_per_sample, *image = self._sample_shape
-        B, K = self._batch_size, frames_per_sample - 1
-        references = np.empty((B, K, *image), dtype=np.float32)  # [B,K,3,H,W]
-        driving = np.empty((B, *image), dtype=np.float32)  # [B,3,H,W]
-        for i in range(B):
-            frames, broken = next(samples)  # [K+1,3,H,W]
-            self._note(broken)
-            np.divide(frames[:-1], np.float32(255), out=references[i])
-            np.divide(frames[-1], np.float32(255), out=driving[i])
-        return Batch(references, driving)
-
-    def _note(self, errors: Iterable[BrokenClip]) -> None:
+    def _checked(self, sample: Sample) -> np.ndarray:
+        frames, errors = sample
         for error in errors:
             if error.clip.name in self.broken:
                 continue
             self.broken.add(error.clip.name)
             logging.getLogger(__name__).warning("skipping a broken clip: %s", error)
-            if len(self.broken) > self._max_broken * len(self._clips):
+            if len(self.broken) > self.max_broken * len(self.clips):
                 raise UserError(
-                    f"{len(self.broken)} of {len(self._clips)} clips are broken, more than data.max_broken = "
-                    f"{self._max_broken:g} allows; the last one: {error}"
+                    f"{len(self.broken)} of {len(self.clips)} clips are broken, more than data.max_broken = "
+                    f"{self.max_broken:g} allows; the last one: {error}"
                 )
+        return frames
 
 
 def check_lengths(clips: Sequence[Clip], num_references: int) -> None:
@@ -216,20 +165,15 @@ def check_lengths(clips: Sequence[Clip], num_references: int) -> None:
         UserError: no clip has more frames than one, so that none shows motion.
     """
     wanted = num_references + 1
-    looked_at = [clips[i] for i in spread(len(clips), _LOOKED_AT)]
-    lengths = [frames_up_to(clip, wanted) for clip in looked_at]
+    lengths = [frames_up_to(clips[i], wanted) for i in spread(len(clips), _LOOKED_AT)]
     if max(lengths) == 1 and all(frames_up_to(clip, 2) < 2 for clip in clips):
         raise UserError(
             f"{clips[0].path.parent}: all clips are single pictures, which show no motion; give videos, or put the "
             "pictures of one shot into a folder of their own"
         )
-    short = sum(0 < length < wanted for length in lengths)
-    if short:
-        print(
-            f"{short} of {len(looked_at)} training clips have fewer than {wanted} frames: their references and driving "
-            "frame repeat each other",
-            file=sys.stderr,
-        )
+    if short := sum(0 < length < wanted for length in lengths):
+        tell = f"{short} of {len(lengths)} training clips have fewer than {wanted} frames"
+        print(f"{tell}: their references and driving frame repeat each other", file=sys.stderr)
 
 
 def frames_up_to(clip: Clip, most: int) -> int:

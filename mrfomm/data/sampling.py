@@ -11,8 +11,7 @@ import numpy as np
 
 from mrfomm.data.clips import Clip
 
-# What a random stream is for: keeps streams of one seed and epoch apart.
-_ORDER, _SAMPLE = 0, 1
+_ORDER, _SAMPLE = 0, 1  # what a random stream is for: keeps streams of one seed and epoch apart
 
 
 class SamplePlan(NamedTuple):
@@ -25,34 +24,22 @@ class SamplePlan(NamedTuple):
 
 
 def group_items(clips: Iterable[Clip], id_sampling: bool) -> tuple[tuple[Clip, ...], ...]:
-    """What one pass over the data visits.
-
-    Args:
-        clips: sequence of Clip.
-        id_sampling: one item per identity, made of all its clips (FOMM, vox); otherwise one item per clip.
-
-    Returns:
-        Tuple of items; an item is a non-empty tuple of Clip.
-    """
-    if not id_sampling:
-        return tuple((clip,) for clip in clips)
-    items: dict[str, list[Clip]] = {}
+    """What one pass over the data visits: all clips of an identity together (FOMM, vox), or without ``id_sampling``
+    each clip by itself."""
+    items: dict[str | Clip, list[Clip]] = {}
     for clip in clips:
-        items.setdefault(clip.identity, []).append(clip)
-    return tuple(tuple(items[identity]) for identity in sorted(items))
+        items.setdefault(clip.identity if id_sampling else clip, []).append(clip)
+    return tuple(tuple(items[key]) for key in (sorted(items) if id_sampling else items))
 
 
 def epoch_order(
     seed: int, epoch: int, n_items: int, num_repeats: int, batch_size: int, rank: int = 0, world: int = 1
 ) -> np.ndarray:
-    """The sample numbers of one epoch, shuffled, for one process.
+    """The sample numbers of one epoch, shuffled, for one process: int64 [steps,batch_size].
 
     An epoch has ``n_items * num_repeats`` samples; sample i shows item ``i % n_items``. They are cut into
     global batches of ``world * batch_size``, of which rank r takes positions r*batch_size..(r+1)*batch_size.
     The remainder that fills no global batch is dropped, as in FOMM; it is another one in the next epoch.
-
-    Returns:
-        int64 array [steps,batch_size].
     """
     order = _generator(_ORDER, seed, epoch).permutation(n_items * num_repeats)
     steps = len(order) // (world * batch_size)
@@ -74,14 +61,9 @@ def draw_sample(
     which its time flip undoes; of several sorted frames, only the first and the last would ever drive.
 
     Args:
-        seed, epoch, index: what the sample depends on; ``index`` is from :func:`epoch_order`.
-        items: what :func:`group_items` returns.
-        num_references: K.
+        index: of the sample, from :func:`epoch_order`. items: what :func:`group_items` returns.
         clip_length: function from a Clip to its number of frames; may raise BrokenClip.
         attempt: 0 for the sample itself; 1, 2... for its replacements, which may show any item.
-
-    Returns:
-        SamplePlan.
     """
     generator = _generator(_SAMPLE, seed, epoch, index, attempt)
     item = items[index % len(items)] if attempt == 0 else items[generator.integers(len(items))]

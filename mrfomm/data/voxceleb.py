@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from mrfomm.errors import UserError, check_is_file
-from mrfomm.media.crop import Region
+from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.media.crop import Place, Region
 from mrfomm.store import files_below
 
 FPS = 25
@@ -28,22 +28,18 @@ class Utterance(NamedTuple):
 
     identity: str
     video: str
-    track: tuple[tuple[int, Region], ...]
+    track: tuple[Place, ...]
     in_shares: bool
 
-    def pixels(self, region, frame_shape):
+    def pixels(self, region: Region, frame_shape: tuple[int, ...]) -> Region:
         """A Region of the track in pixels of a frame of ``frame_shape`` (H, W, ...)."""
         height, width = frame_shape[:2]
-        if self.in_shares:
-            return region.scaled(width, height)
-        return region.scaled(height / _PIXELS_HEIGHT, height / _PIXELS_HEIGHT)
+        factor = height / _PIXELS_HEIGHT
+        return region.scaled(width, height) if self.in_shares else region.scaled(factor, factor)
 
 
-def read_utterances(folder):
-    """Read all text files below a folder.
-
-    Returns:
-        List of Utterance, in the order of the paths.
+def read_utterances(folder: AnyPath) -> list[Utterance]:
+    """Read all text files below a folder, in the order of their paths.
 
     Raises:
         UserError: no such folder, no text file, or a file that isn't in the format; file and line are named.
@@ -54,8 +50,8 @@ def read_utterances(folder):
     return [read_utterance(path) for path in paths]
 
 
-def read_utterance(path):
-    """Read one text file as an Utterance. Raises UserError, which names the file and the line."""
+def read_utterance(path: AnyPath) -> Utterance:
+    """Read one text file. Raises UserError, which names the file and the line."""
     check_is_file(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -75,24 +71,23 @@ def read_utterance(path):
     return Utterance(header[0], header[1], track, in_shares)
 
 
-def _header_value(path, lines, i, key):
-    name, colon, value = lines[i].partition(":") if i < len(lines) else ("", "", "")
-    if name.strip() != key or not colon or not value.strip():
+def _header_value(path: AnyPath, lines: list[str], i: int, key: str) -> str:
+    name, _, value = lines[i].partition(":") if i < len(lines) else ("", "", "")
+    if name.strip() != key or not value.strip():
         raise _misformatted(path, i, f"'{key} : <value>'")
     return value.strip()
 
 
-def _row(path, i, line):
+def _row(path: AnyPath, i: int, line: str) -> Place:
     try:
-        number, x, y, w, h = line.split()
-        number, box = int(number), [float(value) for value in (x, y, w, h)]
+        frame, *numbers = line.split()
+        number, (x, y, w, h) = int(frame), map(float, numbers)
     except ValueError:
         raise _misformatted(path, i, "a frame number and four numbers") from None
-    if number < 0 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+    if number < 0 or not all(map(math.isfinite, (x, y, w, h))) or min(w, h) <= 0:
         raise _misformatted(path, i, "a frame number and a box of positive size")
-    x, y, w, h = box
     return number, Region(x, y, x + w, y + h)
 
 
-def _misformatted(path, i, expected):
+def _misformatted(path: AnyPath, i: int, expected: str) -> UserError:
     return UserError(f"{path}, line {i + 1}: expected {expected}; is this VoxCeleb's metadata?")

@@ -1,30 +1,27 @@
-"""A pool of worker processes that maps tasks to arrays, in order.
+"""A pool of worker processes that maps tasks to results, in order.
 
-The processes are fresh interpreters with a pipe each, not those of ``multiprocessing``. Forking is unsafe
-once MPI, CUDA or nnabla's threads run in the parent; and the spawn and forkserver methods import the parent's
-main script in every worker, which here would load nnabla (and perhaps MPI, under the parent's rank).
+The processes are fresh interpreters with a pipe each, not those of ``multiprocessing``: forking is unsafe once MPI,
+CUDA or nnabla's threads run in the parent, and its other methods import the parent's main script in every worker,
+which here would load nnabla (and perhaps MPI, under the parent's rank).
 
-Arrays come back through a shared file without a name, which goes with the processes. A worker ends when its
-pipe closes, so none outlives the parent, however that ends. A worker's death closes its pipe, so the parent
-notices.
+A worker ends when its pipe closes, so none outlives the parent, however that ends; and a worker's death closes its
+pipe, so the parent notices.
 """
 
-import contextlib
 import json
-import mmap
-import os
-import shutil
+import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 import weakref
 from collections import deque
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import cycle, islice
 from multiprocessing.connection import Connection, Pipe
-
-import numpy as np
+from typing import Any
 
 from mrfomm.errors import UserError
 from mrfomm.runtime.threads import one_thread_each
@@ -33,111 +30,85 @@ from mrfomm.runtime.threads import one_thread_each
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from mrfomm.data.workers import run_worker; run_worker(int(sys.argv[2]), int(sys.argv[3]))"
+    "from mrfomm.data.workers import run_worker; run_worker(int(sys.argv[2]))"
 )
+_Worker = tuple[subprocess.Popen, Connection]
 
 
 class WorkerPool:
     """Processes that each hold a copy of a function and apply it to tasks.
 
     Args:
-        function: picklable callable of an importable module: task -> (uint8 array of ``shape``, note). Tasks
-            and notes are small picklable objects.
+        function: callable of an importable module. It, tasks and results can be pickled; tasks are small.
         num_workers: number of processes, at least 1.
-        shape: shape of every array.
-        ahead: number of results that may be computed before they are asked for.
+        ahead: number of results that may be computed before they are asked for; at least two of each worker.
     """
 
-    def __init__(self, function, num_workers, shape, ahead):
-        self._slots = max(2, -(-ahead // num_workers))  # arrays of one worker in shared memory
-        all_slots = (num_workers, self._slots, *shape)
-        self._pending = deque()  # numbers of the tasks sent whose replies haven't been read
-        self._turn = None  # identifies the map whose tasks are pending
-        self._workers = []
+    def __init__(self, function: Callable[[Any], Any], num_workers: int, ahead: int) -> None:
+        self._ahead = max(ahead, 2 * num_workers)
+        self._pending: deque[int] = deque()  # the workers whose replies haven't been read, in the order of the tasks
+        self._workers: list[_Worker] = []
         self.close = weakref.finalize(self, _end, self._workers)
-        size = int(np.prod(all_slots))
-        with tempfile.TemporaryFile(dir=_folder_for(size)) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # fails here, not by a signal at the first write
-            self._arrays = _map_arrays(file.fileno(), all_slots)
-            for _ in range(num_workers):
-                self._workers.append(_start(file.fileno()))
+        for _ in range(num_workers):
+            self._workers.append(_start())
         for worker in range(num_workers):
-            self._send(worker, (function, all_slots, worker))
+            self._send(worker, function)
 
-    def map(self, tasks):
-        """Yield (array, note) for every task, in order. The array is valid until the next one is asked for.
-
-        Starting a map ends an earlier one that wasn't used up.
+    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """Yield the result of every task, in order. Starting a map ends an earlier one that wasn't used up.
 
         Raises:
             UserError: raised by the function, or a worker was killed.
             RuntimeError: the function raised something else; the message holds the worker's traceback.
         """
-        turn = self._turn = object()
         while self._pending:
-            self._receive(self._pending.popleft())
-        numbered = enumerate(tasks)
-        self._submit(islice(numbered, len(self._workers) * self._slots))
-        while self._pending:
-            number = self._pending.popleft()
-            succeeded, note = self._receive(number)
+            self._receive()
+        pending = self._pending = deque()
+        assigned = zip(cycle(range(len(self._workers))), tasks)
+        self._submit(islice(assigned, self._ahead))
+        while pending:
+            succeeded, result = self._receive()
             if not succeeded:
-                raise note
-            yield self._arrays[self._place(number)], note
-            if self._turn is not turn:
+                raise result
+            yield result
+            if self._pending is not pending:
                 raise RuntimeError("this iterator ended when a later one was started on the same workers")
-            self._submit(islice(numbered, 1))
+            self._submit(islice(assigned, 1))
 
-    def _place(self, number):
-        """Worker and slot of a task: free again when as many tasks as there are slots have been yielded."""
-        return number % len(self._workers), number // len(self._workers) % self._slots
+    def _submit(self, assigned: Iterable[tuple[int, Any]]) -> None:
+        for worker, task in assigned:
+            self._send(worker, task)
+            self._pending.append(worker)
 
-    def _submit(self, numbered):
-        for number, task in numbered:
-            worker, slot = self._place(number)
-            self._send(worker, (slot, task))
-            self._pending.append(number)
-
-    def _send(self, worker, message):
+    def _send(self, worker: int, message: Any) -> None:
         try:
             self._workers[worker][1].send(message)
         except OSError:
             raise self._death(worker) from None
 
-    def _receive(self, number):
-        worker, _ = self._place(number)
+    def _receive(self) -> tuple[bool, Any]:
+        worker = self._pending.popleft()
         try:
             return self._workers[worker][1].recv()
         except (EOFError, OSError):
             raise self._death(worker) from None
 
-    def _death(self, worker):
+    def _death(self, worker: int) -> UserError:
         code = self._workers[worker][0].wait(timeout=10)
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return UserError(f"data loader worker {worker} {cause}; if memory ran out, lower data.workers")
 
 
-def _folder_for(size):
-    """Where to put a shared file: in memory, unless /dev/shm is small (as in containers)."""
-    return "/dev/shm" if shutil.disk_usage("/dev/shm").free > 2 * size else None
-
-
-def _map_arrays(descriptor, shape):
-    return np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.uint8).reshape(shape)
-
-
-def _start(memory):
+def _start() -> _Worker:
     """Start a worker. Returns its process and our end of its pipe."""
     ours, theirs = Pipe()
     with theirs, _stop_signals_blocked(), one_thread_each():
-        descriptors = (theirs.fileno(), memory)
-        command = [sys.executable, "-c", _WORKER, json.dumps(sys.path), *map(str, descriptors)]
-        process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
-    return process, ours
+        command = [sys.executable, "-c", _WORKER, json.dumps(sys.path), str(theirs.fileno())]
+        return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL), ours
 
 
-@contextlib.contextmanager
-def _stop_signals_blocked():
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
     """Context manager whose child processes never see the signals that ask to stop.
 
     Ctrl-C, `timeout` and job schedulers send them to every process at once. The parent, which gets them when this ends,
@@ -150,7 +121,7 @@ def _stop_signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _end(workers):
+def _end(workers: list[_Worker]) -> None:
     for process, connection in workers:
         connection.close()
         process.kill()  # it holds nothing that would need an orderly end
@@ -158,29 +129,23 @@ def _end(workers):
         process.wait()
 
 
-def run_worker(pipe, memory):
-    """Body of a worker process: answer tasks until the pipe closes. The arguments are file descriptors."""
-    with Connection(pipe) as connection:
-        try:
-            _answer_tasks(connection, memory)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return  # the parent closed the pool, or is gone
+def run_worker(pipe: int) -> None:
+    """Body of a worker process: answer tasks until the pipe, a file descriptor, closes.
+
+    Replies are sent by a thread, as a pipe holds less than one: the next ones are computed while they wait.
+    """
+    with Connection(pipe) as connection, ThreadPoolExecutor(1) as sender, suppress(EOFError, ConnectionError):
+        function = connection.recv()
+        while True:
+            reply = pickle.dumps(_reply(function, connection.recv()), pickle.HIGHEST_PROTOCOL)
+            sender.submit(connection.send_bytes, reply)
 
 
-def _answer_tasks(connection, memory):
-    function, shape, worker = connection.recv()
-    arrays = _map_arrays(memory, shape)[worker]
-    while True:
-        slot, task = connection.recv()
-        connection.send(_answer(function, task, arrays[slot]))
-
-
-def _answer(function, task, out):
-    """Returns (True, note), or (False, exception) with an exception that can be pickled."""
+def _reply(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
+    """(True, result), or (False, exception) with an exception that can be pickled."""
     try:
-        out[...], note = function(task)
+        return True, function(task)
     except UserError as error:
         return False, error
     except Exception:
         return False, RuntimeError(f"in a data loader worker:\n{traceback.format_exc()}")
-    return True, note

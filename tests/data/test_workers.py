@@ -71,7 +71,7 @@ def start():
     pools = []
 
     def start(function, num_workers=2, ahead=4):
-        pools.append(WorkerPool(function, num_workers, SHAPE, ahead))
+        pools.append(WorkerPool(function, num_workers, ahead))
         return pools[-1]
 
     yield start
@@ -173,7 +173,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the backg
 print("the main script runs", flush=True)
 from mrfomm.data.workers import WorkerPool
 import test_workers as t
-pool = WorkerPool(t.square, 2, t.SHAPE, 4)
+pool = WorkerPool(t.square, 2, 4)
 results = pool.map(range(100))
 print(*sorted({next(results)[1] for _ in range(4)}), flush=True)
 if sys.argv[1] == "wait":
