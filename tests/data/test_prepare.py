@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from mrfomm.data import prepare
+from mrfomm.data import cutting, prepare
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
 from mrfomm.media.crop import Box
@@ -158,7 +158,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(tmp_path, monk
     write_video(tmp_path / "raw" / "ann.mp4", [30] * 40)
     run(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "write_cuts", lambda *_: pytest.fail("cut again"))
+        patch.setattr(cutting, "write_cuts", lambda *_: pytest.fail("cut again"))
         assert run(tmp_path) == 0
     with pytest.raises(UserError, match="made with other settings .margin was 0.4."):
         run(tmp_path, "--margin", "0.3")
@@ -198,9 +198,9 @@ def test_a_second_run_into_the_folder_is_refused(tmp_path):
 def test_a_video_that_ends_early_leaves_no_clip(tmp_path):
     write_video(tmp_path / "raw.mp4", [30] * 20)
     box = Box(0, 0, 50)
-    cuts = [prepare.Cut(tmp_path / "a.mp4", 0, 10, box), prepare.Cut(tmp_path / "b", 5, 25, box)]
-    with pytest.raises(prepare.UnreadableVideo, match=r"raw.mp4: ends before frame 24"):
-        prepare.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 32)
+    cuts = [cutting.Cut(tmp_path / "a.mp4", 0, 10, box), cutting.Cut(tmp_path / "b", 5, 25, box)]
+    with pytest.raises(cutting.UnreadableVideo, match=r"raw.mp4: ends before frame 24"):
+        cutting.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["raw.mp4"]
 
 
@@ -208,8 +208,8 @@ def test_overlapping_cuts_are_written_in_one_pass(tmp_path):
     positions = list(range(10, 40))
     write_video(tmp_path / "raw.mp4", positions)
     spans = {"a": (0, 30), "b": (5, 9), "c": (5, 20)}
-    cuts = [prepare.Cut(tmp_path / "clips" / name, *span, Box(0, 0, 96)) for name, span in spans.items()]
-    prepare.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 96)
+    cuts = [cutting.Cut(tmp_path / "clips" / name, *span, Box(0, 0, 96)) for name, span in spans.items()]
+    cutting.write_cuts(open_frames(tmp_path / "raw.mp4"), cuts, 96)
     for clip in find_clips(tmp_path / "clips"):
         start, end = spans[clip.name]
         frames = open_clip(clip)
@@ -217,7 +217,7 @@ def test_overlapping_cuts_are_written_in_one_pass(tmp_path):
 
 
 SCRIPT = """
-import sys, test_data_prepare as t
+import sys, test_prepare as t
 from mrfomm.data import prepare
 from mrfomm.errors import run_command
 prepare.FaceFinder = t.FindGreen
@@ -232,7 +232,7 @@ def test_a_killed_run_goes_on(tmp_path):
     tests = Path(__file__).parent.parent
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
-        env={"PYTHONPATH": f"{tests}:{tests.parent}"},
+        env={"PYTHONPATH": f"{tests}:{tests / 'data'}:{tests.parent}"},
         stderr=subprocess.DEVNULL,
     )
     manifest = tmp_path / "data" / "manifest.jsonl"
@@ -428,7 +428,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
     tests = Path(__file__).parent.parent
 
     def ended():
-        environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+        environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests / 'data'}:{tests.parent}"}
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     first = ended()
@@ -458,7 +458,7 @@ def test_a_video_that_was_replaced_is_cut_anew_and_one_that_was_copied_is_not(tm
     assert (tmp_path / "data/train/b#b#000000#000016.mp4").read_bytes() == before
     told = [line for line in capsys.readouterr().err.splitlines() if "cut anew" in line]
     assert told == [f"{raw / 'a.mp4'}: not known to be the file that its clips were cut from; cut anew"]
-    monkeypatch.setattr(prepare, "write_cuts", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr(cutting, "write_cuts", lambda *_: pytest.fail("cut again"))
     run(tmp_path, "--test-share", "0")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrfomm.data.tracks import Region
+from mrfomm.data.cutting import Region
 from mrfomm.data.voxceleb import TEST_IDENTITIES, read_utterance, read_utterances
 from mrfomm.errors import UserError
 
