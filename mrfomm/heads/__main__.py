@@ -38,11 +38,11 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    from mrfomm.heads.dataset import Settings, make_dataset  # here, as it may raise UserError: numba is an extra
+    from mrfomm.heads.dataset import SetOptions, make_dataset  # here, as it may raise UserError: numba is an extra
 
-    settings = Settings(args.protocol, args.subjects, args.clips, args.frames, args.size, args.seed)
-    jobs = make_dataset(args.output, settings, args.workers)
-    print(f"{len(jobs)} clips of {args.frames} frames, {args.size} x {args.size}, in {args.output}")
+    options = SetOptions(args.protocol, args.subjects, args.clips, args.frames, args.size, args.seed)
+    clips = make_dataset(args.output, options, args.workers)
+    print(f"{len(clips)} clips of {args.frames} frames, {args.size} x {args.size}, in {args.output}")
     return 0
 
 

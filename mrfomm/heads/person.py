@@ -5,43 +5,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrfomm.heads import rendering
-from mrfomm.heads.appearance import Look, Scene
-from mrfomm.heads.geometry import Camera, Shape, Template, project, rotation, shape_vertices, turn_head
-from mrfomm.heads.meshes import Body, build_body
-from mrfomm.heads.textures import Canvas, paint_backdrop, paint_materials
-
-_LEAST_ASPECT = 1.5  # height over width of a head, below which it is framed by its width
+from mrfomm.heads.painted.look import Look, sample_look
+from mrfomm.heads.painted.meshes import build_mesh
+from mrfomm.heads.painted.textures import Canvas, paint_materials
+from mrfomm.heads.rendering import Materials, Mesh, render
+from mrfomm.heads.scene import Stage
+from mrfomm.heads.shape import Shape, Template, dense, rotation, sample_shape, shape_vertices, turn_head
 
 
 class Identity(NamedTuple):
-    """One person: the form of the head and the look."""
+    """Who somebody is: the form of the head and the look."""
 
     shape: Shape
     look: Look
 
 
 class Person(NamedTuple):
-    """An identity made ready for rendering.
+    """An identity made ready for rendering."""
 
-    body: meshes.Body; units float32 [units,V,3]: the face units; pivot [3]: what the head turns about; bounds [2,3]:
-    chin to top of the hair, ear to ear, back and front; materials: rendering.Materials.
-    """
-
-    body: Body
-    units: np.ndarray
-    pivot: np.ndarray
-    bounds: np.ndarray
-    materials: rendering.Materials
+    mesh: Mesh  # at rest
+    units: np.ndarray  # float32 [units,V,3]: the face units
+    pivot: np.ndarray  # [3]: what the head turns about
+    bounds: np.ndarray  # [2,3]: chin to top of the hair, ear to ear, back and front
+    materials: Materials
 
 
-class Stage(NamedTuple):
-    """A scene made ready for one person and size: camera, light, backdrop float32 [S,S,3], and the shadow's focus."""
-
-    camera: Camera
-    light: rendering.Light
-    backdrop: np.ndarray
-    focus: tuple[np.ndarray, float]
+def draw_identity(template: Template, rng: np.random.Generator) -> Identity:
+    """A random person's Identity."""
+    shape = sample_shape(template, rng)
+    return Identity(shape, sample_look(shape, rng))
 
 
 def texture_size(size: int) -> int:
@@ -50,58 +42,27 @@ def texture_size(size: int) -> int:
 
 
 def make_person(template: Template, canvas: Canvas, identity: Identity) -> Person:
-    """Build the meshes and paint the textures of an Identity.
-
-    Args:
-        template: geometry.Template.
-        canvas: textures.Canvas of the template; its size suits frames as :func:`texture_size` says.
-        identity: Identity.
-
-    Returns:
-        Person.
-    """
+    """Build the meshes and paint the textures of an Identity; the canvas' size suits frames as texture_size() says."""
     vertices = shape_vertices(template, identity.shape)
-    body = build_body(template, vertices, identity.look)
-    own = (template.follow == 1) & (template.vertices[:, 2] > -0.5)  # the chin, not the neck
-    bounds = np.array([vertices[own].min(0), vertices[own].max(0)], float)
-    materials = paint_materials(canvas, identity.look)
-    units = template.units.dense(len(vertices))
-    return Person(body, units, vertices[template.pivot].mean(0).astype(float), bounds, materials)
+    own = vertices[(template.follow == 1) & (template.vertices[:, 2] > -0.5)]  # the chin, not the neck
+    return Person(
+        build_mesh(template, vertices, identity.look),
+        dense(template.units, len(vertices)),
+        pivot=vertices[template.pivot].mean(0).astype(float),
+        bounds=np.array([own.min(0), own.max(0)], float),
+        materials=paint_materials(canvas, identity.look),
+    )
 
 
-def make_stage(person: Person, scene: Scene, size: int) -> Stage:
-    """Place camera, light and backdrop of an appearance.Scene for a person, as a Stage."""
-    low, high = person.bounds
-    middle = (low + high) / 2
-    framing = scene.framing
-    position = np.array([0.0, middle[1], high[2] - 0.5 + framing.distance])
-    height = max(high[1] - low[1], _LEAST_ASPECT * (high[0] - low[0]))
-    focal = framing.fill * size * framing.distance / height
-    center = size * np.array([0.5 + framing.shift[0], 0.5 - framing.shift[1]])
-    backdrop = paint_backdrop(scene.backdrop, size)
-    reach = 1.6 * height  # with the hair
-    return Stage(Camera(position, focal, center), scene.light, backdrop, (middle, reach))
-
-
-def pose_body(person: Person, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:
+def pose_mesh(person: Person, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:
     """The person's vertices float64 [N,3] with (yaw, pitch, roll) in degrees and face unit weights [units]."""
     change = np.tensordot(np.asarray(weights, np.float32), person.units, 1)  # [V,3]
-    body = person.body
-    at_rest = body.vertices + change[body.source] * body.moved[:, None]
-    return turn_head(at_rest, body.follow, rotation(*angles), person.pivot)
+    mesh = person.mesh
+    at_rest = mesh.vertices + change[mesh.source] * mesh.moved[:, None]
+    return turn_head(at_rest, mesh.follow, rotation(*angles), person.pivot)
 
 
 def render_frame(person: Person, stage: Stage, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:
-    """One frame, uint8 [S,S,3] RGB.
-
-    Args:
-        person: Person.
-        stage: Stage.
-        angles: (yaw, pitch, roll) in degrees.
-        weights: float [units] in [0,1], the face units.
-    """
-    body = person.body
-    vertices = pose_body(person, angles, weights)
-    mesh = rendering.Mesh(vertices, body.triangles, body.uv, body.material, body.openness)
-    pixels = project(vertices, stage.camera)
-    return rendering.render(mesh, person.materials, stage.light, stage.camera, stage.backdrop, pixels, stage.focus)
+    """One frame, uint8 [S,S,3] RGB; angles (yaw, pitch, roll) in degrees, weights [units] in [0,1]."""
+    mesh = person.mesh._replace(vertices=pose_mesh(person, angles, weights))
+    return render(mesh, person.materials, stage)

@@ -4,13 +4,13 @@ Compiled by numba, which only this module needs. All runs in one thread and in a
 bytes. Frames are rendered with several samples a pixel, in linear light, and averaged.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrfomm.errors import UserError
-from mrfomm.heads.geometry import Camera
+from mrfomm.heads.scene import GAMMA, Light, Stage, project
 
 try:
     import numba
@@ -18,144 +18,67 @@ except ImportError as error:
     raise UserError(f"rendering heads needs numba ({error}); pip install -e .[cpu]") from error
 
 SAMPLES = 2  # per pixel, along each axis
-GAMMA = 2.2
 _SHADOW_BIAS = 0.07  # decimetres: the shadow map's own roughness must cast no shadow
 _CUTOUT = 0.5  # a texture's alpha below this is a hole
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
+Vector = tuple[float, float, float]
 
 
 class Mesh(NamedTuple):
-    """Triangles to draw.
+    """Triangles to draw, and how their vertices move with the head."""
 
-    vertices float64 [N,3]; triangles int32 [T,3], anticlockwise from outside; uv float32 [T,3,2]; material int32 [T]
-    counts the textures and the rows of :class:`Materials`; openness float32 [N]: the share of the sky a vertex sees.
-    """
-
-    vertices: np.ndarray
-    triangles: np.ndarray
-    uv: np.ndarray
-    material: np.ndarray
-    openness: np.ndarray
+    vertices: np.ndarray  # float64 [N,3], decimetres
+    triangles: np.ndarray  # int32 [T,3], anticlockwise seen from outside
+    uv: np.ndarray  # float32 [T,3,2] in [0,1], v down
+    material: np.ndarray  # int32 [T], rows of Materials
+    openness: np.ndarray  # float32 [N] in [0,1]: the share of the sky a vertex sees
+    source: np.ndarray  # int [N]: the vertex of the template whose expression a vertex shares,
+    moved: np.ndarray  # float64 [N] in [0,1]: to what share,
+    follow: np.ndarray  # float64 [N] in [0,1]: and its share of the head's rotation
 
 
 class Materials(NamedTuple):
-    """How M materials answer light.
+    """How M materials answer light."""
 
-    texture uint8 [M,S,S,4]: colour and alpha, sRGB-like with GAMMA; wrap float32 [M,3]: how far red, green and blue
-    light creeps around the edge of a shadow, 0..1; gloss [M]: strength of the highlight; hardness [M]: its exponent;
-    two_sided bool [M]; casts bool [M]: whether it throws a shadow.
-    """
-
-    texture: np.ndarray
-    wrap: np.ndarray
-    gloss: np.ndarray
-    hardness: np.ndarray
-    two_sided: np.ndarray
-    casts: np.ndarray
+    texture: np.ndarray  # uint8 [M,S,S,4]: colour and alpha, sRGB-like with GAMMA
+    wrap: np.ndarray  # float32 [M,3]: how far red, green and blue light creeps around the edge of a shadow, 0..1
+    gloss: np.ndarray  # float32 [M]: strength of the highlight
+    hardness: np.ndarray  # float32 [M]: its exponent
+    two_sided: np.ndarray  # bool [M]
+    casts: np.ndarray  # bool [M]: whether it throws a shadow
 
 
-class Light(NamedTuple):
-    """Lamps and ambient light, linear.
-
-    direction float64 [L,3]: unit vectors towards the lamps, of which the first throws the shadow; color [L,3]; below,
-    above [3]: the ambient light from the ground and from the sky.
-    """
-
-    direction: np.ndarray
-    color: np.ndarray
-    below: np.ndarray
-    above: np.ndarray
-
-
-def _compiled(function: _Function) -> _Function:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # there is no folder for compiled code
-        return numba.njit(nogil=True)(function)
-
-
-def render(
-    mesh: Mesh,
-    materials: Materials,
-    light: Light,
-    camera: Camera,
-    backdrop: np.ndarray,
-    pixels: np.ndarray,
-    focus: tuple[np.ndarray, float],
-) -> np.ndarray:
-    """Draw one frame.
-
-    Args:
-        mesh: Mesh.
-        materials: Materials.
-        light: Light.
-        camera: geometry.Camera for an image of the backdrop's size, which gave ``pixels``.
-        backdrop: float32 [H,W,3] in linear light, what shows where no mesh is.
-        pixels: float64 [N,3], the vertices projected by ``geometry.project``.
-        focus: (point [3], radius): the ball the shadow map covers.
-
-    Returns:
-        uint8 [H,W,3], RGB.
-    """
+def render(mesh: Mesh, materials: Materials, stage: Stage) -> np.ndarray:
+    """Draw one frame, uint8 [H,W,3] RGB."""
+    camera, light, backdrop, focus = stage
     height, width = backdrop.shape[:2]
-    normals = vertex_normals(mesh.vertices, mesh.triangles)
-    fine = pixels * np.array([SAMPLES, SAMPLES, 1.0])
-    visible = rasterize(fine, mesh, materials, height * SAMPLES, width * SAMPLES)
-    shadow = cast_shadow(mesh, materials, light.direction[0], focus, 4 * height)
-    color = np.repeat(np.repeat(backdrop, SAMPLES, 0), SAMPLES, 1)
-    _shade(*visible, *mesh, normals, *materials, *light, camera.position, *shadow, color)
-    return tone_map(average(color))
-
-
-def rasterize(
-    pixels: np.ndarray, mesh: Mesh, materials: Materials, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find what is seen in every pixel.
-
-    Args:
-        pixels: float64 [N,3], x, y and depth of the vertices in pixels of this raster.
-        mesh, materials: Mesh, Materials; of these uv, alpha and two_sided count.
-        height, width: of the raster.
-
-    Returns:
-        triangle int32 [height,width], -1 where there is none, and weights float32 [height,width,2]: the barycentric
-        coordinates of the first and second vertex in space (not in the image).
-    """
-    nearest = np.zeros((height, width))  # 1 / depth
-    triangle = np.full((height, width), -1, np.int32)
-    weights = np.zeros((height, width, 2), np.float32)
+    pixels = project(mesh.vertices, camera) * np.array([SAMPLES, SAMPLES, 1.0])
     surface = mesh.triangles, mesh.uv, mesh.material, materials.texture, materials.two_sided
-    _draw(pixels, *surface, nearest, triangle, weights)
-    return triangle, weights
-
-
-def cast_shadow(
-    mesh: Mesh, materials: Materials, direction: np.ndarray, focus: tuple[np.ndarray, float], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth seen from a lamp at infinity.
-
-    Returns:
-        (nearest float64 [size,size], frame [3,4]): frame maps a point to column, row and distance from the lamp;
-        nearest holds the least distance.
-    """
-    return depth_map(mesh.vertices, mesh.triangles[materials.casts[mesh.material]], direction, focus, size)
+    triangle, weights = rasterize(pixels, *surface, height * SAMPLES, width * SAMPLES)
+    casting = mesh.triangles[materials.casts[mesh.material]]
+    shadow, frame = depth_map(mesh.vertices, casting, light.direction[0], focus, 4 * height)
+    normals = vertex_normals(mesh.vertices, mesh.triangles)
+    color = np.repeat(np.repeat(backdrop, SAMPLES, 0), SAMPLES, 1)
+    _shade(triangle, weights, mesh, normals, materials, light, camera.position, shadow, frame, color)
+    return tone_map(average(color))
 
 
 def depth_map(
     vertices: np.ndarray, triangles: np.ndarray, direction: np.ndarray, focus: tuple[np.ndarray, float], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`cast_shadow` for bare vertices [N,3] and triangles int32 [T,3]."""
+    """The least distance of triangles int32 [T,3] over vertices [N,3] from a lamp at infinity.
+
+    Returns:
+        (nearest float64 [size,size], frame [3,4]): frame maps a point to column, row and distance from the lamp;
+        nearest holds the least distance, infinity where nothing is.
+    """
     point, radius = focus
     side = np.cross([0.0, 1.0, 0.0], direction)
     side /= np.linalg.norm(side)
     up = np.cross(direction, side)
     axes = np.stack([side * size / (2 * radius), -up * size / (2 * radius), -direction])
     offset = np.array([size / 2, size / 2, 0.0]) - axes @ point
-    seen = vertices @ axes.T + offset
-    nearest = np.full((size, size), np.inf)
-    _draw_depth(seen, triangles, nearest)
-    return nearest, np.concatenate([axes, offset[:, None]], 1)
+    return _nearest(vertices @ axes.T + offset, triangles, size), np.concatenate([axes, offset[:, None]], 1)
 
 
 def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
@@ -171,13 +94,10 @@ def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> 
         float32 [size,size,C]; texels near a triangle, which bilinear sampling reaches, are filled from the nearest.
     """
     points = np.concatenate([uv.reshape(-1, 2) * size, np.ones((3 * len(uv), 1))], 1).astype(np.float64)
-    triangle = np.full((size, size), -1, np.int32)
-    weights = np.zeros((size, size, 2), np.float32)
-    own = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
-    opaque = np.full((1, 1, 1, 4), 255, np.uint8)
-    material = np.zeros(len(uv), np.int32)
-    flat = np.zeros((len(uv), 3, 2), np.float32)
-    _draw(points, own, flat, material, opaque, np.ones(1, np.bool_), np.zeros((size, size)), triangle, weights)
+    triangles = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
+    opaque, both_sides = np.full((1, 1, 1, 4), 255, np.uint8), np.ones(1, np.bool_)
+    flat, material = np.zeros((len(uv), 3, 2), np.float32), np.zeros(len(uv), np.int32)
+    triangle, weights = rasterize(points, triangles, flat, material, opaque, both_sides, size, size)
     first, second = weights[..., :1], weights[..., 1:]
     at = np.asarray(values, np.float32)[corners[triangle]]  # [S,S,3,C]
     image = first * at[..., 0, :] + second * at[..., 1, :] + (1 - first - second) * at[..., 2, :]
@@ -187,12 +107,10 @@ def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> 
 def _grow(image: np.ndarray, known: np.ndarray, steps: int = 6) -> np.ndarray:
     """Fill unknown texels beside known ones with one of them, ``steps`` times; the rest becomes 0."""
     image, known = np.where(known[..., None], image, 0), known.copy()
-    for _ in range(steps):
-        for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            neighbour, there = np.roll(image, shift, axis), np.roll(known, shift, axis)
-            fresh = there & ~known
-            image[fresh] = neighbour[fresh]
-            known |= fresh
+    for axis, shift in steps * ((0, 1), (0, -1), (1, 1), (1, -1)):
+        fresh = np.roll(known, shift, axis) & ~known
+        image[fresh] = np.roll(image, shift, axis)[fresh]
+        known |= fresh
     return image
 
 
@@ -211,9 +129,44 @@ def tone_map(linear: np.ndarray) -> np.ndarray:
     return (255 * soft ** (1 / GAMMA) + 0.5).astype(np.uint8)
 
 
-def to_linear(color: np.ndarray | Sequence[float]) -> np.ndarray:
-    """sRGB-like values in [0,1] to linear light."""
-    return np.asarray(color, np.float32) ** GAMMA
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # there is no folder for compiled code
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _dot(a: Vector, b: Vector) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@_compiled
+def _row(values: np.ndarray, number: int) -> Vector:
+    return values[number, 0], values[number, 1], values[number, 2]
+
+
+@_compiled
+def _minus(a: Vector, b: Vector) -> Vector:
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+@_compiled
+def _unit(a: Vector, length: float) -> Vector:
+    return a[0] / length, a[1] / length, a[2] / length
+
+
+@_compiled
+def _blend(values: np.ndarray, corners: Vector, weights: Vector, channel: int) -> float:
+    a, b, c = corners
+    return weights[0] * values[a, channel] + weights[1] * values[b, channel] + weights[2] * values[c, channel]
+
+
+@_compiled
+def _point(values: np.ndarray, corners: Vector, weights: Vector) -> Vector:
+    """The vector between three rows of values [N,3]."""
+    x, y = _blend(values, corners, weights, 0), _blend(values, corners, weights, 1)
+    return x, y, _blend(values, corners, weights, 2)
 
 
 @_compiled
@@ -221,37 +174,91 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals [N,3] of vertices [N,3]: the area-weighted mean of their triangles' normals."""
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
-        a, b, c = triangles[t]
-        e0, e1, e2 = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
-        f0, f1, f2 = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
-        n0, n1, n2 = e1 * f2 - e2 * f1, e2 * f0 - e0 * f2, e0 * f1 - e1 * f0
+        a, b, c = _row(triangles, t)
+        origin = _row(vertices, a)
+        e, f = _minus(_row(vertices, b), origin), _minus(_row(vertices, c), origin)
+        cross = e[1] * f[2] - e[2] * f[1], e[2] * f[0] - e[0] * f[2], e[0] * f[1] - e[1] * f[0]
         for corner in (a, b, c):
-            normals[corner, 0] += n0
-            normals[corner, 1] += n1
-            normals[corner, 2] += n2
+            for axis in range(3):
+                normals[corner, axis] += cross[axis]
     for n in range(len(normals)):
-        length = np.sqrt(normals[n, 0] ** 2 + normals[n, 1] ** 2 + normals[n, 2] ** 2) + 1e-12
+        length = np.sqrt(_dot(_row(normals, n), _row(normals, n))) + 1e-12
         for axis in range(3):
             normals[n, axis] /= length
     return normals
 
 
 @_compiled
-def _bounds(first: float, second: float, third: float, size: int) -> tuple[int, int]:
-    """The pixels whose centres can lie between three coordinates: first to last, within 0..size-1."""
-    low = max(0, int(np.ceil(min(first, second, third) - 0.5)))
-    high = min(size - 1, int(np.floor(max(first, second, third) - 0.5)))
-    return low, high
+def _covered(
+    points: np.ndarray, corners: np.ndarray, both_sides: bool, height: int, width: int
+) -> Iterator[tuple[int, int, Vector]]:
+    """The pixels (row, column) whose centres a triangle covers, with the weights of its corners there."""
+    a, b, c = corners
+    ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+    area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)  # twice; negative seen from the front, as y points down
+    if abs(area) < 1e-12 or (area > 0 and not both_sides):
+        return
+    left, right = max(0, int(np.ceil(min(ax, bx, cx) - 0.5))), min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
+    top, bottom = max(0, int(np.ceil(min(ay, by, cy) - 0.5))), min(height - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+    for row in range(top, bottom + 1):
+        for column in range(left, right + 1):
+            x, y = column + 0.5, row + 0.5
+            wa = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
+            wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
+            wc = 1 - wa - wb
+            if wa >= 0 and wb >= 0 and wc >= 0:
+                yield row, column, (wa, wb, wc)
 
 
 @_compiled
-def _barycentric(
-    x: float, y: float, ax: float, ay: float, bx: float, by: float, cx: float, cy: float, area: float
-) -> tuple[float, float, float]:
-    """The weights of a triangle's corners a, b, c at a point; area: twice the triangle's, signed."""
-    wa = ((bx - x) * (cy - y) - (cx - x) * (by - y)) / area
-    wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
-    return wa, wb, 1 - wa - wb
+def _nearest(points: np.ndarray, triangles: np.ndarray, size: int) -> np.ndarray:
+    """The least third coordinate of triangles over points [N,3], float64 [size,size]."""
+    nearest = np.full((size, size), np.inf)
+    for t in range(len(triangles)):
+        corners = _row(triangles, t)
+        for row, column, weights in _covered(points, corners, True, size, size):
+            nearest[row, column] = min(nearest[row, column], _blend(points, corners, weights, 2))
+    return nearest
+
+
+@_compiled
+def rasterize(
+    pixels: np.ndarray, triangles: np.ndarray, uv: np.ndarray, material: np.ndarray, texture: np.ndarray,
+    two_sided: np.ndarray, height: int, width: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Find what is seen in every pixel of a raster.
+
+    Args:
+        pixels: float64 [N,3], x, y and depth of vertices in pixels of this raster.
+        triangles, uv, material, texture, two_sided: as in Mesh and Materials; of the texture alpha counts.
+        height, width: of the raster.
+
+    Returns:
+        triangle int32 [height,width], -1 where there is none, and weights float32 [height,width,2]: the barycentric
+        coordinates of the first and second vertex in space (not in the image).
+    """
+    nearest = np.zeros((height, width))  # 1 / depth
+    triangle = np.full((height, width), -1, np.int32)
+    seen = np.zeros((height, width, 2), np.float32)
+    for t in range(len(triangles)):
+        corners = _row(triangles, t)
+        a, b, c = corners
+        ia, ib, ic = 1 / pixels[a, 2], 1 / pixels[b, 2], 1 / pixels[c, 2]
+        for y, x, (wa, wb, wc) in _covered(pixels, corners, two_sided[material[t]], height, width):
+            inverse = wa * ia + wb * ib + wc * ic
+            if inverse <= nearest[y, x]:
+                continue
+            ga, gb = wa * ia / inverse, wb * ib / inverse
+            u, v = _texel(uv[t], (ga, gb, 1 - ga - gb))
+            if _sample(texture, material[t], u, v, 3) >= _CUTOUT:
+                nearest[y, x], triangle[y, x] = inverse, t
+                seen[y, x, 0], seen[y, x, 1] = ga, gb
+    return triangle, seen
+
+
+@_compiled
+def _texel(uv: np.ndarray, weights: Vector) -> tuple[float, float]:
+    return _blend(uv, (0, 1, 2), weights, 0), _blend(uv, (0, 1, 2), weights, 1)
 
 
 @_compiled
@@ -269,75 +276,11 @@ def _sample(texture: np.ndarray, material: int, u: float, v: float, channel: int
 
 
 @_compiled
-def _draw(
-    pixels: np.ndarray,
-    triangles: np.ndarray,
-    uv: np.ndarray,
-    material: np.ndarray,
-    texture: np.ndarray,
-    two_sided: np.ndarray,
-    nearest: np.ndarray,
-    triangle: np.ndarray,
-    weights: np.ndarray,
-) -> None:
-    height, width = nearest.shape
-    for t in range(len(triangles)):
-        a, b, c = triangles[t]
-        ax, ay, bx, by, cx, cy = pixels[a, 0], pixels[a, 1], pixels[b, 0], pixels[b, 1], pixels[c, 0], pixels[c, 1]
-        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)  # negative seen from the front, as y points down
-        if abs(area) < 1e-12 or (area > 0 and not two_sided[material[t]]):
-            continue
-        ia, ib, ic = 1 / pixels[a, 2], 1 / pixels[b, 2], 1 / pixels[c, 2]
-        left, right = _bounds(ax, bx, cx, width)
-        top, bottom = _bounds(ay, by, cy, height)
-        for y in range(top, bottom + 1):
-            for x in range(left, right + 1):
-                wa, wb, wc = _barycentric(x + 0.5, y + 0.5, ax, ay, bx, by, cx, cy, area)
-                if wa < 0 or wb < 0 or wc < 0:
-                    continue
-                inverse = wa * ia + wb * ib + wc * ic
-                if inverse <= nearest[y, x]:
-                    continue
-                ga, gb = wa * ia / inverse, wb * ib / inverse
-                gc = 1 - ga - gb
-                u = ga * uv[t, 0, 0] + gb * uv[t, 1, 0] + gc * uv[t, 2, 0]
-                v = ga * uv[t, 0, 1] + gb * uv[t, 1, 1] + gc * uv[t, 2, 1]
-                if _sample(texture, material[t], u, v, 3) < _CUTOUT:
-                    continue
-                nearest[y, x] = inverse
-                triangle[y, x] = t
-                weights[y, x, 0] = ga
-                weights[y, x, 1] = gb
-
-
-@_compiled
-def _draw_depth(seen: np.ndarray, triangles: np.ndarray, nearest: np.ndarray) -> None:
-    height, width = nearest.shape
-    for t in range(len(triangles)):
-        a, b, c = triangles[t]
-        ax, ay, bx, by, cx, cy = seen[a, 0], seen[a, 1], seen[b, 0], seen[b, 1], seen[c, 0], seen[c, 1]
-        area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-        if abs(area) < 1e-12:
-            continue
-        left, right = _bounds(ax, bx, cx, width)
-        top, bottom = _bounds(ay, by, cy, height)
-        for y in range(top, bottom + 1):
-            for x in range(left, right + 1):
-                wa, wb, wc = _barycentric(x + 0.5, y + 0.5, ax, ay, bx, by, cx, cy, area)
-                if wa < 0 or wb < 0 or wc < 0:
-                    continue
-                depth = wa * seen[a, 2] + wb * seen[b, 2] + wc * seen[c, 2]
-                if depth < nearest[y, x]:
-                    nearest[y, x] = depth
-
-
-@_compiled
-def _lit_share(shadow: np.ndarray, frame: np.ndarray, p0: float, p1: float, p2: float) -> float:
+def _lit_share(shadow: np.ndarray, frame: np.ndarray, point: Vector) -> float:
     """The share of 3 x 3 texels of the shadow map that the first lamp reaches, around a point."""
     size = len(shadow)
-    column = frame[0, 0] * p0 + frame[0, 1] * p1 + frame[0, 2] * p2 + frame[0, 3]
-    row = frame[1, 0] * p0 + frame[1, 1] * p1 + frame[1, 2] * p2 + frame[1, 3]
-    depth = frame[2, 0] * p0 + frame[2, 1] * p1 + frame[2, 2] * p2 + frame[2, 3] - _SHADOW_BIAS
+    column, row = _dot(_row(frame, 0), point) + frame[0, 3], _dot(_row(frame, 1), point) + frame[1, 3]
+    depth = _dot(_row(frame, 2), point) + frame[2, 3] - _SHADOW_BIAS
     lit = 0.0
     for dy in range(-1, 2):
         for dx in range(-1, 2):
@@ -349,70 +292,53 @@ def _lit_share(shadow: np.ndarray, frame: np.ndarray, p0: float, p1: float, p2: 
 
 @_compiled
 def _shade(
-    triangle: np.ndarray,
-    weights: np.ndarray,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    uv: np.ndarray,
-    material: np.ndarray,
-    openness: np.ndarray,
-    normals: np.ndarray,
-    texture: np.ndarray,
-    wrap: np.ndarray,
-    gloss: np.ndarray,
-    hardness: np.ndarray,
-    two_sided: np.ndarray,
-    casts: np.ndarray,
-    direction: np.ndarray,
-    lamp: np.ndarray,
-    below: np.ndarray,
-    above: np.ndarray,
-    eye: np.ndarray,
-    shadow: np.ndarray,
-    frame: np.ndarray,
-    color: np.ndarray,
-) -> None:
-    height, width = triangle.shape
-    for y in range(height):
-        for x in range(width):
-            t = triangle[y, x]
-            if t < 0:
-                continue
-            a, b, c = triangles[t]
-            m = material[t]
-            ga, gb = weights[y, x, 0], weights[y, x, 1]
-            gc = 1 - ga - gb
-            p0 = ga * vertices[a, 0] + gb * vertices[b, 0] + gc * vertices[c, 0]
-            p1 = ga * vertices[a, 1] + gb * vertices[b, 1] + gc * vertices[c, 1]
-            p2 = ga * vertices[a, 2] + gb * vertices[b, 2] + gc * vertices[c, 2]
-            n0 = ga * normals[a, 0] + gb * normals[b, 0] + gc * normals[c, 0]
-            n1 = ga * normals[a, 1] + gb * normals[b, 1] + gc * normals[c, 1]
-            n2 = ga * normals[a, 2] + gb * normals[b, 2] + gc * normals[c, 2]
-            length = np.sqrt(n0 * n0 + n1 * n1 + n2 * n2) + 1e-12
-            v0, v1, v2 = eye[0] - p0, eye[1] - p1, eye[2] - p2
-            distance = np.sqrt(v0 * v0 + v1 * v1 + v2 * v2)
-            v0, v1, v2 = v0 / distance, v1 / distance, v2 / distance
-            if two_sided[m] and n0 * v0 + n1 * v1 + n2 * v2 < 0:
-                length = -length
-            n0, n1, n2 = n0 / length, n1 / length, n2 / length
-            lit = _lit_share(shadow, frame, p0, p1, p2)
-            sky = 0.5 + 0.5 * n1
-            open_share = ga * openness[a] + gb * openness[b] + gc * openness[c]
-            u = ga * uv[t, 0, 0] + gb * uv[t, 1, 0] + gc * uv[t, 2, 0]
-            v = ga * uv[t, 0, 1] + gb * uv[t, 1, 1] + gc * uv[t, 2, 1]
-            for channel in range(3):
-                diffuse = (below[channel] * (1 - sky) + above[channel] * sky) * open_share
-                shine = 0.0
-                for lamp_number in range(len(direction)):
-                    l0, l1, l2 = direction[lamp_number]
-                    facing = n0 * l0 + n1 * l1 + n2 * l2
-                    reach = lit if lamp_number == 0 else open_share
-                    reach = reach + (1 - reach) * 0.4 * wrap[m, channel]
-                    spread = max(0.0, (facing + wrap[m, channel]) / (1 + wrap[m, channel]))
-                    diffuse += spread * reach * lamp[lamp_number, channel]
-                    h0, h1, h2 = l0 + v0, l1 + v1, l2 + v2
-                    half = max(0.0, (n0 * h0 + n1 * h1 + n2 * h2) / (np.sqrt(h0 * h0 + h1 * h1 + h2 * h2) + 1e-9))
-                    if facing > 0:
-                        shine += gloss[m] * half ** hardness[m] * reach * lamp[lamp_number, channel]
-                base = _sample(texture, m, u, v, channel) ** GAMMA
-                color[y, x, channel] = base * diffuse + shine
+    triangle: np.ndarray, weights: np.ndarray, mesh: Mesh, normals: np.ndarray, materials: Materials, light: Light,
+    eye: np.ndarray, shadow: np.ndarray, frame: np.ndarray, color: np.ndarray,
+) -> None:  # fmt: skip
+    """Give every pixel that shows a triangle its linear light in ``color``, in place."""
+    for y, x in np.argwhere(triangle >= 0):
+        t = triangle[y, x]
+        corners, m = _row(mesh.triangles, t), mesh.material[t]
+        share = weights[y, x, 0], weights[y, x, 1], 1 - weights[y, x, 0] - weights[y, x, 1]
+        point, normal = _point(mesh.vertices, corners, share), _point(normals, corners, share)
+        view = _minus(eye, point)
+        view = _unit(view, np.sqrt(_dot(view, view)))
+        length = np.sqrt(_dot(normal, normal)) + 1e-12
+        turned_away = materials.two_sided[m] and _dot(normal, view) < 0
+        normal = _unit(normal, -length if turned_away else length)
+        lit = _lit_share(shadow, frame, point)
+        a, b, c = corners
+        open_share = share[0] * mesh.openness[a] + share[1] * mesh.openness[b] + share[2] * mesh.openness[c]
+        u, v = _texel(mesh.uv[t], share)
+        for channel in range(3):
+            base = _sample(materials.texture, m, u, v, channel) ** GAMMA
+            diffuse, shine = _lighting(normal, view, materials, m, light, channel, lit, open_share)
+            color[y, x, channel] = base * diffuse + shine
+
+
+@_compiled
+def _lighting(
+    normal: Vector,
+    view: Vector,
+    materials: Materials,
+    m: int,
+    light: Light,
+    channel: int,
+    lit: float,
+    open_share: float,
+) -> tuple[float, float]:
+    """Diffuse and glossy light of one channel; lit: the first lamp's share, open_share: that of all else."""
+    sky, wrap = 0.5 + 0.5 * normal[1], materials.wrap[m, channel]
+    diffuse = (light.below[channel] * (1 - sky) + light.above[channel] * sky) * open_share
+    shine = 0.0
+    for number in range(len(light.direction)):
+        lamp = _row(light.direction, number)
+        facing = _dot(normal, lamp)
+        reach = lit if number == 0 else open_share
+        reach = reach + (1 - reach) * 0.4 * wrap
+        diffuse += max(0.0, (facing + wrap) / (1 + wrap)) * reach * light.color[number, channel]
+        if facing > 0:
+            half = lamp[0] + view[0], lamp[1] + view[1], lamp[2] + view[2]
+            cosine = max(0.0, _dot(normal, half) / (np.sqrt(_dot(half, half)) + 1e-9))
+            shine += materials.gloss[m] * cosine ** materials.hardness[m] * reach * light.color[number, channel]
+    return diffuse, shine
