@@ -16,8 +16,9 @@ from mrfomm.networks.generator import decode, warp_features
 from mrfomm.networks.geometry import coordinate_grid
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.networks.motion import Motion, estimate_motion
-from mrfomm.onnx.graph import REWRITES, Graph, Signature, Sizes, trace, write_onnx
+from mrfomm.onnx.functions import export
 from mrfomm.onnx.graphs import frame_graph, keypoint_graph, reference_graph
+from mrfomm.onnx.trace import Signature, Sizes
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 
 
@@ -121,10 +122,9 @@ def _cpu_runner(build, model, count):
 
 
 def _onnx_runner(build, model, count):
-    signature, calls = trace(lambda sizes: build(model, sizes))
     inputs = _examples(_build(build, model, count, ops.NNABLA))
     with tempfile.TemporaryDirectory() as folder:
-        write_onnx(signature, Graph(signature, calls, REWRITES), "part", Path(folder, "part.onnx"))
+        export(lambda sizes: build(model, sizes), "part", Path(folder, "part.onnx"))
         graphs = OnnxGraphs(folder)
         graphs.run("part", inputs)  # loads the file, before its folder goes
     return lambda: graphs.run("part", inputs)

@@ -1,6 +1,7 @@
 """`python -m mrfomm.export`."""
 
-from mrfomm.commands.export import command
+from mrfomm.commands.export import main
+from mrfomm.errors import run_command
 
 if __name__ == "__main__":
-    command()
+    run_command(main)

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nnabla as nn
@@ -25,21 +25,21 @@ from mrfomm.model import (
     synthesise,
 )
 from mrfomm.networks.keypoints import Keypoints
-from mrfomm.onnx.graph import REWRITES, Graph, Signature, Sizes, trace, write_onnx
+from mrfomm.onnx.convolutions import REWRITES, Rewrite
+from mrfomm.onnx.functions import export
+from mrfomm.onnx.trace import Signature, Sizes
 from mrfomm.store import sha256_of, whole_file
 
 VERSION = 1  # one more whenever the same model gives another picture: of networks, graphs and animation
 CACHED_MODELS = 4  # the cache keeps those that were used last
 
 
-# --- The graphs of animation -----------------------------------------------------------------------------------------
-
-
 def reference_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     """What is computed once for K references, see ``model.encode_references``."""
     image = nn.Variable((sizes.references, 3, config.image_size, config.image_size))
-    references = encode_references(F.reshape(image, (1, *image.shape)), config)
-    return Signature({"image": image}, _reference_names(references))
+    small, (value, jacobian), features = encode_references(F.reshape(image, (1, *image.shape)), config)
+    names = ("reference_value", "reference_jacobian", "reference_image", "reference_features")
+    return Signature({"image": image}, dict(zip(names, (value, jacobian, small, features))))
 
 
 def keypoint_graph(config: ModelConfig, sizes: Sizes) -> Signature:
@@ -55,7 +55,7 @@ def frame_graph(config: ModelConfig, sizes: Sizes) -> Signature:
 
 
 def breakdown_graph(config: ModelConfig, sizes: Sizes) -> Signature:
-    """Driving keypoints and references -> prediction, and each reference's share (see ``animation.Breakdown``)."""
+    """Driving keypoints and references -> prediction, and each reference's share (see ``animator.Breakdown``)."""
     inputs, synthesis = _synthesis(config, sizes)
     warped, mask = contributions(synthesis, config)
     return Signature(inputs, {"prediction": synthesis.prediction, "warped": warped, "mask": mask})
@@ -71,12 +71,6 @@ def _synthesis(config: ModelConfig, sizes: Sizes) -> tuple[dict[str, nn.Variable
     return {**_driving_names(driving), **references}, synthesise(repeated, driving, config)
 
 
-def _reference_names(references: References) -> dict[str, nn.Variable]:
-    image, (value, jacobian), features = references
-    names = ("reference_value", "reference_jacobian", "reference_image", "reference_features")
-    return dict(zip(names, (value, jacobian, image, features)))
-
-
 def _driving_names(keypoints: Keypoints) -> dict[str, nn.Variable]:
     return {"driving_value": keypoints.value, "driving_jacobian": keypoints.jacobian}
 
@@ -84,21 +78,10 @@ def _driving_names(keypoints: Keypoints) -> dict[str, nn.Variable]:
 GRAPHS = {"reference": reference_graph, "keypoints": keypoint_graph, "frame": frame_graph, "breakdown": breakdown_graph}
 
 
-def export_graph(name: str, model: Model, path: Path, rewrites: Sequence[Callable[..., object]] = REWRITES) -> None:
-    """Write one of GRAPHS of an ``model.Model`` as an ONNX file, in one step.
-
-    Args:
-        rewrites: see REWRITES; () leaves convolutions as they are, for a GPU or for other runtimes than onnxruntime.
-
-    Raises:
-        UserError: the extra `onnx` is missing, a function has no ONNX form, or the file can't be written.
-    """
+def export_graph(name: str, model: Model, path: Path, rewrites: Sequence[Rewrite] = REWRITES) -> None:
+    """Write one of GRAPHS of a ``model.Model`` as an ONNX file, see ``functions.export``."""
     with model.tree.scope():
-        signature, calls = trace(lambda sizes: GRAPHS[name](model.config, sizes))
-    write_onnx(signature, Graph(signature, calls, rewrites), name, path)
-
-
-# --- Graphs for the onnx backend, kept for the next time -------------------------------------------------------------
+        export(lambda sizes: GRAPHS[name](model.config, sizes), name, path, rewrites)
 
 
 def cached_graphs(model: Model, breakdown: bool = False) -> Path:
@@ -112,15 +95,14 @@ def cached_graphs(model: Model, breakdown: bool = False) -> Path:
     """
     root = cache_root()
     folder = root / fingerprint(model)
-    names = ("reference", "keypoints", "breakdown" if breakdown else "frame")
-    missing = [name for name in names if not _is_kept(folder / f"{name}.onnx")]
+    graphs = [folder / f"{name}.onnx" for name in ("reference", "keypoints", "breakdown" if breakdown else "frame")]
+    missing = [graph for graph in graphs if not _is_kept(graph)]
     if missing:
         print(f"preparing the model for onnxruntime; kept in {folder}", file=sys.stderr)
-    for name in missing:
-        export_graph(name, model, folder / f"{name}.onnx")
-        checksum = sha256_of(folder / f"{name}.onnx")
-        with whole_file(_checksum_file(folder / f"{name}.onnx")) as aside:
-            aside.write_text(checksum)
+    for graph in missing:
+        export_graph(graph.stem, model, graph)
+        with whole_file(_checksum_file(graph)) as aside:
+            aside.write_text(sha256_of(graph))
     os.utime(folder)
     for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
         shutil.rmtree(old, ignore_errors=True)  # another process may be at it

@@ -32,7 +32,6 @@ COMMANDS = (
 )
 LINES = 40
 NO_DEFAULT = {  # what happens without these needs no word
-    "--calibration",
     "--data",
     "--generated",
     "--identity-weights",
@@ -40,7 +39,6 @@ NO_DEFAULT = {  # what happens without these needs no word
     "--labels",
     "--masks",
     "--openface-weights",
-    "--quantize",
     "--resume",
     "--set",
     "--vox-metadata",

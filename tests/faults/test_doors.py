@@ -61,7 +61,6 @@ DOORS = (
     ("mrfomm.convert.conversion", *CONVERT, "-o", WRITTEN),
     ("mrfomm.commands.export", LISTED, "-o", "onnx"),
     ("mrfomm.commands.export", "weights", "-o", WRITTEN),
-    ("mrfomm.commands.export", "weights", "-o", "onnx", "--quantize", "int8", "--calibration", LISTED),
     ("mrfomm.provenance", READ),
     ("mrfomm.provenance", LISTED),
     ("mrfomm.app.__main__", "--weights", LISTED),

@@ -19,8 +19,8 @@ from mrfomm.config import load_config
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import vgg19_shapes
-from mrfomm.onnx.graph import Sizes
 from mrfomm.onnx.graphs import GRAPHS
+from mrfomm.onnx.trace import Sizes
 from mrfomm.training.trainer import DiscriminatorStep, GeneratorStep
 
 CONFIGS = sorted(bundled.CONFIGS.glob("*.yaml"))

@@ -8,10 +8,11 @@ import pytest
 from reference.graphs import variable
 
 from mrfomm.errors import UserError
-from mrfomm.onnx import graph as onnx_graph
+from mrfomm.onnx import functions, trace
+from mrfomm.onnx.convolutions import REWRITES
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 
-SIZES = (onnx_graph.Sizes(1, 1), onnx_graph.Sizes(3, 2), onnx_graph.Sizes(1, 4))
+SIZES = (trace.Sizes(1, 1), trace.Sizes(3, 2), trace.Sizes(1, 4))
 
 
 def constant(*shape, low=-1.0, high=1.0):
@@ -116,21 +117,21 @@ CASES = {
 
 
 def build(shapes, function):
-    """What ``onnx_graph.trace`` asks for, from shapes by (B, K) and a function of Variables."""
+    """What ``trace`` asks for, from shapes by (B, K) and a function of Variables."""
 
     def signature(sizes):
         # The first input only says what B and K are.
         inputs = {"sizes": nn.Variable(sizes)}
         inputs.update({f"x{i}": nn.Variable(shape) for i, shape in enumerate(shapes(*sizes))})
-        return onnx_graph.Signature(inputs, {"y": function(*list(inputs.values())[1:])})
+        return trace.Signature(inputs, {"y": function(*list(inputs.values())[1:])})
 
     return signature
 
 
-def convert(builder, folder, rewrites=onnx_graph.REWRITES):
+def convert(builder, folder, rewrites=REWRITES):
     """Export a graph as graph.onnx -> the traced Calls and the ONNX model."""
-    signature, calls = onnx_graph.trace(builder)
-    onnx_graph.write_onnx(signature, onnx_graph.Graph(signature, calls, rewrites), "graph", folder / "graph.onnx")
+    functions.export(builder, "graph", folder / "graph.onnx", rewrites)
+    _, calls = trace.trace(builder)
     proto = onnx.load(folder / "graph.onnx")
     onnx.checker.check_model(proto, full_check=True)
     return calls, proto
@@ -159,7 +160,7 @@ def check_equal(builder, folder, tolerance=1e-6):
 
 
 def test_every_converter_has_its_case():
-    assert CASES.keys() == onnx_graph.CONVERTERS.keys()
+    assert CASES.keys() == functions.CONVERTERS.keys()
 
 
 @pytest.mark.parametrize(("kind", "i"), [(kind, i) for kind, (_, graphs) in CASES.items() for i in range(len(graphs))])
@@ -172,8 +173,8 @@ def test_function_equals_nnabla(kind, i, tmp_path):
 
 
 def test_unknown_function_is_named():
-    with pytest.raises(UserError, match=r"nnabla's Tanh; add it to CONVERTERS in mrfomm/onnx/graph.py"):
-        onnx_graph.Graph(*onnx_graph.trace(build(lambda b, k: [(b, k)], F.tanh)))
+    with pytest.raises(UserError, match=r"nnabla's Tanh; add it to CONVERTERS in mrfomm/onnx/functions.py"):
+        functions.convert(*trace.trace(build(lambda b, k: [(b, k)], F.tanh)))
 
 
 UNKNOWN_ARGUMENTS = {
@@ -196,27 +197,27 @@ UNKNOWN_ARGUMENTS = {
 @pytest.mark.parametrize("what", UNKNOWN_ARGUMENTS)
 def test_unknown_arguments_are_named(what):
     with pytest.raises(UserError, match=f"nnabla's {what}"):
-        onnx_graph.Graph(*onnx_graph.trace(build(lambda b, k: [(b * k, 4, 4, 2)], UNKNOWN_ARGUMENTS[what])))
+        functions.convert(*trace.trace(build(lambda b, k: [(b * k, 4, 4, 2)], UNKNOWN_ARGUMENTS[what])))
 
 
 @pytest.mark.parametrize(
     ("lengths", "axis", "label"),
     [
-        ((12, 12), onnx_graph.Axis(12), 12),
-        ((2, 5), onnx_graph.Axis(1, batch=1), "B"),
-        ((3, 7), onnx_graph.Axis(1, references=1), "K"),
-        ((60, 350), onnx_graph.Axis(10, 1, 1), "10*B*K"),
+        ((12, 12), trace.Axis(12), 12),
+        ((2, 5), trace.Axis(1, batch=1), "B"),
+        ((3, 7), trace.Axis(1, references=1), "K"),
+        ((60, 350), trace.Axis(10, 1, 1), "10*B*K"),
     ],
 )
 def test_axes_scale_with_the_sizes(lengths, axis, label):
-    tensor = onnx_graph.Tensor(*(nn.Variable((length,)) for length in lengths))
+    tensor = trace.Tensor(*(nn.Variable((length,)) for length in lengths))
     assert tensor.shape == (axis,)
     assert axis.label == label
 
 
 def test_an_axis_that_scales_otherwise_is_an_error():
     with pytest.raises(ValueError, match="no multiple of B, K or BK"):
-        _ = onnx_graph.Tensor(nn.Variable((4,)), nn.Variable((25,))).shape
+        _ = trace.Tensor(nn.Variable((4,)), nn.Variable((25,))).shape
 
 
 def test_a_constant_that_differs_along_the_batch_is_an_error():
@@ -224,12 +225,12 @@ def test_a_constant_that_differs_along_the_batch_is_an_error():
         return x + nn.Variable.from_numpy_array(np.arange(x.shape[0], dtype=np.float32).reshape(-1, 1))
 
     with pytest.raises(ValueError, match="depends on B and K"):
-        onnx_graph.Graph(*onnx_graph.trace(build(lambda b, k: [(b, 3)], lambda x: count(x) + 1)))
+        functions.convert(*trace.trace(build(lambda b, k: [(b, 3)], lambda x: count(x) + 1)))
 
 
 def test_a_graph_that_differs_with_the_sizes_is_an_error():
     with pytest.raises(ValueError, match="other functions"):
-        onnx_graph.trace(build(lambda b, k: [(b, 3)], lambda x: x if x.shape[0] == 2 else x + 1))
+        trace.trace(build(lambda b, k: [(b, 3)], lambda x: x if x.shape[0] == 2 else x + 1))
 
 
 def test_what_depends_on_no_input_is_computed_once(tmp_path):

@@ -5,8 +5,6 @@ import os
 import sys
 import tempfile
 
-import imageio.v2 as imageio
-import numpy as np
 import onnx
 import pytest
 import tiny
@@ -30,16 +28,6 @@ def weights(tmp_path_factory):
     """A checkpoint whose weights are random but small: large ones amplify rounding errors beyond what is checked."""
     folder, config = tmp_path_factory.mktemp("export") / "weights", tiny.config()
     save_checkpoint(folder, config, tiny.random_tree(config.model, scale=0.1).all())
-    return folder
-
-
-@pytest.fixture
-def clip(tmp_path):
-    """A folder of 9 frames."""
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    for i, image in enumerate(tiny.frames(9)):
-        imageio.imwrite(folder / f"{i}.png", image)
     return folder
 
 
@@ -105,7 +93,6 @@ def test_plain_leaves_convolutions(weights, tmp_path):
 
 def test_no_graph_of_an_earlier_export_stays(weights, tmp_path):
     export.main([str(weights), "-o", str(tmp_path), "--breakdown"])
-    (tmp_path / "frame-int8.onnx").write_bytes(b"of another model")
     (tmp_path / "notes.txt").write_text("mine")
     export.main([str(weights), "-o", str(tmp_path)])
     names = {path.name for path in tmp_path.iterdir()}
@@ -125,32 +112,6 @@ def test_a_second_export_into_the_folder_is_refused(weights, tmp_path):
     with locked(tmp_path), pytest.raises(UserError, match="another run is at work there"):
         export.main([str(weights), "-o", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs onnxruntime 1.21")
-def test_quantize(weights, clip, tmp_path, capsys):
-    arguments = [str(weights), "-o", str(tmp_path / "out")]
-    export.main([*arguments, "--quantize", "int8", "--calibration", str(clip)])
-    words = capsys.readouterr().out.splitlines()[-1].split()
-    assert words[:1] == ["int8:"]
-    assert float(words[1]) > 30
-    kinds = operators(onnx.load(tmp_path / "out" / "frame-int8.onnx"))
-    assert kinds.count("QuantizeLinear") >= kinds.count("Conv") > 5
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".lock",
-        "frame-int8.onnx",
-        "frame.onnx",
-        "keypoints.onnx",
-        "reference.onnx",
-    ]
-    with pytest.raises(UserError, match="--calibration"):
-        export.main([*arguments, "--quantize", "int8"])
-
-
-@pytest.mark.parametrize(("count", "expected"), [(3, [0, 2, 4, 6, 8]), (2, [0, 4, 8]), (20, list(range(9)))])
-def test_spread_frames(count, expected, clip):
-    frames = export.spread_frames(clip, 32, count)
-    np.testing.assert_array_equal(frames, tiny.frames(9)[expected])
 
 
 def test_missing_extra(weights, tmp_path, monkeypatch):
