@@ -1,7 +1,6 @@
 """Animation by onnxruntime, from the graphs that ``mrfomm.export`` writes; on a CPU many times faster than nnabla."""
 
 import importlib.util
-import logging
 import os
 from pathlib import Path
 
@@ -116,48 +115,6 @@ class OnnxAnimator:
         """``run`` (slice -> arrays by name) over ``count`` items, the results joined."""
         parts = [run(slice(start, start + self._batch)) for start in range(0, count, self._batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def quantize(source, destination, inputs):
-    """Turn a graph's convolutions into 8-bit ones, with scales before and after each (QDQ).
-
-    Weights have a scale per output channel. Where the processor lacks VNNI, onnxruntime adds products in 16 bits, which
-    weights of 7 bits keep from overflowing.
-
-    Args:
-        source, destination: ONNX files.
-        inputs: arrays by input name, one dictionary per run; the ranges of all runs set the activations' scales.
-
-    Raises:
-        UserError: the extra `onnx` is missing, or its onnxruntime is older than 1.21 (the last for Python 3.9 is).
-    """
-    version = _import_onnxruntime().__version__
-    if tuple(map(int, version.split(".")[:2])) < (1, 21):
-        raise UserError(f"onnxruntime {version} can't quantize these graphs; use 1.21 or newer, on Python 3.10")
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self._inputs = iter(inputs)
-
-        def get_next(self):
-            return next(self._inputs, None)
-
-    logging.disable(logging.WARNING)  # it reports every step to the root logger
-    try:
-        quantize_static(
-            str(source),
-            str(destination),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _import_onnxruntime():

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
@@ -142,17 +141,10 @@ def test_missing_and_damaged_graphs(tmp_path):
 def test_missing_extra(tmp_path, monkeypatch):
     assert onnx_backend.is_installed()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for use in (lambda: OnnxGraphs(tmp_path).run("frame", {}), lambda: onnx_backend.quantize("a", "b", [])):
-        with pytest.raises(UserError, match=r"pip install -e .\[onnx\]"):
-            use()
+    with pytest.raises(UserError, match=r"pip install -e .\[onnx\]"):
+        OnnxGraphs(tmp_path).run("frame", {})
     monkeypatch.setattr(onnx_backend.importlib.util, "find_spec", lambda name: None)
     assert not onnx_backend.is_installed()
-
-
-def test_old_onnxruntime_does_not_quantize(monkeypatch):
-    monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
-    with pytest.raises(UserError, match=r"onnxruntime 1.20.1 can't quantize.* 1.21"):
-        onnx_backend.quantize("a", "b", [])
 
 
 def test_importing_the_backend_loads_neither_package():
