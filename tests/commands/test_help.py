@@ -18,7 +18,7 @@ COMMANDS = (
     "mrfomm.commands.reconstruct",
     "mrfomm.commands.train",
     "mrfomm.app.__main__",
-    "mrfomm.convert.conversion",
+    "mrfomm.convert.__main__",
     "mrfomm.data.prepare",
     "mrfomm.commands.export",
     "mrfomm.heads.__main__",

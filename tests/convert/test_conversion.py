@@ -12,8 +12,9 @@ from test_torch_file import Storage, Tensor, save, torch_names  # noqa: F401 - t
 
 from mrfomm.checkpoint import ParameterTree, load_checkpoint, write_h5
 from mrfomm.config import ModelConfig, config_to_yaml, read_yaml
-from mrfomm.convert import conversion as convert
-from mrfomm.convert.name_map import architecture_of, nnabla_examples_names, vgg19_names
+from mrfomm.convert import conversion
+from mrfomm.convert.__main__ import main
+from mrfomm.convert.name_map import nnabla_examples_names, vgg19_names
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.errors import UserError
 from mrfomm.h5_file import read_h5
@@ -26,13 +27,13 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "fomm-tiny"
 def sony_file(path, model, extra=None):
     """A checkpoint as nnabla-examples would write it, with random weights of a ModelConfig, and those weights."""
     ours = {name: value.d for name, value in tiny.random_tree(model).all().items() if not name.startswith("fusion/")}
-    names = nnabla_examples_names(architecture_of(model, {}))
+    names = nnabla_examples_names(ours)
     write_h5(path, {**{names[name]: value for name, value in ours.items()}, **(extra or {})})
     return ours
 
 
 def run(*arguments):
-    return convert.main([str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def our_yaml(path):
@@ -85,10 +86,10 @@ def test_failures_name_the_key(tmp_path, change):
 
 
 def test_default_is_vox():
-    assert convert.vox_config({}).model.discriminator == ModelConfig().discriminator
-    adversarial = convert.vox_config({"discriminator": {"discs.1.conv.weight": 0}}).model.discriminator
+    assert conversion.vox_config({}).model.discriminator == ModelConfig().discriminator
+    adversarial = conversion.vox_config({"discriminator": {"discs.1.conv.weight": 0}}).model.discriminator
     assert (adversarial.spectral_norm, adversarial.keypoint_input) == (False, True)
-    vox = convert.vox_config({"discriminator": {"discs.1.conv.weight_orig": 0}}).model.discriminator
+    vox = conversion.vox_config({"discriminator": {"discs.1.conv.weight_orig": 0}}).model.discriminator
     assert (vox.spectral_norm, vox.keypoint_input) == (True, False)
 
 
@@ -124,7 +125,7 @@ def test_full_size_shapes():
     """FACTS: trainable parameters at vox-256, with and without the adversarial discriminator."""
     tree = ParameterTree()
     with tree.scope():
-        create_parameters(convert.vox_config({}).model, discriminator=True)
+        create_parameters(conversion.vox_config({}).model, discriminator=True)
         trainable = nn.get_parameters()
     count = lambda prefix: sum(v.size for name, v in trainable.items() if name.startswith(prefix))  # noqa: E731
     assert count("keypoints/") == 14_215_368
@@ -218,4 +219,4 @@ def test_an_unknown_name_is_told_before_a_kernel_that_is_missing(tmp_path):
 def test_vgg19_of_a_data_parallel_network(tmp_path):
     weight = Tensor(Storage("FloatStorage", [1.0]), 0, (1,), (1,))
     path = save(tmp_path / "vgg19.pth", {"module.features.0.weight": weight}, "zip")
-    assert convert.is_vgg19(convert.read_source(path))
+    assert conversion.is_vgg19(conversion.read_source(path))

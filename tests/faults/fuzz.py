@@ -43,7 +43,7 @@ COMMANDS = {
     "animate": "mrfomm.commands.animate",
     "reconstruct": "mrfomm.commands.reconstruct",
     "train": "mrfomm.commands.train",
-    "convert": "mrfomm.convert.conversion",
+    "convert": "mrfomm.convert.__main__",
     "bins": "eval.bins",
     "score": "eval.reconstruction",
     "report": "eval.report",

@@ -22,7 +22,7 @@ from mrfomm import bundled
 from mrfomm.checkpoint import _fingerprint, write_h5
 from mrfomm.commands import reconstruct, train
 from mrfomm.config import config_to_yaml
-from mrfomm.convert.name_map import architecture_of, nnabla_examples_names
+from mrfomm.convert.name_map import nnabla_examples_names
 from mrfomm.media.writing import open_sink
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -64,7 +64,7 @@ def make_seeds(folder):
     shutil.copyfile(GOLDEN / "fomm-tiny" / "config.yaml", folder / "upstream.yaml")
     model = whole.model
     ours = {name: value.d for name, value in tiny.random_tree(model).all().items() if not name.startswith("fusion/")}
-    names = nnabla_examples_names(architecture_of(model, {}))
+    names = nnabla_examples_names(ours)
     write_h5(folder / "foreign.h5", {names[name]: value for name, value in ours.items()})
 
 

@@ -25,7 +25,7 @@ from mrfomm import bundled
 from mrfomm.checkpoint import load_resumable
 from mrfomm.commands import animate, train
 from mrfomm.config import config_to_yaml
-from mrfomm.convert import conversion as convert
+from mrfomm.convert import __main__ as convert
 from mrfomm.errors import run_command
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "fomm-tiny"

@@ -10,7 +10,7 @@ import pytest
 
 from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import FUSION_MODES, FusionConfig
-from mrfomm.convert import conversion as convert
+from mrfomm.convert import __main__ as convert
 from mrfomm.errors import UserError
 from mrfomm.model import Model, create_parameters
 from mrfomm.networks.fusion import LEARNED_MODES
