@@ -5,15 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrfomm.checkpoint import save_checkpoint, save_parameters
-from mrfomm.convert.conversion import (
-    from_nnabla_examples,
-    from_upstream,
-    is_vgg19,
-    read_config,
-    read_source,
-    vgg19_parameters,
-    vox_config,
-)
+from mrfomm.convert import conversion
 from mrfomm.errors import UserError, command_parser, run_command
 
 DETAILS = """
@@ -36,17 +28,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    source = read_source(args.source)
-    if is_vgg19(source):
+    source = conversion.read_source(args.source)
+    if conversion.is_vgg19(source):
         if args.config:
             raise UserError(f"{args.source}: is VGG19, which takes no --config; leave it out")
         if Path(args.output).suffix != ".h5":
             raise UserError(f"{args.output}: VGG19 becomes one file; give a name that ends in .h5")
-        save_parameters(args.output, vgg19_parameters(source, args.source))
+        save_parameters(args.output, conversion.vgg19_parameters(source, args.source))
     else:
-        config = read_config(args.config) if args.config else vox_config(source)
-        translated = from_upstream if "generator" in source else from_nnabla_examples
-        parameters = translated(source, config.model, args.source)
+        config = conversion.read_config(args.config) if args.config else conversion.vox_config(source)
+        parameters = conversion.our_parameters(source, config.model, args.source)
         save_checkpoint(args.output, config, parameters, {"source": Path(args.source).name})
     print(args.output)
     return 0

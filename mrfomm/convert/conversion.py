@@ -5,22 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import h5py
-import numpy as np
 
 from mrfomm.checkpoint import ParameterTree
-from mrfomm.config import Config, ModelConfig, config_from_dict, load_config, read_yaml
-from mrfomm.convert.name_map import (
-    NNABLA_EXAMPLES_IGNORED,
-    UPSTREAM_IGNORED,
-    VGG19_IGNORED,
-    check_antialias,
-    nnabla_examples_names,
-    translate,
-    upstream_arrays,
-    upstream_names,
-    vgg19_names,
-    without_module,
-)
+from mrfomm.config import Config, ModelConfig, load_config, read_yaml
+from mrfomm.convert import name_map
+from mrfomm.convert.name_map import Arrays, translate
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.convert.upstream_config import config_from_upstream
 from mrfomm.errors import AnyPath, check_is_file
@@ -29,14 +18,13 @@ from mrfomm.model import create_parameters
 from mrfomm.networks import ops
 from mrfomm.networks.perceptual import vgg19_shapes
 
-Arrays = dict[str, np.ndarray]
 DEFAULT_FUSION = "occlusion"  # what K references can use without any trained fusion
 
 
 def read_source(path: AnyPath) -> dict[str, Any]:
     """The content of a weight file: torch's nested dictionary, or an HDF5 file's name -> array."""
     check_is_file(path)
-    return read_h5(path) if h5py.is_hdf5(path) else without_module(read_torch(path))
+    return read_h5(path) if h5py.is_hdf5(path) else name_map.without_module(read_torch(path))
 
 
 def is_vgg19(source: dict[str, Any]) -> bool:
@@ -49,7 +37,7 @@ def read_config(path: AnyPath) -> Config:
     values = read_yaml(path)
     if "model_params" not in values:
         return load_config(path)
-    return _for_foreign_weights(config_from_dict(config_from_upstream(values, path), path).model)
+    return _for_foreign_weights(config_from_upstream(values, path))
 
 
 def vox_config(source: dict[str, Any]) -> Config:
@@ -68,19 +56,17 @@ def _for_foreign_weights(model: ModelConfig) -> Config:
     return Config(model=dataclasses.replace(model, fusion=dataclasses.replace(model.fusion, mode=DEFAULT_FUSION)))
 
 
-def from_upstream(checkpoint: dict[str, Any], model: ModelConfig, origin: AnyPath) -> Arrays:
-    """Our parameters by name from a checkpoint of FOMM's PyTorch code."""
-    arrays = upstream_arrays(checkpoint, origin)
+def our_parameters(source: dict[str, Any], model: ModelConfig, origin: AnyPath) -> Arrays:
+    """Our parameters by name from a checkpoint of nnabla-examples, or of FOMM's PyTorch code (with a "generator")."""
+    if "generator" not in source:
+        shapes = parameter_shapes(model, source)
+        names = name_map.nnabla_examples_names(shapes)
+        return translate(source, names, shapes, name_map.NNABLA_EXAMPLES_IGNORED, origin)
+    arrays = name_map.upstream_arrays(source, origin)
     shapes = parameter_shapes(model, arrays)
-    parameters = translate(arrays, upstream_names(shapes), shapes, UPSTREAM_IGNORED, origin)
-    check_antialias(arrays, model, origin)
+    parameters = translate(arrays, name_map.upstream_names(shapes), shapes, name_map.UPSTREAM_IGNORED, origin)
+    name_map.check_antialias(arrays, model, origin)
     return parameters
-
-
-def from_nnabla_examples(arrays: Arrays, model: ModelConfig, origin: AnyPath) -> Arrays:
-    """Our parameters by name from a checkpoint of nnabla-examples."""
-    shapes = parameter_shapes(model, arrays)
-    return translate(arrays, nnabla_examples_names(shapes), shapes, NNABLA_EXAMPLES_IGNORED, origin)
 
 
 def parameter_shapes(model: ModelConfig, source: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -94,4 +80,5 @@ def parameter_shapes(model: ModelConfig, source: Iterable[str]) -> dict[str, tup
 
 def vgg19_parameters(source: Arrays, origin: AnyPath) -> Arrays:
     """VGG19's convolutions up to relu5_1, by our names."""
-    return translate(source, vgg19_names(source, origin), vgg19_shapes(), VGG19_IGNORED, origin)
+    names = name_map.vgg19_names(source, origin)
+    return translate(source, names, vgg19_shapes(), name_map.VGG19_IGNORED, origin)

@@ -13,7 +13,7 @@ filled, and every shape fits. ::
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,8 @@ from mrfomm.config import ModelConfig
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.networks.geometry import antialias_kernel
 from mrfomm.networks.perceptual import vgg19_shapes
+
+Arrays = dict[str, np.ndarray]  # by name
 
 # What the sources hold beyond parameters. The anti-alias kernels ("down") are constants, see check_antialias.
 UPSTREAM_IGNORED = (
@@ -110,7 +112,7 @@ def without_module(state: dict[Any, Any]) -> dict[Any, Any]:
     return state
 
 
-def upstream_arrays(checkpoint: dict[Any, Any], origin: AnyPath = "the checkpoint") -> dict[str, np.ndarray]:
+def upstream_arrays(checkpoint: dict[Any, Any], origin: AnyPath = "the checkpoint") -> Arrays:
     """A checkpoint of FOMM, as ``read_torch`` returns it, as ``PART.name`` -> array, without epoch and optimisers.
 
     Raises:
@@ -132,7 +134,7 @@ def upstream_arrays(checkpoint: dict[Any, Any], origin: AnyPath = "the checkpoin
     return source
 
 
-def check_antialias(source: Mapping[str, np.ndarray], model: ModelConfig, origin: AnyPath = "the checkpoint") -> None:
+def check_antialias(source: Arrays, model: ModelConfig, origin: AnyPath = "the checkpoint") -> None:
     """Check that upstream's anti-alias kernels, which we compute, are those of the configuration.
 
     Upstream's is a Gaussian of sigma (1/scale - 1)/2 and width 2*round(4*sigma) + 1, summing to 1; at scale 1 there is
@@ -184,27 +186,22 @@ def vgg19_names(source: Collection[str], origin: AnyPath = "the checkpoint") -> 
 
 
 def translate(
-    source: Mapping[str, np.ndarray],
-    names: Mapping[str, str],
-    expected_shapes: Mapping[str, Sequence[int]],
+    source: Arrays,
+    names: dict[str, str],
+    expected_shapes: dict[str, tuple[int, ...]],
     ignored: Sequence[str] = (),
     origin: AnyPath = "the checkpoint",
-) -> dict[str, np.ndarray]:
-    """Turn the arrays of a foreign checkpoint into ours.
+) -> Arrays:
+    """Turn the arrays of a foreign checkpoint into ours: float32, in the order of ``expected_shapes``.
 
     Args:
-        source: their name -> array.
-        names: our name -> their name, of every parameter to fill.
-        expected_shapes: our name -> shape, likewise.
+        names, expected_shapes: our name -> their name, and -> shape; both name every parameter to fill. Per-channel
+            vectors [C] become [1,C,1,1].
         ignored: shell patterns of their names that aren't needed.
         origin: the file, for errors.
 
-    Returns:
-        Our name -> float32 array, in the order of ``expected_shapes``. Per-channel vectors [C] become [1,C,1,1].
-
     Raises:
         UserError: an array is missing, unknown, of another shape, not of floats, not finite, or (a variance) negative.
-            The message names the key.
     """
     known = set(names.values())
     for theirs in source:
@@ -214,7 +211,7 @@ def translate(
         if theirs not in source:
             raise UserError(f"{origin}: {theirs} is missing; {_REMEDY}")
     return {
-        ours: _convert(source[names[ours]], ours, tuple(shape), f"{origin}: {names[ours]}")
+        ours: _convert(source[names[ours]], ours, shape, f"{origin}: {names[ours]}")
         for ours, shape in expected_shapes.items()
     }
 

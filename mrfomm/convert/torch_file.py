@@ -140,10 +140,7 @@ def _decode(data: bytes, kind: np.dtype, key: str, count: int, order: str) -> np
 
 
 class _Storages:
-    """The storages of a file by key, each made once; together they may not be larger than the file.
-
-    make: (type, key, number of elements) -> flat array.
-    """
+    """The storages of a file by key, each made once by ``make(type, key, count)``, in all not larger than the file."""
 
     def __init__(self, file_size: int, make: Callable[[np.dtype, str, int], np.ndarray]) -> None:
         self._left = file_size
@@ -169,7 +166,7 @@ class _Storages:
         return values
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined, unused-ignore]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class _Unpickler(_PythonUnpickler):
