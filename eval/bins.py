@@ -41,7 +41,7 @@ from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
-from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
+from mrfomm.reenactment.backends import BACKENDS, backend_name, open_engine
 from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.store import PARTIAL, locked, sha256_of, whole_file
 
@@ -234,20 +234,16 @@ def generate_all(args, contestants, patterns, folder):
         root = folder / one.name
         backend = backend_name(args.backend)
         origin = {"model": fingerprint(one.model), "backend": backend, "code": sha256_of(generation.__file__)}
-        transfers = plan_transfers(patterns, root, one.references, args.motion, poses, origin)
-        work.append((one.model, missing_entries(transfers)))
+        plans = plan_transfers(patterns, root, one.references, args.motion, poses, origin)
+        work.append((one.model, missing_entries(plans)))
         methods.append(Method(one.name, root))
-    total = sum(
-        entry.driving.content.frames.length
-        for _, transfers in work
-        for transfer in transfers
-        for entry in transfer.entries
-    )
+    entries = [entry for _, plans in work for plan in plans for entry in plan.entries]
+    total = sum(entry.driving.content.frames.length for entry in entries)
     with tqdm(total=total, desc="generating", unit="frame", disable=not total) as bar:
-        for model, transfers in work:
-            make_animator = animator_maker(model, args.backend) if transfers else None
-            for transfer in transfers:
-                generate(transfer, make_animator, model.config.image_size, args.batch, bar.update)
+        for model, plans in work:
+            engine = open_engine(model, backend=args.backend) if plans else None
+            for plan in plans:
+                generate(plan, engine, args.batch, bar.update)
     return methods
 
 

@@ -8,6 +8,7 @@ without a manifest are somebody else's, and stay.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,10 @@ from eval.labels import Pattern, Sequence
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.reading import FOLDER_FPS
 from mrfomm.media.writing import open_sink
-from mrfomm.reenactment.animator import AnyAnimator, MakeAnimator, array_to_images, images_to_array, relative_motion
+from mrfomm.reenactment.animator import batches
+from mrfomm.reenactment.backends import Engine
+from mrfomm.reenactment.motion import Transfer
+from mrfomm.reenactment.reenactor import Reenactor
 from mrfomm.store import sha256_of, whole_folder
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
@@ -49,7 +53,7 @@ class Entry(NamedTuple):
     manifest: dict[str, object]
 
 
-class Transfer(NamedTuple):
+class Plan(NamedTuple):
     """Everything to generate with one reference pattern. references: frames of its yaw sequence; entries: Entries."""
 
     pattern: Pattern
@@ -100,7 +104,7 @@ def _nearest(off: np.ndarray, sequence: Sequence, what: str, poses: Poses) -> in
 
 def plan_transfers(
     patterns: list[Pattern], folder: AnyPath, count: int, motion: str, poses: Poses, origin: Mapping[str, object]
-) -> list[Transfer]:
+) -> list[Plan]:
     """What has to be generated: every ordered pair of patterns but a pattern with itself, every kind both have.
 
     Relative motion is FOMM's way from one person to another, as it leaves the driving person's proportions behind: it
@@ -117,12 +121,12 @@ def plan_transfers(
         origin: what else the frames depend on (the model), plain values by name.
 
     Returns:
-        list of Transfer.
+        list of Plan.
 
     Raises:
         UserError: a pose is missing.
     """
-    transfers = []
+    plans = []
     for reference in patterns:
         frames = reference_frames(reference, count, poses)
         source = {"references": frames, "reference_clip": reference.sequences["yaw"].content.digest}
@@ -132,8 +136,8 @@ def plan_transfers(
             start = start_frame(sequence, poses) if motion == "relative" else None
             manifest = {**origin, **source, "motion": motion, "start": start, "driving_clip": sequence.content.digest}
             entries.append(Entry(Path(folder, reference.name, driving.name, kind), sequence, start, manifest))
-        transfers.append(Transfer(reference, frames, entries))
-    return transfers
+        plans.append(Plan(reference, frames, entries))
+    return plans
 
 
 def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Pattern, str]]:
@@ -147,10 +151,10 @@ def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Patt
     ]
 
 
-def missing_entries(transfers: Iterable[Transfer]) -> list[Transfer]:
-    """The transfers with only those entries whose folder is absent, damaged or made from something else."""
-    reduced = (t._replace(entries=[entry for entry in t.entries if not is_whole(entry)]) for t in transfers)
-    return [transfer for transfer in reduced if transfer.entries]
+def missing_entries(plans: Iterable[Plan]) -> list[Plan]:
+    """The plans with only those entries whose folder is absent, damaged or made from something else."""
+    reduced = (plan._replace(entries=[entry for entry in plan.entries if not is_whole(entry)]) for plan in plans)
+    return [plan for plan in reduced if plan.entries]
 
 
 def is_whole(entry: Entry) -> bool:
@@ -170,46 +174,32 @@ def is_whole(entry: Entry) -> bool:
         return False  # then it is made again
 
 
-def generate(
-    transfer: Transfer,
-    make_animator: MakeAnimator,
-    size: int,
-    batch: int,
-    advance: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Generate the frames of all entries of a transfer.
+def generate(plan: Plan, engine: Engine, batch: int, advance: Callable[[int], object] = lambda count: None) -> None:
+    """Generate the frames of all entries of a plan.
 
     Args:
-        transfer: Transfer.
-        make_animator: function of (references float32 [K,3,S,S], batch) -> Animator.
-        size: S, the model's image size.
+        plan: Plan.
+        engine: Engine of the model.
         batch: driving frames per call of the network.
         advance: called with a number of frames when they are done.
 
     Raises:
         UserError: a frame can't be read or written; entries that are done stay.
     """
-    images = transfer.pattern.sequences["yaw"].content.frames.read(transfer.references, size)
-    animator = make_animator(images_to_array(images), batch)
-    for entry in transfer.entries:
-        write_entry(entry, _transferred(animator, entry, size, advance))
+    images = plan.pattern.sequences["yaw"].content.frames.read(plan.references, engine.size)
+    reenactor = Reenactor(engine, list(images), batch=batch)
+    for entry in plan.entries:
+        write_entry(entry, _reenacted(reenactor, entry, advance))
 
 
-def _transferred(
-    animator: AnyAnimator, entry: Entry, size: int, advance: Callable[[int], object]
-) -> Iterator[np.ndarray]:
+def _reenacted(reenactor: Reenactor, entry: Entry, advance: Callable[[int], object]) -> Iterator[np.ndarray]:
     """Yield the frames of an entry, uint8 [S,S,3]."""
     frames = entry.driving.content.frames
-    if entry.start is not None:
-        anchor = animator.reference_keypoints.frame(0)
-        initial = animator.keypoints(images_to_array(frames.read([entry.start], size)))
-    for begin in range(0, frames.length, CHUNK):
-        indices = range(begin, min(begin + CHUNK, frames.length))
-        keypoints = animator.keypoints(images_to_array(frames.read(indices, size)))
-        if entry.start is not None:
-            keypoints = relative_motion(anchor, keypoints, initial)
-        yield from array_to_images(animator.render(keypoints))
-        advance(len(indices))
+    chunks = (frames.read(indices, reenactor.size) for indices in batches(range(frames.length), CHUNK))
+    transfer = Transfer("absolute") if entry.start is None else Transfer(start=entry.start, anchor=0)
+    for image in reenactor.animate(chain.from_iterable(chunks), transfer):
+        yield image
+        advance(1)
 
 
 def write_entry(entry: Entry, images: Iterable[np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """The list of commands: `python -m mrfomm`."""
 
 import argparse
+from collections.abc import Sequence
 
 from mrfomm.errors import command_parser, run_command
 
@@ -18,7 +19,7 @@ COMMANDS = {
 }
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the list; returns the exit code."""
     lines = [f"{name:<32}{text}" for name, text in COMMANDS.items()]
     text = "\n".join([*lines, "", "Each takes --help."])

@@ -7,7 +7,6 @@ best of the single-reference results. One trained with one reference and given w
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +26,10 @@ from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.pictures import tile
 from mrfomm.model import load_model
-from mrfomm.reenactment.animator import array_to_images, images_to_array, relative_motion
-from mrfomm.reenactment.backends import animator_maker
-from mrfomm.reenactment.reconstruction import Rebuilder
+from mrfomm.reenactment.backends import Engine, open_engine
+from mrfomm.reenactment.motion import Transfer
+from mrfomm.reenactment.reconstruction import rebuild, rebuilders
+from mrfomm.reenactment.reenactor import Reenactor
 
 YAWS = (-60, -40, -20, 0, 20, 40, 60)
 POSES = Poses(tolerance=5, allow_missing=False)
@@ -46,13 +46,11 @@ CHOICES = {  # yaw of the references, degrees
 class Model(NamedTuple):
     """One of the command line.
 
-    make_animator: function of (references, batch) -> Animator. size: of its images, pixels. single: takes one
-    reference. pseudo: the best of the single-reference results.
+    engine: Engine. single: takes one reference. pseudo: the best of the single-reference results.
     """
 
     name: str
-    make_animator: Callable
-    size: int
+    engine: Engine
     single: bool
     pseudo: bool
 
@@ -89,7 +87,7 @@ def parse_model(text):
     path, _, mode = rest.partition(":")
     model = load_model(path, mode if mode not in ("", "pseudo") else None)
     single = not mode and load_config(find_checkpoint(path) / "config.yaml").data.num_references == 1
-    return Model(name, animator_maker(model, "auto"), model.config.image_size, single, mode == "pseudo")
+    return Model(name, open_engine(model), single, mode == "pseudo")
 
 
 # sheet
@@ -107,28 +105,23 @@ def sheet(models, data, output):
 
 def block(models, pattern, driving):
     """Rows of pictures of one subject (its own head as the driving one), then driven by another."""
-    size = models[0].size
+    size = models[0].engine.size
     own, other = pattern.sequences["yaw"], driving.sequences["yaw"]
     references = own.content.frames.read(reference_frames(pattern, 3, POSES), size)
     blank = np.full_like(references[0], 255)
     truth = frames_at(own, size)
     rows = [[*references, *truth]]
-    rows += [[blank] * 3 + result(model, references, images_to_array(truth), None, None) for model in models]
+    rows += [[blank] * 3 + result(model, references, truth, Transfer("absolute")) for model in models]
     rows += [[blank] * 3 + list(frames_at(other, size))]
-    initial = images_to_array(other.content.frames.read([start_frame(other, POSES)], size))
-    moved = images_to_array(rows[-1][3:])
-    rows += [[blank] * 3 + result(model, references, moved, initial, 0) for model in models]
+    initial = other.content.frames.read([start_frame(other, POSES)], size)
+    moved, transfer = [*initial, *rows[-1][3:]], Transfer(start=0, anchor=0)
+    rows += [[blank] * 3 + result(model, references, moved, transfer)[1:] for model in models]
     return rows
 
 
-def result(model, references, driving, initial, anchor):
-    """Pictures of one model: absolute motion, or relative to an initial driving frame and an anchor reference."""
-    used = references[:1] if model.single else references
-    animator = model.make_animator(images_to_array(used), 1)
-    keypoints = animator.keypoints(driving)
-    if initial is not None:
-        keypoints = relative_motion(animator.reference_keypoints.frame(anchor), keypoints, animator.keypoints(initial))
-    return list(array_to_images(animator.render(keypoints)))
+def result(model, references, driving, transfer):
+    """Pictures of one model."""
+    return list(Reenactor(model.engine, references[:1] if model.single else references).animate(driving, transfer))
 
 
 def frames_at(sequence, size):
@@ -154,9 +147,13 @@ def counts(models, data, output):
 
 def clip_distance(model, clip, count):
     """Mean L1D over all frames of a clip."""
-    references = clip.read([int(i) for i in reference_indices(clip.length, count)], model.size)
-    rebuild = Rebuilder(model.make_animator, references, BATCH, model.pseudo)
-    return float(rebuild(clip.read(range(clip.length), model.size))[1].mean())
+    references = clip.read([int(i) for i in reference_indices(clip.length, count)], model.engine.size)
+    return float(rebuilt(model, references, clip.read(range(clip.length), model.engine.size)).mean())
+
+
+def rebuilt(model, references, truth):
+    """L1D of a model's pictures of frames."""
+    return rebuild(rebuilders(model.engine, references, BATCH, model.pseudo), truth)[1]
 
 
 # choices
@@ -181,8 +178,8 @@ def distances_by_yaw(model, sequence, poses):
     angles = sequence.own_angles
     numbers = [int(np.abs(angles - yaw).argmin()) for yaw in poses]
     frames = sequence.content.frames
-    rebuild = Rebuilder(model.make_animator, frames.read(numbers, model.size), BATCH, model.pseudo)
-    distances = rebuild(frames.read(range(frames.length), model.size))[1]
+    size = model.engine.size
+    distances = rebuilt(model, frames.read(numbers, size), frames.read(range(frames.length), size))
     bins = np.floor(angles / 10 + 0.5) * 10  # np.round() makes bins of 9 and 11 whole degrees by turns
     return {int(yaw): float(distances[bins == yaw].mean()) for yaw in np.unique(bins)}
 

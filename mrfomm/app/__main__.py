@@ -12,7 +12,7 @@ import threading
 
 from mrfomm import bundled
 from mrfomm.app.gate import Gate, Sessions, cleaning
-from mrfomm.app.studio import Limits, Studio
+from mrfomm.app.studio import Limits, Workshop
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.runtime.context import CONTEXTS
@@ -49,7 +49,7 @@ def check(args):
 def main(arguments=None):
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
-    studio = Studio(args.weights, args.context, args.backend, check(args))
+    studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, signal.SIGHUP):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)

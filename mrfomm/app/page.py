@@ -13,9 +13,9 @@ import gradio
 
 from mrfomm import bundled
 from mrfomm.app.gate import StoppedError
-from mrfomm.app.studio import MAX_REFERENCES, Job
+from mrfomm.app.studio import MAX_REFERENCES, Order
 from mrfomm.errors import UserError, as_reported
-from mrfomm.reenactment.pipeline import Transfer
+from mrfomm.reenactment.motion import Transfer
 
 TITLE = "mrfomm"
 ABOUT = """# mrfomm: animate a face
@@ -60,7 +60,7 @@ def build_page(studio, folder, sessions, kept):
     """The page as gradio.Blocks.
 
     Args:
-        studio: Studio. folder: of all temporary files. sessions: Sessions. kept: text that says how long.
+        studio: Workshop. folder: of all temporary files. sessions: Sessions. kept: text that says how long.
     """
     samples = [str(path) for path in bundled.SAMPLE_REFERENCES]
     clip = str(bundled.SAMPLE_DRIVING)
@@ -172,19 +172,19 @@ def _job(studio, folder, sessions):
         def progress(items, total, what):
             for number, item in enumerate(items):
                 check()
-                keep(job)
+                keep(order)
                 bar((number, total), desc=what, unit="frames")
                 yield item
 
         paths = tuple(path for path, _ in references or ())
-        job = Job(paths, driving, fusion, Transfer(motion, adapt_scale and motion == "relative"), crop)
+        order = Order(paths, driving, fusion, Transfer(motion, adapt_scale and motion == "relative"), crop)
         output = Path(folder, secrets.token_hex(16))  # who does not know the name can't ask for the files
         result = message = None
         with sessions.job(request.session_hash) as check:  # first, so that Stop finds the job as soon as it is seen
             output.mkdir()
             bar(0, desc="preparing")
             try:
-                result = studio.animate(job, output, progress)
+                result = studio.animate(order, output, progress)
             except StoppedError:
                 pass  # an error would show or not, as Gradio's own cancelling is slower or quicker
             except (UserError, OSError) as error:
@@ -214,13 +214,13 @@ def _release_memory():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def keep(job):
-    """Begin the time anew after which a job's files are removed.
+def keep(order):
+    """Begin the time anew after which an order's files are removed.
 
     Raises:
         UserError: one has been removed already.
     """
-    for path in (*job.references, job.driving):
+    for path in (*order.references, order.driving):
         try:
             os.utime(path)
         except FileNotFoundError as error:

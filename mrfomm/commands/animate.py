@@ -1,71 +1,51 @@
 """Animate a face from several references: `python animate.py --refs a.png b.png c.png --driving v.mp4`."""
 
+import argparse
 import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled, provenance
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.crop import FaceFinder
-from mrfomm.media.pictures import tile
-from mrfomm.media.reading import open_frames
+from mrfomm.media.pictures import breakdown_picture, tile
+from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.media.writing import open_sink
-from mrfomm.model import load_model, model_digest
+from mrfomm.model import Model, load_model, model_digest
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
-from mrfomm.reenactment.backends import BACKENDS, animator_maker
-from mrfomm.reenactment.pipeline import (
-    Follower,
-    Transfer,
-    detect,
-    prepare_driving,
-    read_reference,
-    synthesise,
-    synthesise_with_masks,
-    target_keypoints,
-)
+from mrfomm.reenactment.backends import BACKENDS
+from mrfomm.reenactment.motion import KeypointArrays, Transfer
+from mrfomm.reenactment.reenactor import Fitted, Reenactor
 from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.runtime.overlap import read_ahead, write_behind
 
+Write = Callable[[np.ndarray], object]
+
 OUTPUT = "result.mp4"
+REFERENCES = "pictures of the face (bundled ones)"
+DRIVING = "video, gif, folder of frames, or webcam[:N] to see it live (a bundled clip)"
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--refs",
-        nargs="+",
-        metavar="FILE",
-        default=bundled.SAMPLE_REFERENCES,
-        help="pictures of the face (bundled ones)",
-    )
-    add(
-        "--driving",
-        metavar="PATH",
-        default=bundled.SAMPLE_DRIVING,
-        help="video, gif, folder of frames, or webcam[:N] to see it live (a bundled clip)",
-    )
+    add("--refs", nargs="+", metavar="FILE", default=bundled.SAMPLE_REFERENCES, help=REFERENCES)
+    add("--driving", metavar="PATH", default=bundled.SAMPLE_DRIVING, help=DRIVING)
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("-o", "--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
-    add(
-        "--motion",
-        choices=("relative", "absolute"),
-        default="relative",
-        help="move a reference, or copy poses (%(default)s)",
-    )
+    motions = ("relative", "absolute")
+    add("--motion", choices=motions, default=motions[0], help="move a reference, or copy poses (%(default)s)")
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
-    add(
-        "--start",
-        default="auto",
-        metavar="auto|first|N",
-        help="number of the frame relative motion starts from (auto)",
-    )
+    places = "auto|first|N"
+    add("--start", default="auto", metavar=places, help="number of the frame relative motion starts from (auto)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
     add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, one picture per frame")
@@ -79,63 +59,18 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     transfer = check(args)
     camera = live.camera_number(args.driving)
-    if camera is not None:
-        live.check_window()
-    model = load_model(args.weights, args.fusion)
-    references = [read_reference(path, model.config.image_size, args.crop, tell) for path in args.refs]
-    with use_context(args.context):
-        if camera is None:
-            print(write(args, transfer, model, references))
-        else:
-            print(show(args, transfer, model, references, camera))
+    args.output = args.output or OUTPUT
+    print(write(args, transfer) if camera is None else show(args, transfer, camera))
     return 0
 
 
-def write(args, transfer, model, references):
-    """Animate by a clip; returns the path of the output."""
-    output = args.output or OUTPUT
-    source = open_frames(args.driving, args.fps)
-    if os.path.isdir(args.driving) and args.fps is None:
-        tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
-    driving = prepare_driving(source, model.config.image_size, args.crop, tell)
-    comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
-    with open_outputs(args, output, driving.source.fps, comment) as (write_result, write_masks):
-        animator = animator_maker(model, args.backend, bool(args.masks))(images_to_array(references), args.batch)
-        poses = detect(animator, driving, args.batch, progress)
-        keypoints = target_keypoints(transfer, animator.reference_keypoints, poses, tell)
-        if write_masks:
-            images = synthesise_with_masks(animator, keypoints, args.batch, references, write_masks)
-        else:
-            images = synthesise(animator, keypoints, args.batch)
-        images = progress(images, len(keypoints.value), "animating")
-        for image in beside(references, driving, images) if args.side_by_side else images:
-            write_result(image)
-    return output
-
-
-def show(args, transfer, model, references, number):
-    """Animate by a camera, in a window; returns a line of text on how it went."""
-    with contextlib.closing(live.Camera(live.open_capture(number), time.perf_counter)) as camera:
-        animator = animator_maker(model, args.backend)(images_to_array(references), args.batch)
-        puppet = live.Puppet(
-            animator,
-            Follower(transfer, animator.reference_keypoints, tell),
-            model.config.image_size,
-            FaceFinder() if args.crop else None,
-            references if args.side_by_side else None,
-            tell,
-        )
-        with contextlib.closing(live.Window()) as window:
-            return live.play(camera, window, puppet, time.perf_counter)
-
-
-def check(args):
-    """Refuse arguments that make no sense, before any work; returns a Transfer."""
+def check(args: argparse.Namespace) -> Transfer:
+    """Refuse arguments that make no sense, before any work; returns how motion is transferred."""
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if args.start not in ("auto", "first") and not args.start.isdecimal():
@@ -149,7 +84,7 @@ def check(args):
     return Transfer(args.motion, args.adapt_scale, start)
 
 
-def check_places(args):
+def check_places(args: argparse.Namespace) -> None:
     """Refuse to write two results into one place, or one over what it is made from."""
     read = [("--driving", args.driving), *(("--refs", path) for path in args.refs)]
     taken = {os.path.realpath(path): option for option, path in read}  # Path.resolve() fails at a circle of links
@@ -160,9 +95,9 @@ def check_places(args):
                 raise UserError(f"{option} {path}: is {other} too; give it a place of its own")
 
 
-def check_live(args):
+def check_live(args: argparse.Namespace) -> None:
     """Refuse what makes no sense with a camera."""
-    senseless = {
+    given = {
         "--output": args.output,
         "--masks": args.masks,
         "--no-audio": args.no_audio,
@@ -171,38 +106,96 @@ def check_live(args):
         "--fps": args.fps is not None,
         "--start": args.start.isdecimal(),
     }
-    for option in (option for option, given in senseless.items() if given):
+    for option in filter(given.get, given):
         raise UserError(f"{option}: a camera's result is shown as it comes, and not written; leave {option} out")
 
 
+def open_driving(args: argparse.Namespace) -> FrameSource:
+    """The driving clip; says at what rate a folder is taken."""
+    source = open_frames(args.driving, args.fps)
+    if os.path.isdir(args.driving) and args.fps is None:
+        tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
+    return source
+
+
+def make_reenactor(args: argparse.Namespace, model: Model) -> Reenactor:
+    """The Reenactor that the command line asks for."""
+    return Reenactor(
+        model,
+        args.refs,
+        crop=args.crop,
+        backend=args.backend,
+        batch=args.batch,
+        breakdown=bool(args.masks),
+        tell=tell,
+        watch=watch,
+    )
+
+
+def write(args: argparse.Namespace, transfer: Transfer) -> str:
+    """Animate by a clip; returns the path of the output."""
+    source = open_driving(args)
+    model = load_model(args.weights, args.fusion)
+    comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
+    with use_context(args.context), open_outputs(args, source.fps, comment) as (write_result, write_masks):
+        reenactor = make_reenactor(args, model)
+        driving = reenactor.fitted(source)
+        keypoints = reenactor.targets(driving, transfer)
+        images = with_masks(reenactor, keypoints, write_masks) if write_masks else reenactor.render(keypoints)
+        watched = watch(images, len(keypoints.value), "animating")
+        for image in beside(reenactor.references, driving, watched) if args.side_by_side else watched:
+            write_result(image)
+    return args.output
+
+
 @contextlib.contextmanager
-def open_outputs(args, output, fps, comment):
+def open_outputs(args: argparse.Namespace, fps: float, comment: str | None) -> Iterator[tuple[Write, Write | None]]:
     """Functions that write the result's frames and the mask pictures (or None); files appear only if all went well."""
     sound = None if args.no_audio else args.driving
     with contextlib.ExitStack() as stack:
         sinks = [stack.enter_context(open_sink(args.masks, fps, comment=comment))] if args.masks else []
-        sinks.append(stack.enter_context(open_sink(output, fps, audio_from=sound, comment=comment)))
+        sinks.append(stack.enter_context(open_sink(args.output, fps, audio_from=sound, comment=comment)))
         *masks, result = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
         yield result, masks[0] if masks else None
 
 
-def beside(references, driving, images):
+def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Write) -> Iterator[np.ndarray]:
+    """Yield the result's frames; each one's breakdown into the references is a picture for ``write_masks``."""
+    references = images_to_array(reenactor.references)
+    for image, (warped, mask) in reenactor.render_breakdown(keypoints):
+        write_masks(breakdown_picture(references, warped, mask, images_to_array([image])[0]))
+        yield image
+
+
+def beside(references: list[np.ndarray], driving: Fitted, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield pictures of the references, the driving frame and the result in a row."""
     with contextlib.closing(read_ahead(driving)) as frames:
         for image in images:
             yield tile([[*references, next(frames), image]], gap=0)
 
 
-def progress(items, total, what):
+def show(args: argparse.Namespace, transfer: Transfer, number: int) -> str:
+    """Animate by a camera, in a window; returns a line of text on how it went."""
+    live.check_window()
+    model = load_model(args.weights, args.fusion)
+    capture = live.open_capture(number)
+    with use_context(args.context), contextlib.closing(live.Camera(capture, time.perf_counter)) as camera:
+        find_face = FaceFinder() if args.crop else None
+        puppet = live.Puppet(make_reenactor(args, model), transfer, find_face, args.side_by_side, tell)
+        with contextlib.closing(live.Window()) as window:
+            return live.play(camera, window, puppet, time.perf_counter)
+
+
+def watch(items: Iterable[np.ndarray], total: int | None, what: str) -> Iterable[np.ndarray]:
     """``items`` with a progress bar on stderr."""
     return tqdm(items, total=total, desc=what, unit="frame")
 
 
-def tell(line):
+def tell(line: str) -> None:
     """What was decided on the way goes to stderr."""
     print(line, file=sys.stderr)
 
 
-def command():
+def command() -> None:
     """The console command."""
     run_command(main)

@@ -14,7 +14,8 @@ from mrfomm.onnx.convolutions import REWRITES, Rewrite
 from mrfomm.onnx.graphs import GRAPHS, export_graph
 from mrfomm.onnx.trace import SIZES
 from mrfomm.reenactment.animator import Animator
-from mrfomm.reenactment.onnx_backend import OnnxAnimator, OnnxGraphs
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+from mrfomm.reenactment.onnx_backend import OnnxGraphs
 from mrfomm.store import locked
 
 DETAILS = """
@@ -82,8 +83,8 @@ def largest_errors(model: Model, graphs: OnnxGraphs, breakdown: bool = False) ->
     rng, size = np.random.default_rng(0), model.config.image_size
     batch, count = SIZES[0]
     references, driving = (rng.random((number, 3, size, size), np.float32) for number in (count, batch))
-    expected = Animator(model.config, model.tree, references, batch, breakdown)
-    actual = OnnxAnimator(graphs, references, batch, breakdown)
+    expected = Animator(NnablaGraphs(*model), references, batch, breakdown)
+    actual = Animator(graphs, references, batch, breakdown)
     detected = expected.keypoints(driving)
     pairs: dict[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]] = {
         "reference keypoints": (expected.reference_keypoints, actual.reference_keypoints),
@@ -92,7 +93,7 @@ def largest_errors(model: Model, graphs: OnnxGraphs, breakdown: bool = False) ->
     if breakdown:
         (prediction, shares), (other, other_shares) = (each.render_breakdown(detected) for each in (expected, actual))
         pairs["breakdown"] = ([prediction, *shares], [other, *other_shares])
-    rendered = OnnxAnimator(graphs, references, batch).render(detected)
+    rendered = Animator(graphs, references, batch).render(detected)
     pairs["prediction"] = ([expected.render(detected)], [rendered])
     return {name: float(np.max([*map(_error, *arrays)])) for name, arrays in pairs.items()}  # max() passes NaN over
 

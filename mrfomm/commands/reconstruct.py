@@ -1,6 +1,8 @@
 """Rebuild test clips from a few of their own frames: `python reconstruct.py --data data/vox --weights runs/vox-256`."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,35 +10,31 @@ from tqdm import tqdm
 
 from mrfomm import bundled
 from mrfomm.config import FUSION_MODES
-from mrfomm.data.clips import find_clips
+from mrfomm.data.clips import Clip, find_clips
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.model import load_model
+from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
-from mrfomm.reenactment.backends import BACKENDS, animator_maker, backend_name
-from mrfomm.reenactment.reconstruction import Settings, append_clip, locked_run, rebuild_clip
+from mrfomm.reenactment.backends import BACKENDS, backend_name, open_engine
+from mrfomm.reenactment.reconstruction import ClipRow, Run, RunSettings, append_clip, locked_run, rebuild_clip
 from mrfomm.runtime.context import CONTEXTS, use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 
 
-def parse_arguments(arguments=None):
+DATA = "data in FOMM's format, with test/ (the bundled set)"
+PSEUDO = "the paper's pseudo multi-reference baseline: of K single-reference results the one closest to the truth"
+EPILOG = "An interrupted run is continued by the same command. `python -m eval.reconstruction DIR` scores it."
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = command_parser(
-        __doc__,
-        epilog="An interrupted run is continued by the same command. `python -m eval.reconstruction DIR` scores it.",
-    )
+    parser = command_parser(__doc__, epilog=EPILOG)
     add = parser.add_argument
-    add(
-        "--data", metavar="DIR", default=bundled.SAMPLE_DATA, help="data in FOMM's format, with test/ (the bundled set)"
-    )
+    add("--data", metavar="DIR", default=bundled.SAMPLE_DATA, help=DATA)
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--refs", default="first-last-middle", help="first, first-last, first-last-middle or a number K (%(default)s)")
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
-    add(
-        "--pseudo",
-        action="store_true",
-        help="the paper's pseudo multi-reference baseline: of K single-reference results the one closest to the truth",
-    )
+    add("--pseudo", action="store_true", help=PSEUDO)
     add("-o", "--output", metavar="DIR", default="reconstruction", help="folder for frames and manifest (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
@@ -44,7 +42,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     count = number_of_references(args.refs)
@@ -52,18 +50,12 @@ def main(arguments=None):
         raise UserError(f"--batch {args.batch}: at least 1")
     clips = find_clips(Path(args.data) / "test")
     model = load_model(args.weights, args.fusion)
+    size, mode = model.config.image_size, model.config.fusion.mode
     with use_context(args.context):
-        settings = Settings(
-            weights=fingerprint(model),
-            data=str(Path(args.data).resolve()),
-            image_size=model.config.image_size,
-            references=count,
-            fusion=model.config.fusion.mode,
-            pseudo=args.pseudo,
-            backend=backend_name(args.backend),
-        )
+        data, backend = str(Path(args.data).resolve()), backend_name(args.backend)
+        settings = RunSettings(fingerprint(model), data, size, count, mode, args.pseudo, backend)
         with locked_run(args.output, settings, clips) as run:
-            rows = rebuild_missing(clips, model, args.backend, args.batch, run)
+            rows = [*run.rows, *rebuild_missing(clips, model, args.backend, args.batch, run)]
     frames = [frame.l1 for row in rows for frame in row.frames]
     method = "pseudo multi-reference, the best of" if args.pseudo else "from"
     print(
@@ -73,7 +65,7 @@ def main(arguments=None):
     return 0
 
 
-def number_of_references(text):
+def number_of_references(text: str) -> int:
     """K of --refs."""
     if text in NAMED_REFERENCES:
         return NAMED_REFERENCES[text]
@@ -82,20 +74,20 @@ def number_of_references(text):
     return int(text)
 
 
-def rebuild_missing(clips, model, backend, batch, run):
-    """Rebuild the clips that a Run lacks, one after the other; returns the ClipRows of all."""
-    rows = list(run.rows)
-    done = {row.clip for row in rows}
+def rebuild_missing(clips: Sequence[Clip], model: Model, backend: str, batch: int, run: Run) -> list[ClipRow]:
+    """Rebuild the clips that a Run lacks, one after the other; returns their ClipRows."""
+    done = {row.clip for row in run.rows}
     if done:
         print(f"{run.folder}: {len(done)} of {len(clips)} clips are there already", file=sys.stderr)
-    missing = [clip for clip in clips if clip.name not in done]
-    make_animator = animator_maker(model, backend) if missing else None
-    for clip in tqdm(missing, unit="clip", disable=not missing):
-        rows.append(rebuild_clip(clip, make_animator, batch, run))
-        append_clip(run, rows[-1])
+    missing, rows = [clip for clip in clips if clip.name not in done], []
+    if missing:
+        engine = open_engine(model, backend=backend)
+        for clip in tqdm(missing, unit="clip"):
+            rows.append(rebuild_clip(clip, engine, batch, run))
+            append_clip(run, rows[-1])
     return rows
 
 
-def command():
+def command() -> None:
     """The console command."""
     run_command(main)

@@ -1,43 +1,72 @@
-"""Which library runs a model: nnabla, or onnxruntime on the exported graphs."""
+"""Which library runs a model: nnabla, or onnxruntime on the exported graphs. It is imported only when it is chosen."""
 
-from functools import partial
+import os
+from typing import TYPE_CHECKING, NamedTuple, Union
 
-import nnabla as nn
+from mrfomm import bundled
+from mrfomm.errors import AnyPath, UserError
+from mrfomm.reenactment.animator import Graphs
+from mrfomm.reenactment.onnx_backend import OnnxGraphs, is_installed
 
-from mrfomm.errors import UserError
-from mrfomm.onnx.graphs import cached_graphs
-from mrfomm.reenactment.animator import Animator
-from mrfomm.reenactment.onnx_backend import OnnxAnimator, OnnxGraphs, is_installed
+if TYPE_CHECKING:
+    from mrfomm.model import Model
 
 BACKENDS = ("auto", "nnabla", "onnx")
 
 
-def backend_name(backend):
+class Engine(NamedTuple):
+    """A model with what runs it, for any number of Reenactors. size: of its pictures, in pixels; breakdown: whether it
+    draws each reference's share too."""
+
+    size: int
+    graphs: Graphs
+    breakdown: bool
+
+
+def open_engine(
+    weights: Union[AnyPath, "Model"] = bundled.MODEL,
+    fusion: str | None = None,
+    backend: str = "auto",
+    breakdown: bool = False,
+) -> Engine:
+    """Make a model ready in the current nnabla context.
+
+    Args:
+        weights: checkpoint or run folder, or a Model.
+        fusion: another fusion mode than a checkpoint was trained with, or None.
+        backend: one of BACKENDS; ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla.
+        breakdown: see Engine.
+
+    Raises:
+        UserError: no such checkpoint or parameters; onnxruntime isn't installed, or the context is a GPU's.
+    """
+    from mrfomm.model import load_model
+
+    model = load_model(weights, fusion) if isinstance(weights, (str, os.PathLike)) else weights
+    size = model.config.image_size
+    if backend_name(backend) == "onnx":
+        from mrfomm.onnx.graphs import cached_graphs
+
+        return Engine(size, OnnxGraphs(cached_graphs(model, breakdown)), breakdown)
+    from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+
+    return Engine(size, NnablaGraphs(*model), breakdown)
+
+
+def backend_name(backend: str) -> str:
     """What a back end is in the current context: "onnx", or nnabla and its device. Pictures of two differ by rounding.
 
     Raises:
-        UserError: as ``animator_maker``.
+        UserError: "onnx", and the context is a GPU's.
     """
+    import nnabla as nn
+
     devices = [name.split(":")[0] for name in nn.get_current_context().backend]
     on_cpu = set(devices) == {"cpu"}
     if backend == "onnx" and not on_cpu:
         raise UserError("--backend onnx: runs on a CPU; give --context cpu with it, or --backend nnabla for the GPU")
-    if backend == "onnx" or (backend == "auto" and on_cpu and is_installed()):
-        return "onnx"
-    return f"nnabla on {devices[0]}"
-
-
-def animator_maker(model, backend, breakdown=False):
-    """A function of (references, batch) that gives an Animator, or an OnnxAnimator with the same methods.
-
-    Args:
-        model: Model.
-        backend: one of BACKENDS; ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla.
-        breakdown: the animators can also ``render_breakdown``.
-
-    Raises:
-        UserError: onnxruntime was asked for and isn't installed, or the context is a GPU's.
-    """
-    if backend_name(backend) == "onnx":
-        return partial(OnnxAnimator, OnnxGraphs(cached_graphs(model, breakdown)), breakdown=breakdown)
-    return partial(Animator, model.config, model.tree, breakdown=breakdown)
+    return (
+        "onnx"
+        if on_cpu and (backend == "onnx" or (backend == "auto" and is_installed()))
+        else f"nnabla on {devices[0]}"
+    )

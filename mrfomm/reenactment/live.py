@@ -9,16 +9,19 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from mrfomm.errors import UserError
-from mrfomm.media.crop import crop, crop_text, square_box
+from mrfomm.errors import AnyPath, UserError
+from mrfomm.media.crop import Box, crop, crop_text, square_box
 from mrfomm.media.images import fit
 from mrfomm.media.pictures import tile
-from mrfomm.reenactment.animator import array_to_images, images_to_array
+from mrfomm.reenactment.motion import Move, Transfer
+from mrfomm.reenactment.reenactor import Reenactor, Tell
 
 TITLE = "mrfomm"
 QUIT = (ord("q"), 27)  # 27: Esc
@@ -30,6 +33,17 @@ _LARGEST = (512, 1280)  # height and width in pixels up to which small pictures 
 _MEASURED = 30  # frames that latency and rate are averaged over
 
 
+Clock = Callable[[], float]  # gives seconds
+
+
+class Capture(Protocol):
+    """What a camera is to OpenCV: cv2.VideoCapture, or a stand-in."""
+
+    def read(self) -> tuple[bool, np.ndarray]: ...
+
+    def release(self) -> None: ...
+
+
 class Shot(NamedTuple):
     """image: uint8 [H,W,3] RGB. time: seconds on the clock when it arrived. number: 0 for the camera's first frame."""
 
@@ -39,43 +53,38 @@ class Shot(NamedTuple):
 
 
 class Camera:
-    """Reads a capture in a thread and keeps its newest frame. To be closed.
+    """Reads a Capture in a thread and keeps its newest frame. To be closed."""
 
-    Args:
-        capture: cv2.VideoCapture, or what has its ``read`` and ``release``.
-        clock: function that gives seconds.
-    """
-
-    def __init__(self, capture, clock):
+    def __init__(self, capture: Capture, clock: Clock) -> None:
         self._capture = capture
         self._clock = clock
         self._changed = threading.Condition()
-        self._newest = None
+        self._newest: Shot | None = None
         self._ended = False
         self._closing = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     @property
-    def ended(self):
+    def ended(self) -> bool:
         """Whether the camera gives no more frames, and all that are wanted of it were taken."""
         with self._changed:
             return self._ended and self._newest is None
 
-    def take(self, seconds):
-        """The newest frame that wasn't taken yet, a Shot; None if there is none within ``seconds``."""
+    def take(self, seconds: float) -> Shot | None:
+        """The newest frame that wasn't taken yet; None if there is none within ``seconds``."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest or self._ended, seconds)
             newest, self._newest = self._newest, None
         return newest and newest._replace(image=cv2.cvtColor(newest.image, cv2.COLOR_BGR2RGB))
 
-    def close(self):
+    def close(self) -> None:
         """Stop reading and let the camera go."""
         self._closing = True
         self._thread.join()
         self._capture.release()
 
-    def _read(self):
+    def _read(self) -> None:
         number = 0
         try:
             while not self._closing:
@@ -95,14 +104,14 @@ class Camera:
 class Meter:
     """Mean latency in seconds, and frames a second, of the last frames that were shown."""
 
-    def __init__(self):
-        self._shown = deque(maxlen=_MEASURED)  # (time, latency)
+    def __init__(self) -> None:
+        self._shown: deque[tuple[float, float]] = deque(maxlen=_MEASURED)  # (time, latency)
 
-    def add(self, taken, shown):
+    def add(self, taken: float, shown: float) -> None:
         """Count a frame. taken, shown: seconds on one clock."""
         self._shown.append((shown, shown - taken))
 
-    def __str__(self):
+    def __str__(self) -> str:
         if len(self._shown) < 2:
             return "measuring"
         latency = sum(latency for _, latency in self._shown) / len(self._shown)
@@ -113,11 +122,11 @@ class Meter:
 class Window:
     """OpenCV's window. To be used by the main thread, and closed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         cv2.namedWindow(TITLE, _KIND)
-        self._shape = None
+        self._shape: tuple[int, ...] = ()
 
-    def show(self, picture):
+    def show(self, picture: np.ndarray) -> int:
         """Draw uint8 [H,W,3] RGB; returns what ``poll`` does."""
         if picture.shape != self._shape:
             self._shape = picture.shape
@@ -125,69 +134,67 @@ class Window:
         cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return self.poll()
 
-    def poll(self):
+    def poll(self) -> int:
         """Serve the window; returns the code of a key that was pressed, or -1. A closed window counts as q."""
         key = cv2.waitKey(1)
         return key if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) >= 1 else QUIT[0]
 
-    def close(self):
+    def close(self) -> None:
         """Remove it from the screen."""
         cv2.destroyAllWindows()
 
 
+@dataclass
 class Puppet:
-    """Makes pictures of the animated face from a camera's frames.
+    """Makes pictures of the animated face from a camera's frames; relative motion starts from the first of them.
 
-    Args:
-        animator: Animator or OnnxAnimator. follower: Follower.
-        size: side of the network's images.
-        find_face: a FaceFinder to crop to the first face seen, or None.
-        beside: uint8 references [size,size,3] to show beside the frame and the result, or None.
-        tell: function of a line of text.
+    find_face: a FaceFinder to crop to the first face seen, or None. beside: show references and frame beside the
+    result.
     """
 
-    def __init__(self, animator, follower, size, find_face, beside, tell):
-        self._animator = animator
-        self._follower = follower
-        self._size = size
-        self._find_face = find_face
-        self._beside = beside
-        self._tell = tell
-        self._box = None
+    reenactor: Reenactor
+    transfer: Transfer
+    find_face: Callable[[np.ndarray], Box | None] | None
+    beside: bool
+    tell: Tell
+    _box: Box | None = None
+    _move: Move | None = None
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] -> the picture to show, uint8 RGB: as long as a face is looked for, the camera's own."""
-        frame = fit(image if self._box is None else crop(image, self._box), self._size)
+        frame = fit(image if self._box is None else crop(image, self._box), self.reenactor.size)
         if self.looking:
             self._look(image)
             return frame
-        pose = self._animator.keypoints(images_to_array([frame]))
-        result = array_to_images(self._animator.render(self._follower(pose)))[0]
-        return result if self._beside is None else tile([[*self._beside, frame, result]], gap=0)
+        pose = self.reenactor.keypoints([frame])
+        if self._move is None:
+            self._move = replace(self.transfer, start=0).begin(self.reenactor.reference_keypoints, pose, self.tell)
+        result = next(self.reenactor.render(self._move(pose)))
+        return tile([[*self.reenactor.references, frame, result]], gap=0) if self.beside else result
 
     @property
-    def looking(self):
+    def looking(self) -> bool:
         """Whether the face wasn't found yet."""
-        return self._find_face is not None and self._box is None
+        return self.find_face is not None and self._box is None
 
-    def restart(self):
+    def restart(self) -> None:
         """Let relative motion start from the next frame."""
-        self._follower.restart()
+        self._move = None
 
-    def _look(self, image):
-        face = self._find_face(image)
+    def _look(self, image: np.ndarray) -> None:
+        face = self.find_face(image) if self.find_face else None
         if face is not None:
             self._box = square_box(face, image.shape)
-            self._tell(crop_text("webcam", self._box))
+            self.tell(crop_text("webcam", self._box))
 
 
-def camera_number(driving):
+def camera_number(driving: AnyPath) -> int | None:
     """The number in "webcam" (0) or "webcam:N"; None for any other text or path."""
     found = re.fullmatch(r"webcam(?::(\d+))?", str(driving))
-    return found and int(found.group(1) or 0)
+    return int(found.group(1) or 0) if found else None
 
 
-def check_window():
+def check_window() -> None:
     """Find out whether a window can be opened, in a process of its own: without a display Qt ends the process.
 
     Raises:
@@ -202,7 +209,7 @@ def check_window():
         )
 
 
-def open_capture(number):
+def open_capture(number: int) -> Capture:
     """The camera of that number as a cv2.VideoCapture.
 
     Raises:
@@ -218,14 +225,11 @@ def open_capture(number):
     return capture
 
 
-def play(camera, window, puppet, clock):
+def play(camera: Camera, window: Window, puppet: Puppet, clock: Clock) -> str:
     """Show the animated face until q, Esc or the end of the window or of the camera.
 
     The latency is the time from a frame's arrival to the picture made of it being drawn in the window; what camera and
     screen add isn't in it.
-
-    Args:
-        camera: Camera. window: Window. puppet: Puppet. clock: the camera's.
 
     Returns:
         A line of text: frames shown and dropped, latency, rate.
@@ -250,7 +254,7 @@ def play(camera, window, puppet, clock):
     return f"{shown} frames shown, {last + 1 - shown} dropped; {meter}"
 
 
-def _labelled(picture, meter, looking):
+def _labelled(picture: np.ndarray, meter: Meter, looking: bool) -> np.ndarray:
     """The picture, enlarged if it is small, with the measures above and the keys below."""
     height, width = picture.shape[:2]
     factor = max(1, min(_LARGEST[0] // height, _LARGEST[1] // width))

@@ -49,6 +49,7 @@ from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_ea
 from mrfomm.networks.geometry import downsample
 from mrfomm.networks.ops import warp
 from mrfomm.reenactment.animator import Animator, images_to_array
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, deform_grid, draw_deformation, equivariance_losses, mirrored
 from mrfomm.training.losses import (
@@ -561,7 +562,7 @@ def reconstruction_error(config: Config, tree: ParameterTree, clips: Iterable[He
     """Mean |prediction - driving| over clips, each a (references uint8 [K,S,S,3], driving uint8 [N,S,S,3])."""
     errors = []
     for references, driving in clips:
-        animator = Animator(config.model, tree, images_to_array(references), batch=4)
+        animator = Animator(NnablaGraphs(config.model, tree), images_to_array(references), batch=4)
         frames = images_to_array(driving)
         errors.append(np.abs(animator.render(animator.keypoints(frames)) - frames).mean())
     return float(np.mean(errors))
@@ -569,7 +570,7 @@ def reconstruction_error(config: Config, tree: ParameterTree, clips: Iterable[He
 
 def is_finite(config: Config, tree: ParameterTree, batch: Batch) -> bool:
     """Whether the model draws a finite picture of a batch's first sample."""
-    animator = Animator(config.model, tree, batch.references[0])
+    animator = Animator(NnablaGraphs(config.model, tree), batch.references[0])
     return bool(np.isfinite(animator.render(animator.keypoints(batch.driving[:1]))).all())
 
 

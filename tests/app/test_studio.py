@@ -15,7 +15,7 @@ from mrfomm.commands import animate
 from mrfomm.errors import UserError
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment.animator import Breakdown
-from mrfomm.reenactment.pipeline import Transfer
+from mrfomm.reenactment.motion import Transfer
 
 LIMITS = studio.Limits(visitor.MAX_MEGABYTES, visitor.MAX_FRAMES, queue=2)
 
@@ -35,12 +35,12 @@ def plain(items, total, what):
 def job(files, references=("r0.png", "r1.png", "r2.png"), driving="driving.mp4", **changes):
     paths = tuple(str(files / name) for name in references)
     values = {"fusion": "patch", "transfer": Transfer(), "crop": False, **changes}
-    return studio.Job(paths, str(files / driving), **values)
+    return studio.Order(paths, str(files / driving), **values)
 
 
 @pytest.fixture(scope="module")
 def worker(files):
-    return studio.Studio(files / "weights", "cpu", "nnabla", LIMITS)
+    return studio.Workshop(files / "weights", "cpu", "nnabla", LIMITS)
 
 
 def test_result_is_what_the_command_writes(files, worker, tmp_path):
@@ -112,8 +112,8 @@ def test_length_is_limited_where_the_header_does_not_tell(files):
     untold = FrameSource(whole.path, whole.fps, None, False, whole.__iter__)
     taken = []
     with pytest.raises(UserError, match="more than 120 frames"):
-        taken.extend(studio.BoundedSource(untold, 120))
-    assert len(list(studio.BoundedSource(untold, 121))) == 121
+        taken.extend(studio.bounded(untold, 120))
+    assert len(list(studio.bounded(untold, 121))) == 121
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [0]), (3, [0, 1, 2]), (15, [0, 2, 4, 6, 8, 10, 12, 14])])

@@ -16,6 +16,7 @@ from mrfomm.errors import UserError
 from mrfomm.model import load_model
 from mrfomm.reenactment import reconstruction
 from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 from mrfomm.store import locked
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,7 +61,7 @@ def rebuilt(files, clip, references):
     """
     model = load_model(files / "weights")
     frames = images_to_array(truth(files, clip))
-    animator = Animator(model.config, model.tree, frames[list(references)], batch=2)
+    animator = Animator(NnablaGraphs(*model), frames[list(references)], batch=2)
     return array_to_images(animator.render(animator.keypoints(frames)))
 
 

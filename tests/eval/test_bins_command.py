@@ -23,7 +23,10 @@ from mrfomm.checkpoint import save_checkpoint
 from mrfomm.errors import UserError
 from mrfomm.media.images import fit
 from mrfomm.model import load_model
-from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array, relative_motion
+from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
+from mrfomm.reenactment.motion import relative_motion
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+from mrfomm.reenactment.reenactor import Reenactor
 from mrfomm.store import locked
 
 ROOT = Path(__file__).parent.parent.parent
@@ -187,7 +190,7 @@ def test_generated_frames(files, tmp_path, motion):
     run(files, tmp_path, "--weights", files / "weights", "--motion", motion)
     model = load_model(files / "weights")
     reference, driving = (read(files / "data" / name) for name in ("bob_sun/yaw", "ann_lamp/pitch"))
-    animator = Animator(*model, images_to_array(reference[[3, 0, 4]]))
+    animator = Animator(NnablaGraphs(*model), images_to_array(reference[[3, 0, 4]]))
     keypoints = animator.keypoints(images_to_array(driving))
     if motion == "relative":
         keypoints = relative_motion(animator.reference_keypoints.frame(0), keypoints, keypoints.frame(1))
@@ -324,16 +327,16 @@ def test_what_a_killed_run_left_goes(files, kept):
 
 
 def test_what_was_generated_before_an_error_stays(files, tmp_path, monkeypatch):
-    """The animator fails in the middle; the next run makes only what is missing, and no half folder is left."""
-    render, calls = Animator.render, []
+    """The fifth of the entries fails; the next run makes only what is missing, and no half folder is left."""
+    animate, calls = Reenactor.animate, []
 
-    def failing(self, keypoints):
+    def failing(self, *arguments):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return render(self, keypoints)
+        return animate(self, *arguments)
 
-    monkeypatch.setattr(Animator, "render", failing)
+    monkeypatch.setattr(Reenactor, "animate", failing)
     with pytest.raises(KeyboardInterrupt):
         run(files, tmp_path / "out", "--weights", files / "single")
     monkeypatch.undo()

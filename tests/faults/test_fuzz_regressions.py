@@ -27,9 +27,10 @@ from mrfomm.errors import UserError, check_is_file, run_command
 from mrfomm.h5_file import read_h5
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
-from mrfomm.reenactment.animator import Breakdown, KeypointArrays
-from mrfomm.reenactment.pipeline import synthesise_with_masks
+from mrfomm.reenactment.backends import Engine
+from mrfomm.reenactment.motion import KeypointArrays
 from mrfomm.reenactment.reconstruction import read_run
+from mrfomm.reenactment.reenactor import Reenactor
 from mrfomm.training.watch import read_log
 
 
@@ -66,16 +67,17 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path):
 
 @pytest.mark.parametrize("part", ["prediction", "warped"])
 def test_masks_of_a_picture_that_is_not_finite(part):
-    whole = {"prediction": np.zeros((1, 3, 8, 8)), "warped": np.zeros((1, 2, 3, 8, 8))}
+    whole = {name: np.zeros((1, 2, channels, 8, 8)) for name, channels in (("warped", 3), ("mask", 1))}
+    whole["prediction"] = np.zeros((1, 3, 8, 8))
     whole[part] = np.full_like(whole[part], np.nan)
 
     class Broken:
-        def render_breakdown(self, keypoints):
-            return whole["prediction"], Breakdown(whole["warped"], np.ones((1, 2, 1, 8, 8)))
+        def run(self, name, inputs):
+            return whole if name == "breakdown" else {}
 
     pose = KeypointArrays(np.zeros((1, 1, 2)), np.zeros((1, 1, 2, 2)))
     with pytest.raises(UserError, match="not finite"):
-        list(synthesise_with_masks(Broken(), pose, 1, np.zeros((2, 8, 8, 3), np.uint8), lambda picture: None))
+        list(Reenactor(Engine(8, Broken(), True), np.zeros((2, 8, 8, 3), np.uint8)).render_breakdown(pose))
 
 
 def test_a_pipe_among_the_driving_frames_is_refused(tmp_path):

@@ -9,16 +9,10 @@ from mrfomm.errors import UserError
 from mrfomm.model import Model
 from mrfomm.networks import ops
 from mrfomm.onnx.graphs import cached_graphs
-from mrfomm.reenactment.animator import (
-    Animator,
-    KeypointArrays,
-    array_to_images,
-    find_start,
-    images_to_array,
-    movement_scale,
-    relative_motion,
-)
-from mrfomm.reenactment.onnx_backend import OnnxAnimator
+from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
+from mrfomm.reenactment.motion import KeypointArrays, find_start, movement_scale, relative_motion
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+from mrfomm.reenactment.onnx_backend import OnnxGraphs
 
 BACKENDS = ("nnabla", "cpu operators", "onnx")
 BLACK = np.zeros((2, 32, 32, 3), np.uint8)
@@ -35,10 +29,10 @@ def animator(backend, references, fusion="patch", tree=None):
     config = tiny.config(model={"fusion": {"mode": fusion}}).model
     model = Model(config, tree or tiny.random_tree(config))
     if backend == "onnx":
-        return OnnxAnimator(cached_graphs(model, False), images_to_array(references), 2)
+        return Animator(OnnxGraphs(cached_graphs(model)), images_to_array(references), 2)
     operators = ops.NNABLA if backend == "nnabla" else ops.fastest(nn.get_current_context())
     with ops.implementation(operators):
-        return Animator(config, model.tree, images_to_array(references), 2)
+        return Animator(NnablaGraphs(*model), images_to_array(references), 2)
 
 
 def still(count, value=0.0, jacobian=1.0):

@@ -6,16 +6,9 @@ import tiny
 
 from mrfomm.errors import UserError
 from mrfomm.model import load_model, model_digest
-from mrfomm.reenactment.animator import (
-    Animator,
-    KeypointArrays,
-    array_to_images,
-    find_start,
-    hull_area,
-    images_to_array,
-    movement_scale,
-    relative_motion,
-)
+from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
+from mrfomm.reenactment.motion import KeypointArrays, find_start, hull_area, movement_scale, relative_motion
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 
 MODES = ("patch", "element", "mean", "occlusion")
 
@@ -26,7 +19,7 @@ def model_of(mode, seed=0):
 
 
 def absolute(model, references, driving, batch=1):
-    animator = Animator(*model, references, batch)
+    animator = Animator(NnablaGraphs(*model), references, batch)
     return animator.render(animator.keypoints(driving))
 
 
@@ -80,7 +73,7 @@ def test_references_are_cached(pictures):
     """A second call after other driving frames gives what a fresh Animator gives."""
     references, driving = pictures
     model = model_of("patch")
-    animator = Animator(*model, references)
+    animator = Animator(NnablaGraphs(*model), references)
     animator.render(animator.keypoints(driving[:2]))
     again = animator.render(animator.keypoints(driving[2:]))
     np.testing.assert_array_equal(again, absolute(model, references, driving[2:]))
@@ -89,7 +82,7 @@ def test_references_are_cached(pictures):
 def test_breakdown(pictures):
     references, driving = pictures
     model = model_of("element")
-    animator = Animator(*model, references, batch=2, breakdown=True)
+    animator = Animator(NnablaGraphs(*model), references, batch=2, breakdown=True)
     keypoints = animator.keypoints(driving[:3])
     prediction, breakdown = animator.render_breakdown(keypoints)
     np.testing.assert_array_equal(prediction, animator.render(keypoints))

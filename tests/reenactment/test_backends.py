@@ -9,7 +9,8 @@ from mrfomm.errors import UserError
 from mrfomm.model import load_model
 from mrfomm.reenactment import backends
 from mrfomm.reenactment.animator import Animator, images_to_array
-from mrfomm.reenactment.onnx_backend import OnnxAnimator
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+from mrfomm.reenactment.onnx_backend import OnnxGraphs
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def test_same_pictures(model):
     frames = images_to_array(tiny.frames(6))
     results = []
     for backend in ("nnabla", "onnx"):
-        animator = backends.animator_maker(model, backend)(frames[:3], 2)
+        animator = Animator(backends.open_engine(model, backend=backend).graphs, frames[:3], 2)
         results.append(animator.render(animator.keypoints(frames[3:])))
     np.testing.assert_allclose(*results, atol=1e-4)
 
@@ -30,15 +31,13 @@ def test_same_pictures(model):
 def test_onnx_on_a_gpu_is_refused_not_run_elsewhere(model):
     gpu = nn.Context(["cudnn:float"], "CudaCachedArray", "0")
     with nn.context_scope(gpu), pytest.raises(UserError, match="--backend onnx: runs on a CPU"):
-        backends.animator_maker(model, "onnx")
+        backends.open_engine(model, backend="onnx")
 
 
 def test_auto(model, monkeypatch):
-    references = images_to_array(tiny.frames(1))
-    assert isinstance(backends.animator_maker(model, "auto")(references, 1), OnnxAnimator)
+    assert isinstance(backends.open_engine(model).graphs, OnnxGraphs)
     monkeypatch.setattr(backends, "is_installed", lambda: False)
-    assert isinstance(backends.animator_maker(model, "auto")(references, 1), Animator)
+    assert isinstance(backends.open_engine(model).graphs, NnablaGraphs)
     monkeypatch.setattr(backends, "is_installed", lambda: True)
     with nn.context_scope(nn.Context(["cudnn:float"], "CudaCachedArray", "0")):
-        monkeypatch.setattr(backends, "Animator", lambda *arguments, **options: "nnabla")
-        assert backends.animator_maker(model, "auto")(references, 1) == "nnabla"
+        assert isinstance(backends.open_engine(model).graphs, NnablaGraphs)

@@ -22,10 +22,9 @@ from mrfomm.errors import UserError
 from mrfomm.media.crop import Box, square_box
 from mrfomm.media.images import fit
 from mrfomm.media.writing import open_sink
-from mrfomm.model import load_model
 from mrfomm.reenactment import live
-from mrfomm.reenactment.animator import Animator, KeypointArrays, images_to_array
-from mrfomm.reenactment.pipeline import Follower, Transfer, synthesise, target_keypoints
+from mrfomm.reenactment.motion import Transfer
+from mrfomm.reenactment.reenactor import Reenactor
 
 ROOT = Path(__file__).parent.parent.parent
 SCREEN = (1280, 480)  # width, height
@@ -221,38 +220,33 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def animator(files):
-    model = load_model(files / "weights")
-    return Animator(model.config, model.tree, images_to_array(tiny.frames(3)))
+def reenactor(files):
+    return Reenactor(files / "weights", tiny.frames(3), backend="nnabla")
 
 
 @pytest.mark.parametrize("transfer", [Transfer(start=0), Transfer(start=0, adapt_scale=True), Transfer("absolute")])
-def test_the_same_pictures_as_from_a_clip(animator, transfer):
+def test_the_same_pictures_as_from_a_clip(reenactor, transfer):
     """Driven by n frames, and by the rest of them after a restart: as by two clips whose motion starts at frame 0."""
     clips = tiny.frames(3, seed=3), tiny.frames(3, seed=4)
-    puppet = live.Puppet(animator, Follower(transfer, animator.reference_keypoints, print), 32, None, None, print)
+    puppet = live.Puppet(reenactor, transfer, None, False, print)
     for clip in clips:
-        poses = KeypointArrays(*map(np.concatenate, zip(*(animator.keypoints(images_to_array([f])) for f in clip))))
-        keypoints = target_keypoints(transfer, animator.reference_keypoints, poses, print)
-        expected = list(synthesise(animator, keypoints, 1))
+        expected = list(reenactor.animate(clip, transfer))
         puppet.restart()
         np.testing.assert_array_equal([puppet(frame) for frame in clip], expected)
 
 
-def test_side_by_side(animator):
+def test_side_by_side(reenactor):
     references, frame = tiny.frames(3), tiny.frames(1, seed=3)[0]
-    follower = Follower(Transfer(), animator.reference_keypoints, print)
-    alone = live.Puppet(animator, follower, 32, None, None, print)(frame)
-    row = live.Puppet(animator, follower, 32, None, references, print)(frame)
+    alone = live.Puppet(reenactor, Transfer(), None, False, print)(frame)
+    row = live.Puppet(reenactor, Transfer(), None, True, print)(frame)
     np.testing.assert_array_equal(row, np.concatenate([*references, frame, alone], axis=1))
 
 
-def test_the_face_is_looked_for_until_it_is_found_once(animator):
+def test_the_face_is_looked_for_until_it_is_found_once(reenactor):
     """Until then the camera's own picture is shown, and motion doesn't start."""
     found = [None, None, Box(30, 20, 20)]
     told = []
-    follower = Follower(Transfer("absolute"), animator.reference_keypoints, told.append)
-    puppet = live.Puppet(animator, follower, 32, lambda image: found.pop(0), None, told.append)
+    puppet = live.Puppet(reenactor, Transfer("absolute"), lambda image: found.pop(0), False, told.append)
     frames = tiny.frames(4, size=80)
     for frame in frames[:3]:
         assert puppet.looking
@@ -261,9 +255,8 @@ def test_the_face_is_looked_for_until_it_is_found_once(animator):
     assert (found, len(told)) == ([], 1)
     x, y, size = square_box(Box(30, 20, 20), (80, 80))
     cropped = fit(frames[3][y : y + size, x : x + size], 32)
-    expected = animator.render(animator.keypoints(images_to_array([cropped])))[0]
-    shown = puppet(frames[3]).transpose(2, 0, 1) / 255
-    np.testing.assert_allclose(shown, expected, atol=0.51 / 255)
+    (expected,) = reenactor.animate([cropped], Transfer("absolute"))
+    np.testing.assert_array_equal(puppet(frames[3]), expected)
 
 
 # The command

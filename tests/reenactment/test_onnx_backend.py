@@ -1,4 +1,4 @@
-"""OnnxAnimator against Animator on converted FOMM weights, in every fusion mode, for several B and K."""
+"""OnnxGraphs against NnablaGraphs on converted FOMM weights, in every fusion mode, for several B and K."""
 
 import dataclasses
 import subprocess
@@ -16,8 +16,10 @@ from mrfomm.model import Model, create_parameters
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.onnx import graphs as export
 from mrfomm.reenactment import onnx_backend
-from mrfomm.reenactment.animator import Animator, KeypointArrays, images_to_array
-from mrfomm.reenactment.onnx_backend import OnnxAnimator, OnnxGraphs, default_threads
+from mrfomm.reenactment.animator import Animator, images_to_array
+from mrfomm.reenactment.motion import KeypointArrays
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+from mrfomm.reenactment.onnx_backend import OnnxGraphs, default_threads
 
 FIXTURE = Path(__file__).parent.parent / "golden" / "fomm-tiny"
 TOLERANCE = 1e-5
@@ -66,8 +68,8 @@ def assert_close(actual, expected):
 def test_equals_nnabla(exported, golden, count, batch):
     model, folder = exported
     references, driving = (images_to_array(golden[name]) for name in ("refs", "driving"))
-    nnabla = Animator(model.config, model.tree, references[:count], batch)
-    onnx = OnnxAnimator(OnnxGraphs(folder), references[:count], batch)
+    nnabla = Animator(NnablaGraphs(*model), references[:count], batch)
+    onnx = Animator(OnnxGraphs(folder), references[:count], batch)
     assert_close(onnx.reference_keypoints, nnabla.reference_keypoints)
     keypoints = nnabla.keypoints(driving)
     assert_close(onnx.keypoints(driving), keypoints)
@@ -78,7 +80,7 @@ def test_equals_nnabla(exported, golden, count, batch):
 def test_equals_upstream(exported, golden):
     """The frames that FOMM's PyTorch code makes of the same pictures, without nnabla in between."""
     model, folder = exported
-    animator = OnnxAnimator(OnnxGraphs(folder), images_to_array(golden["refs"]), batch=3)
+    animator = Animator(OnnxGraphs(folder), images_to_array(golden["refs"]), batch=3)
     predictions = animator.render(animator.keypoints(images_to_array(golden["driving"])))
     assert np.abs(predictions - golden[f"fusion_{model.config.fusion.mode}_prediction"]).max() <= TOLERANCE
 
@@ -86,8 +88,8 @@ def test_equals_upstream(exported, golden):
 def test_breakdown_equals_nnabla(exported, golden):
     model, folder = exported
     references, driving = (images_to_array(golden[name]) for name in ("refs", "driving"))
-    nnabla = Animator(model.config, model.tree, references, batch=2, breakdown=True)
-    onnx = OnnxAnimator(OnnxGraphs(folder), references, batch=2, breakdown=True)
+    nnabla = Animator(NnablaGraphs(*model), references, batch=2, breakdown=True)
+    onnx = Animator(OnnxGraphs(folder), references, batch=2, breakdown=True)
     keypoints = nnabla.keypoints(driving[:3])
     (expected, shares), (actual, own) = nnabla.render_breakdown(keypoints), onnx.render_breakdown(keypoints)
     assert_close([actual, *own], [expected, *shares])
@@ -102,9 +104,9 @@ def folder(exported):
 def test_one_set_of_graphs_serves_several_sets_of_references(folder, golden):
     graphs = OnnxGraphs(folder)
     images = images_to_array(golden["refs"])
-    first, second = OnnxAnimator(graphs, images[:1]), OnnxAnimator(graphs, images[1:])
+    first, second = Animator(graphs, images[:1]), Animator(graphs, images[1:])
     keypoints = first.keypoints(images_to_array(golden["driving"][:1]))
-    alone = OnnxAnimator(OnnxGraphs(folder), images[:1]).render(keypoints)
+    alone = Animator(OnnxGraphs(folder), images[:1]).render(keypoints)
     assert not np.allclose(second.render(keypoints), alone, atol=1e-3)
     np.testing.assert_array_equal(first.render(keypoints), alone)
 
@@ -120,14 +122,14 @@ def test_number_of_threads_changes_nothing(folder, golden):
     images = images_to_array(golden["refs"])
     results = []
     for threads in (1, 2):
-        animator = OnnxAnimator(OnnxGraphs(folder, threads), images)
+        animator = Animator(OnnxGraphs(folder, threads), images)
         results.append(animator.render(animator.reference_keypoints))
     np.testing.assert_allclose(*results, atol=1e-6)
 
 
 def test_needs_a_reference(folder):
     with pytest.raises(ValueError, match="at least one reference"):
-        OnnxAnimator(OnnxGraphs(folder), np.zeros((0, 3, 64, 64), np.float32))
+        Animator(OnnxGraphs(folder), np.zeros((0, 3, 64, 64), np.float32))
 
 
 def test_missing_and_damaged_graphs(tmp_path):
@@ -157,7 +159,7 @@ def test_importing_the_backend_loads_neither_package():
 def test_keypoints_are_split_into_batches(folder, golden):
     """More frames than a batch, and not a multiple of it."""
     images = images_to_array(golden["driving"])
-    animator = OnnxAnimator(OnnxGraphs(folder), images_to_array(golden["refs"]), batch=3)
+    animator = Animator(OnnxGraphs(folder), images_to_array(golden["refs"]), batch=3)
     together = animator.keypoints(images)
     one_by_one = [animator.keypoints(images[i : i + 1]) for i in range(len(images))]
     assert_close(together, KeypointArrays(*map(np.concatenate, zip(*one_by_one))))

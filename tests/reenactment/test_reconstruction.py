@@ -20,11 +20,11 @@ from mrfomm import bundled
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
-from mrfomm.reenactment.reconstruction import ClipRow, FrameRow, Settings, append_clip, l1_distances, open_run
+from mrfomm.reenactment.reconstruction import ClipRow, FrameRow, RunSettings, append_clip, l1_distances, open_run
 from mrfomm.store import locked
 
 ROOT = Path(__file__).parent.parent.parent
-SETTINGS = Settings(weights="0" * 64, data="data", image_size=32, references=3, fusion="patch", pseudo=False)
+SETTINGS = RunSettings(weights="0" * 64, data="data", image_size=32, references=3, fusion="patch", pseudo=False)
 NO_BACK_ENDS = ["--landmarks", "none", "--identity", "none"]
 
 

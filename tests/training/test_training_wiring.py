@@ -97,7 +97,7 @@ def test_validation_compares_the_model_with_the_driving_frames():
     config = tiny.config()
     tree = tiny.random_tree(config.model)
     references, driving = tiny.frames(2, seed=1), tiny.frames(5, seed=2)
-    animator = training.Animator(config.model, tree, training.images_to_array(references))
+    animator = training.Animator(training.NnablaGraphs(config.model, tree), training.images_to_array(references))
     pictures = animator.render(animator.keypoints(training.images_to_array(driving)))
     wanted = np.abs(pictures - driving.transpose(0, 3, 1, 2) / 255).mean()
     found = training.reconstruction_error(config, tree, [(references, driving), (references, driving)])

@@ -1,0 +1,160 @@
+"""Pictures of a face and a driving clip in, frames of the face out: what commands, page, camera and scores build on."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from mrfomm import bundled
+from mrfomm.errors import AnyPath
+from mrfomm.media.crop import crop, find_clip_box, find_image_box
+from mrfomm.media.images import fit, read_image
+from mrfomm.media.reading import open_frames
+from mrfomm.reenactment.animator import (
+    Animator,
+    Breakdown,
+    array_to_images,
+    batches,
+    check_finite,
+    images_to_array,
+)
+from mrfomm.reenactment.backends import Engine, open_engine
+from mrfomm.reenactment.motion import RELATIVE, KeypointArrays, Transfer
+from mrfomm.runtime.overlap import read_ahead
+
+if TYPE_CHECKING:
+    from mrfomm.model import Model
+
+Tell = Callable[[str], object]  # takes a line of text that says what was decided on the way
+Watch = Callable[
+    ..., Iterable
+]  # of (items, their number or None, what is done): yields them, and shows how far they are
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A driving clip as the network takes it: uint8 frames [S,S,3]; every iteration is a new pass.
+
+    source: frames of any size; prepare: makes them [S,S,3].
+    """
+
+    source: Iterable[np.ndarray]
+    prepare: Callable[[np.ndarray], np.ndarray]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.prepare, self.source)
+
+
+class Reenactor:
+    """One face, ready to be animated: its references are read and encoded once.
+
+    All pictures are RGB, uint8 [H,W,3] when they come in and [S,S,3] when they go out; S is ``size``, the model's.
+
+        from mrfomm import Reenactor
+
+        reenactor = Reenactor(references=["front.png", "left.png", "right.png"])
+        for frame in reenactor.animate("driving.mp4"):
+            ...
+
+    Args:
+        weights: checkpoint or run folder, a Model, or an Engine (which has settled fusion, backend and breakdown).
+        references: 1 or more pictures of the face: paths, or uint8 [H,W,3]. Their central square is taken.
+        fusion: how references are fused, one of ``config.FUSION_MODES``; None: as the weights were trained.
+        crop: find the face in references and driving clips, and crop to it.
+        backend: one of ``backends.BACKENDS``.
+        batch: driving frames per call of the network; it changes speed and memory only.
+        breakdown: enable ``render_breakdown``.
+        tell: function of a line of text: where a face was found, where motion starts.
+        watch: function of (items, their number or None, what is done) that yields the items and shows how far they are.
+
+    Raises:
+        UserError: a file is missing or damaged, the weights lack the fusion mode, no face was found to crop to.
+        ValueError: no reference.
+    """
+
+    def __init__(
+        self,
+        weights: Union[AnyPath, "Model", Engine] = bundled.MODEL,
+        references: Sequence[AnyPath | np.ndarray] = bundled.SAMPLE_REFERENCES,
+        *,
+        fusion: str | None = None,
+        crop: bool = False,
+        backend: str = "auto",
+        batch: int = 1,
+        breakdown: bool = False,
+        tell: Tell = lambda line: None,
+        watch: Watch = lambda items, total, what: items,
+    ) -> None:
+        if not len(references):
+            raise ValueError("at least one reference is needed")
+        engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
+        self.size = engine.size
+        self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
+        self.references = [self._fit_picture(each, number) for number, each in enumerate(references, 1)]
+        self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
+
+    @property
+    def reference_keypoints(self) -> KeypointArrays:
+        """KeypointArrays of the K references."""
+        return self._animator.reference_keypoints
+
+    def animate(self, driving: AnyPath | Iterable[np.ndarray], transfer: Transfer = RELATIVE) -> Iterator[np.ndarray]:
+        """Frames uint8 [S,S,3] of the face in the driving clip's motion, one for each of its frames.
+
+        The clip's poses are read at once, as relative motion starts at the best of them; frames are drawn as they are
+        asked for.
+
+        Args:
+            driving: video, gif or folder of frames; a FrameSource; or uint8 frames [H,W,3], a list if ``crop``.
+            transfer: Transfer: relative motion from the closest poses, if nothing else is said.
+
+        Raises:
+            UserError: the clip is missing, damaged or without a face to crop to; motion can't start where it is to.
+        """
+        keypoints = self.targets(self.fitted(driving), transfer)
+        return iter(self._watch(self.render(keypoints), len(keypoints.value), "animating"))
+
+    def fitted(self, driving: AnyPath | Iterable[np.ndarray]) -> Fitted:
+        """A driving clip, as of ``animate``, as the network takes it: with ``crop``, cut to one box for all frames."""
+        source = open_frames(driving) if isinstance(driving, (str, os.PathLike)) else driving
+        if not self._crop:
+            return Fitted(source, partial(fit, size=self.size))
+        box = find_clip_box(source, getattr(source, "path", "driving"), tell=self._tell)
+        return Fitted(source, lambda frame: fit(crop(frame, box), self.size))
+
+    def targets(self, driving: Fitted, transfer: Transfer = RELATIVE) -> KeypointArrays:
+        """The poses to draw for a driving clip, KeypointArrays of N: a few hundred bytes a frame."""
+        total = getattr(driving.source, "count_hint", None)
+        poses = self.keypoints(self._watch(read_ahead(driving), total, "reading poses"))
+        return transfer.begin(self.reference_keypoints, poses, self._tell)(poses)
+
+    def keypoints(self, frames: Iterable[np.ndarray]) -> KeypointArrays:
+        """The poses of N >= 1 frames uint8 [S,S,3], as they are -> KeypointArrays of N."""
+        parts = [self._animator.keypoints(images_to_array(chunk)) for chunk in batches(frames, self._batch)]
+        if not parts:
+            raise ValueError("no driving frame")
+        return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
+
+    def render(self, keypoints: KeypointArrays) -> Iterator[np.ndarray]:
+        """Draw the poses of KeypointArrays: yields uint8 [S,S,3].
+
+        Raises:
+            UserError: a picture isn't finite.
+        """
+        for start in range(0, len(keypoints.value), self._batch):
+            yield from array_to_images(self._animator.render(keypoints.frames(start, start + self._batch)))
+
+    def render_breakdown(self, keypoints: KeypointArrays) -> Iterator[tuple[np.ndarray, Breakdown]]:
+        """Like ``render``, each picture with its Breakdown: what each of the K references has given to it."""
+        for start in range(0, len(keypoints.value), self._batch):
+            prediction, breakdown = self._animator.render_breakdown(keypoints.frames(start, start + self._batch))
+            check_finite(breakdown.warped)
+            yield from zip(array_to_images(prediction), map(Breakdown, *breakdown))
+
+    def _fit_picture(self, picture: AnyPath | np.ndarray, number: int) -> np.ndarray:
+        name = f"reference {number}" if isinstance(picture, np.ndarray) else picture
+        image = picture if isinstance(picture, np.ndarray) else read_image(picture)
+        return fit(crop(image, find_image_box(image, name, self._tell)) if self._crop else image, self.size)
