@@ -1,12 +1,11 @@
 """The jobs of the page: pictures and a driving clip in, videos and a film strip out. Nothing here knows of browsers."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -18,16 +17,12 @@ from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.pictures import tile
 from mrfomm.media.reading import FrameSource, open_frames
-from mrfomm.media.writing import open_sink
 from mrfomm.model import load_model, model_digest
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
-from mrfomm.reenactment.reenactor import Fitted, Reenactor, Watch
+from mrfomm.reenactment.reenactor import Reenactor, Watch, open_writers
 from mrfomm.runtime.context import use_context
-from mrfomm.runtime.overlap import read_ahead, write_behind
-
-Write = Callable[[np.ndarray], object]
 
 MAX_REFERENCES = 8
 MAX_SIDE = 4096  # pixels of a driving frame: a few of them are in memory at a time
@@ -62,25 +57,27 @@ class Delivery(NamedTuple):
 
 
 def bounded(source: FrameSource, frames: int) -> FrameSource:
-    """A FrameSource that raises UserError at the first frame beyond ``frames``, or larger than MAX_SIDE; here if it
-    tells its length."""
-    if source.count_hint is not None and source.count_hint > frames:
-        raise _too_long(source, f"about {source.count_hint} frames", frames)
-    return replace(source, _open=partial(_bounded, source, frames))
+    """A FrameSource of at most ``frames``, of MAX_SIDE at most.
 
+    Raises:
+        UserError: here if the source tells that it is longer, else at the first frame beyond, or that is larger.
+    """
 
-def _bounded(source: FrameSource, frames: int) -> Iterator[np.ndarray]:
-    for number, frame in enumerate(source):
-        if number == frames:
-            raise _too_long(source, f"more than {frames} frames", frames)
-        if max(frame.shape) > MAX_SIDE:
+    def refuse(length: str) -> NoReturn:
+        raise UserError(f"{source.path}: {length}; cut it to {frames} ({frames / source.fps:.0f} seconds)")
+
+    def checked() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(source):
             height, width = frame.shape[:2]
-            raise UserError(f"{source.path}: {width}x{height} pixels; make it {MAX_SIDE} or less on each side")
-        yield frame
+            if number == frames:
+                refuse(f"more than {frames} frames")
+            if max(height, width) > MAX_SIDE:
+                raise UserError(f"{source.path}: {width}x{height} pixels; make it {MAX_SIDE} or less on each side")
+            yield frame
 
-
-def _too_long(source: FrameSource, length: str, frames: int) -> UserError:
-    return UserError(f"{source.path}: {length}; cut it to {frames} ({frames / source.fps:.0f} seconds)")
+    if source.count_hint is not None and source.count_hint > frames:
+        refuse(f"about {source.count_hint} frames")
+    return replace(source, _open=checked)
 
 
 class Workshop:
@@ -137,11 +134,14 @@ class Workshop:
             keypoints = reenactor.targets(driving, order.transfer)
             count = len(keypoints.value)
             chosen = spread(count, STRIP_FRAMES)
-            with ExitStack() as stack:
-                sinks = [stack.enter_context(open_sink(path, source.fps, order.driving, comment)) for path in videos]
-                writers = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
+            shown = []
+            with open_writers([(path, order.driving) for path in videos], source.fps, comment) as writers:
                 images = watch(reenactor.render(keypoints), count, "animating")
-                shown = _write_videos(writers[0], writers[1], driving, images, chosen)
+                for number, pair in enumerate(driving.beside(images)):
+                    for write, picture in zip(writers, (tile([pair], gap=0), pair[1])):
+                        write(picture)
+                    if number in chosen:
+                        shown.append(pair)
             poses = KeypointArrays(*(part[chosen] for part in keypoints))
             _, parts = zip(*make(reenactor.references, breakdown=True).render_breakdown(poses))
         seconds = [number / source.fps for number in chosen]
@@ -150,18 +150,3 @@ class Workshop:
         size = reenactor.size
         notes.insert(0, f"{count} frames at {source.fps:g} per second, {size}x{size} pixels")
         return Delivery(*videos, strip, tuple(notes))
-
-
-def _write_videos(
-    write_beside: Write, write_alone: Write, driving: Fitted, images: Iterable[np.ndarray], chosen: list[int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Write driving frames beside images, and images alone; returns the chosen pairs of (driving frame, image)."""
-    shown = []
-    with closing(read_ahead(driving)) as frames:
-        for number, image in enumerate(images):
-            frame = next(frames)
-            write_beside(tile([[frame, image]], gap=0))
-            write_alone(image)
-            if number in chosen:
-                shown.append((frame, image))
-    return shown

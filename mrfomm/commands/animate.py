@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -16,17 +16,13 @@ from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.crop import FaceFinder
 from mrfomm.media.pictures import breakdown_picture, tile
 from mrfomm.media.reading import FrameSource, open_frames
-from mrfomm.media.writing import open_sink
 from mrfomm.model import Model, load_model, model_digest
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
 from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
-from mrfomm.reenactment.reenactor import Fitted, Reenactor
+from mrfomm.reenactment.reenactor import Reenactor, Write, open_writers
 from mrfomm.runtime.context import CONTEXTS, use_context
-from mrfomm.runtime.overlap import read_ahead, write_behind
-
-Write = Callable[[np.ndarray], object]
 
 OUTPUT = "result.mp4"
 REFERENCES = "pictures of the face (bundled ones)"
@@ -137,26 +133,18 @@ def write(args: argparse.Namespace, transfer: Transfer) -> str:
     source = open_driving(args)
     model = load_model(args.weights, args.fusion)
     comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
-    with use_context(args.context), open_outputs(args, source.fps, comment) as (write_result, write_masks):
+    outputs = [(args.output, None if args.no_audio else args.driving)] + [(args.masks, None)] * bool(args.masks)
+    with use_context(args.context), open_writers(outputs, source.fps, comment) as (write_result, *write_masks):
         reenactor = make_reenactor(args, model)
         driving = reenactor.fitted(source)
         keypoints = reenactor.targets(driving, transfer)
-        images = with_masks(reenactor, keypoints, write_masks) if write_masks else reenactor.render(keypoints)
+        images = with_masks(reenactor, keypoints, *write_masks) if write_masks else reenactor.render(keypoints)
         watched = watch(images, len(keypoints.value), "animating")
-        for image in beside(reenactor.references, driving, watched) if args.side_by_side else watched:
+        if args.side_by_side:
+            watched = (tile([[*reenactor.references, *pair]], gap=0) for pair in driving.beside(watched))
+        for image in watched:
             write_result(image)
     return args.output
-
-
-@contextlib.contextmanager
-def open_outputs(args: argparse.Namespace, fps: float, comment: str | None) -> Iterator[tuple[Write, Write | None]]:
-    """Functions that write the result's frames and the mask pictures (or None); files appear only if all went well."""
-    sound = None if args.no_audio else args.driving
-    with contextlib.ExitStack() as stack:
-        sinks = [stack.enter_context(open_sink(args.masks, fps, comment=comment))] if args.masks else []
-        sinks.append(stack.enter_context(open_sink(args.output, fps, audio_from=sound, comment=comment)))
-        *masks, result = [stack.enter_context(write_behind(sink.write)) for sink in sinks]
-        yield result, masks[0] if masks else None
 
 
 def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Write) -> Iterator[np.ndarray]:
@@ -165,13 +153,6 @@ def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Wri
     for image, (warped, mask) in reenactor.render_breakdown(keypoints):
         write_masks(breakdown_picture(references, warped, mask, images_to_array([image])[0]))
         yield image
-
-
-def beside(references: list[np.ndarray], driving: Fitted, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield pictures of the references, the driving frame and the result in a row."""
-    with contextlib.closing(read_ahead(driving)) as frames:
-        for image in images:
-            yield tile([[*references, next(frames), image]], gap=0)
 
 
 def show(args: argparse.Namespace, transfer: Transfer, number: int) -> str:

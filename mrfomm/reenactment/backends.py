@@ -1,9 +1,8 @@
 """Which library runs a model: nnabla, or onnxruntime on the exported graphs. It is imported only when it is chosen."""
 
 import os
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, NamedTuple
 
-from mrfomm import bundled
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.reenactment.animator import Graphs
 from mrfomm.reenactment.onnx_backend import OnnxGraphs, is_installed
@@ -15,8 +14,7 @@ BACKENDS = ("auto", "nnabla", "onnx")
 
 
 class Engine(NamedTuple):
-    """A model with what runs it, for any number of Reenactors. size: of its pictures, in pixels; breakdown: whether it
-    draws each reference's share too."""
+    """A model and what runs it. size: of its pictures, pixels; breakdown: whether it draws references' shares too."""
 
     size: int
     graphs: Graphs
@@ -24,18 +22,11 @@ class Engine(NamedTuple):
 
 
 def open_engine(
-    weights: Union[AnyPath, "Model"] = bundled.MODEL,
-    fusion: str | None = None,
-    backend: str = "auto",
-    breakdown: bool = False,
+    weights: "AnyPath | Model", fusion: str | None = None, backend: str = "auto", breakdown: bool = False
 ) -> Engine:
-    """Make a model ready in the current nnabla context.
+    """Make a model ready in the current nnabla context; arguments are those of ``reenactor.Reenactor``.
 
-    Args:
-        weights: checkpoint or run folder, or a Model.
-        fusion: another fusion mode than a checkpoint was trained with, or None.
-        backend: one of BACKENDS; ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla.
-        breakdown: see Engine.
+    ``auto`` takes onnxruntime on a CPU where it is installed, else nnabla. A Model has settled its fusion mode.
 
     Raises:
         UserError: no such checkpoint or parameters; onnxruntime isn't installed, or the context is a GPU's.

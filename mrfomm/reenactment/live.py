@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -36,14 +36,6 @@ _MEASURED = 30  # frames that latency and rate are averaged over
 Clock = Callable[[], float]  # gives seconds
 
 
-class Capture(Protocol):
-    """What a camera is to OpenCV: cv2.VideoCapture, or a stand-in."""
-
-    def read(self) -> tuple[bool, np.ndarray]: ...
-
-    def release(self) -> None: ...
-
-
 class Shot(NamedTuple):
     """image: uint8 [H,W,3] RGB. time: seconds on the clock when it arrived. number: 0 for the camera's first frame."""
 
@@ -53,9 +45,9 @@ class Shot(NamedTuple):
 
 
 class Camera:
-    """Reads a Capture in a thread and keeps its newest frame. To be closed."""
+    """Reads a capture in a thread and keeps its newest frame. To be closed."""
 
-    def __init__(self, capture: Capture, clock: Clock) -> None:
+    def __init__(self, capture: cv2.VideoCapture, clock: Clock) -> None:
         self._capture = capture
         self._clock = clock
         self._changed = threading.Condition()
@@ -195,11 +187,7 @@ def camera_number(driving: AnyPath) -> int | None:
 
 
 def check_window() -> None:
-    """Find out whether a window can be opened, in a process of its own: without a display Qt ends the process.
-
-    Raises:
-        UserError: it can't.
-    """
+    """Raise UserError if no window can be opened. A process of its own tries, as without a display Qt ends it."""
     code = f"import cv2; cv2.namedWindow({TITLE!r}, {_KIND})"
     result = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode:
@@ -209,12 +197,8 @@ def check_window() -> None:
         )
 
 
-def open_capture(number: int) -> Capture:
-    """The camera of that number as a cv2.VideoCapture.
-
-    Raises:
-        UserError: it can't be opened.
-    """
+def open_capture(number: int) -> cv2.VideoCapture:
+    """The camera of that number; UserError if it can't be opened."""
     level = cv2.setLogLevel(0)  # OpenCV complains at length
     capture = cv2.VideoCapture(number)
     cv2.setLogLevel(level)

@@ -42,10 +42,8 @@ _SAME_L1 = 1e-9  # all sides compute it from the same bytes
 class RunSettings(NamedTuple):
     """What decides the frames of a run: it is only continued with the same.
 
-    weights: digest of the model and of the code that draws with it (``onnx.graphs.fingerprint``); data: the data's
-    folder; image_size in pixels; references: K; fusion: mode; pseudo: whether K single-reference results compete (the
-    paper's pseudo multi-reference baseline); backend: what runs the model, whose pictures differ from another's by
-    rounding.
+    weights: ``onnx.graphs.fingerprint``; data: folder; image_size: pixels; references: K; fusion: mode; pseudo: whether
+    K single-reference results compete (the paper's pseudo multi-reference baseline); backend: ``backend_name``.
     """
 
     weights: str
@@ -67,10 +65,9 @@ class FrameRow(NamedTuple):
 
 
 class ClipRow(NamedTuple):
-    """clip: name; source: path of the truth; references: frame numbers given; l1: mean; frames: FrameRows.
+    """clip: name; source: path of the truth; references: frame numbers given; l1: mean of the frames'.
 
-    digest: SHA-256 of the pictures' files, one after the other; truth: ``provenance.clip_digest`` of the source. They
-    are "" where they aren't known.
+    digest: SHA-256 of the pictures' files, one after the other; truth: ``clip_digest`` of the source; "" if not known.
     """
 
     clip: str
@@ -80,6 +77,11 @@ class ClipRow(NamedTuple):
     frames: tuple[FrameRow, ...]
     digest: str = ""
     truth: str = ""
+
+
+class _Head(NamedTuple):
+    settings: RunSettings
+    clips: int
 
 
 class Run(NamedTuple):
@@ -101,12 +103,9 @@ def rebuilders(engine: Engine, references: np.ndarray, batch: int, pseudo: bool)
 
 
 def rebuild(reenactors: Sequence[Reenactor], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rebuild frames uint8 [N,S,S,3]: of several Reenactors' pictures the one closest to the truth is taken.
+    """Frames uint8 [N,S,S,3] -> (pictures uint8 [N,S,S,3], their L1D float64 [N], index of the Reenactor taken [N]).
 
-    As that looks at the truth, it is a baseline and not a method.
-
-    Returns:
-        (pictures uint8 [N,S,S,3], L1D float64 [N], index of the Reenactor taken [N]).
+    Of several Reenactors the one closest to the truth is taken: as that looks at it, a baseline and not a method.
     """
     candidates = np.stack([list(each.render(each.keypoints(truth))) for each in reenactors])
     distances = np.stack([l1_distances(pictures, truth) for pictures in candidates])  # [A,N]
@@ -123,20 +122,16 @@ def l1_distances(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def check_l1(distance: float, frame: FrameRow, folder: AnyPath, truth: AnyPath) -> None:
     """Raise UserError unless a FrameRow's L1D is that of its picture and its frame of the clip ``truth`` today."""
     if abs(distance - frame.l1) > _SAME_L1:
-        raise UserError(
-            f"{Path(folder) / frame.file}: L1D {distance:.6f} to frame {frame.frame} of {truth}, but {frame.l1:.6f} in "
-            "the manifest: one of them has changed; reconstruct again"
-        )
+        found = f"{Path(folder) / frame.file}: L1D {distance:.6f} to frame {frame.frame} of {truth}"
+        changed = "one of them has changed; reconstruct again"
+        raise UserError(f"{found}, but {frame.l1:.6f} in the manifest: {changed}")
 
 
 def rebuild_clip(clip: Clip, engine: Engine, batch: int, run: Run) -> ClipRow:
     """Rebuild every frame of a clip into the run's folder, in the place of what an interrupted run left of it.
 
-    Returns:
-        ClipRow: not yet in the manifest.
-
-    Raises:
-        BrokenClip: the clip can't be read. UserError: the folder can't be written.
+    The ClipRow isn't in the manifest yet. Raises BrokenClip if the clip can't be read, UserError if the folder can't be
+    written.
     """
     settings, truth, frames = run.settings, clip_digest(clip.path), open_clip(clip)
     given = tuple(int(index) for index in reference_indices(frames.length, settings.references))
@@ -179,7 +174,10 @@ def open_run(folder: AnyPath, settings: RunSettings, clips: Sequence[Clip]) -> R
     rows: list[ClipRow] = []
     if (folder / SETTINGS).exists():
         earlier = read_run(folder, torn_line=True)
-        _check_same(folder, earlier.settings, settings)
+        pairs = zip(RunSettings._fields, earlier.settings, settings)
+        changed = "; ".join(f"{name} was {old}, is {new}" for name, old, new in pairs if old != new)
+        if changed:
+            raise UserError(f"{folder}: made with other settings ({changed}); choose another --output")
         rows = _kept(folder, earlier.rows, clips)
     elif folder.exists() and not (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         raise _something_else(folder)
@@ -206,9 +204,8 @@ def read_run(folder: AnyPath, torn_line: bool = False) -> Run:
     """
     folder = Path(folder)
     if not (folder / SETTINGS).is_file() or not (folder / MANIFEST).is_file():
-        raise UserError(
-            f"{folder}: no reconstruction ({SETTINGS} and {MANIFEST}); make one with reconstruct.py --output {folder}"
-        )
+        remedy = f"make one with reconstruct.py --output {folder}"
+        raise UserError(f"{folder}: no reconstruction ({SETTINGS} and {MANIFEST}); {remedy}")
     head, text = ((folder / name).read_text(encoding="utf-8", errors="replace") for name in (SETTINGS, MANIFEST))
     with _named(folder / SETTINGS, 1):
         settings, clips = _typed(_Head, json.loads(head))
@@ -253,23 +250,11 @@ def _kept(folder: Path, rows: Iterable[ClipRow], clips: Iterable[Clip]) -> list[
     return [row for name, row in by_clip.items() if name not in (*changed, *gone) and is_whole(folder, row)]
 
 
-def _check_same(folder: AnyPath, earlier: RunSettings, settings: RunSettings) -> None:
-    pairs = zip(RunSettings._fields, earlier, settings)
-    changed = "; ".join(f"{name} was {old}, is {new}" for name, old, new in pairs if old != new)
-    if changed:
-        raise UserError(f"{folder}: made with other settings ({changed}); choose another --output")
-
-
 def _something_else(folder: AnyPath) -> UserError:
     return UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
 
 
 # Records
-
-
-class _Head(NamedTuple):
-    settings: RunSettings
-    clips: int
 
 
 def _line(row: ClipRow) -> str:
@@ -281,9 +266,8 @@ def _named(path: Path, number: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"{path}: line {number} is not what reconstruct.py writes; mend it, or choose another --output"
-        ) from error
+        problem = f"line {number} is not what reconstruct.py writes; mend it, or choose another --output"
+        raise UserError(f"{path}: {problem}") from error
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,25 +14,18 @@ from mrfomm.errors import AnyPath
 from mrfomm.media.crop import crop, find_clip_box, find_image_box
 from mrfomm.media.images import fit, read_image
 from mrfomm.media.reading import open_frames
-from mrfomm.reenactment.animator import (
-    Animator,
-    Breakdown,
-    array_to_images,
-    batches,
-    check_finite,
-    images_to_array,
-)
+from mrfomm.media.writing import open_sink
+from mrfomm.reenactment.animator import Animator, Breakdown, array_to_images, batches, check_finite, images_to_array
 from mrfomm.reenactment.backends import Engine, open_engine
 from mrfomm.reenactment.motion import RELATIVE, KeypointArrays, Transfer
-from mrfomm.runtime.overlap import read_ahead
+from mrfomm.runtime.overlap import read_ahead, write_behind
 
 if TYPE_CHECKING:
     from mrfomm.model import Model
 
-Tell = Callable[[str], object]  # takes a line of text that says what was decided on the way
-Watch = Callable[
-    ..., Iterable
-]  # of (items, their number or None, what is done): yields them, and shows how far they are
+Tell = Callable[[str], object]  # as of Reenactor
+Write = Callable[[np.ndarray], object]  # takes uint8 [H,W,3]
+Watch = Callable[[Iterable[np.ndarray], int | None, str], Iterable[np.ndarray]]  # as of Reenactor
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,25 @@ class Fitted:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return map(self.prepare, self.source)
+
+    def beside(self, images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield pairs of driving frame and image; the clip is read in a pass of its own."""
+        with closing(read_ahead(self)) as frames:
+            for image in images:
+                yield next(frames), image
+
+
+@contextmanager
+def open_writers(
+    outputs: Iterable[tuple[AnyPath, AnyPath | None]], fps: float, comment: str | None
+) -> Iterator[list[Write]]:
+    """Functions that write frames, for outputs of (path, clip whose sound goes along): each has a thread of its own.
+
+    Arguments and errors are those of ``open_sink``; files appear only if all went well.
+    """
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(open_sink(path, fps, sound, comment)) for path, sound in outputs]
+        yield [stack.enter_context(write_behind(sink.write)) for sink in sinks]
 
 
 class Reenactor:
@@ -77,7 +90,7 @@ class Reenactor:
 
     def __init__(
         self,
-        weights: Union[AnyPath, "Model", Engine] = bundled.MODEL,
+        weights: "AnyPath | Model | Engine" = bundled.MODEL,
         references: Sequence[AnyPath | np.ndarray] = bundled.SAMPLE_REFERENCES,
         *,
         fusion: str | None = None,
