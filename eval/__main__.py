@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 
 from mrfomm.errors import command_parser, run_command, started_as
 
@@ -14,13 +15,13 @@ COMMANDS = {
 }
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace: the command, and what is left for it to parse."""
-    lines = [f"  {name:<24}{text}" for name, text in COMMANDS.items()]
+    listed = "\n".join(f"  {name:<24}{text}" for name, text in COMMANDS.items())
     parser = command_parser(
         __doc__,
         "COMMAND ...",
-        description="\n".join([__doc__ or "", "", *lines]),
+        description=f"{__doc__ or ''}\n\n{listed}",
         epilog="`%(prog)s COMMAND --help` lists the options of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -29,7 +30,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     module = importlib.import_module(f"eval.{args.command}")  # each needs other extras, and takes its time
@@ -37,7 +38,7 @@ def main(arguments=None):
     return module.main(args.rest)
 
 
-def command():
+def command() -> None:
     """The console command."""
     run_command(main)
 

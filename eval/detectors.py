@@ -2,15 +2,15 @@
 
 | back end | what it gives | needs |
 |---|---|---|
-| landmarks `mediapipe` | 478 points of Face Mesh | `pip install -e .[mediapipe]` |
-| landmarks `dlib` | 68 points (iBUG 300-W) | `pip install -e .[dlib]` |
+| landmarks `mediapipe` | 478 points of Face Mesh, every image on its own | `pip install -e .[mediapipe]` |
+| landmarks `dlib` | 68 points (iBUG 300-W) after its HOG detector | `pip install -e .[dlib]` |
 | landmarks `face_alignment` (the paper's AKD) | 68 points of 2DFAN-4 | `pip install -e .[face_alignment]` |
-| identity `dlib` | 128 numbers of an aligned face | `pip install -e .[dlib]` |
+| identity `dlib` | 128 numbers of a face aligned by its 68 landmarks | `pip install -e .[dlib]` |
 | identity `openface` (the paper's AED) | 128 numbers of the whole picture | nn4.small2's `.t7`, given by the user |
 
-A landmark back end has ``landmarks(image)``: uint8 [H,W,3] RGB -> float64 [n,2], (x, y) in pixels of that image with
-(0, 0) the centre of the first, or None without a face. An identity back end has ``embed(image)``: uint8 [H,W,3] RGB ->
-float64 [128], or None without a face. Both have a ``name`` and take the first face of several.
+A landmark back end is a function: uint8 [H,W,3] RGB -> float64 [n,2], (x, y) in pixels of that image with (0, 0) the
+centre of the first, or None without a face. An identity back end is one: uint8 [H,W,3] RGB -> float64 [128], or None
+without a face. They take the first face of several.
 
 An image with a shorter side of less than 256 pixels is enlarged to that for the search, bicubically: faces of 64 pixels
 are below what these detectors were made for (dlib's finds none), and their landmarks are less exact.
@@ -19,9 +19,10 @@ are below what these detectors were made for (dlib's finds none), and their land
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Optional, Protocol
+from typing import TYPE_CHECKING, Optional
 
 import cv2
 import numpy as np
@@ -31,179 +32,131 @@ from mrfomm.errors import AnyPath, UserError, check_is_file
 if TYPE_CHECKING:
     import dlib
 
+Find = Callable[[np.ndarray], np.ndarray | None]  # a back end
 _SMALLEST = 256  # pixels: shorter side of the image in which a face is looked for
 _OPENFACE_SIDE = 96
 
 
-class LandmarkBackend(Protocol):
-    """Finds the landmarks of a face; see the head of this module."""
-
-    name: str
-
-    def landmarks(self, image: np.ndarray) -> np.ndarray | None: ...
-
-
-class IdentityBackend(Protocol):
-    """Describes whose a face is; see the head of this module."""
-
-    name: str
-
-    def embed(self, image: np.ndarray) -> np.ndarray | None: ...
-
-
-def landmark_backend(name: str) -> LandmarkBackend:
-    """Load a landmark back end.
-
-    Args:
-        name: one of LANDMARK_BACKENDS.
-
-    Raises:
-        UserError: its extra is missing, or its weights can't be had.
-    """
+def landmark_backend(name: str) -> Find:
+    """Load one of LANDMARK_BACKENDS; UserError if its extra is missing or its weights can't be had."""
     return _LANDMARKS[name]()
 
 
-def identity_backend(name: str, weights: AnyPath | None = None) -> IdentityBackend:
-    """Load an identity back end.
-
-    Args:
-        name: one of IDENTITY_BACKENDS.
-        weights: path of OpenFace's ``nn4.small2.v1.t7``, for ``openface`` only.
+def identity_backend(name: str, weights: AnyPath | None = None) -> Find:
+    """Load one of IDENTITY_BACKENDS. weights: OpenFace's ``nn4.small2.v1.t7``, for ``openface`` only.
 
     Raises:
         UserError: its extra is missing, or its weights are missing, unreadable or not wanted.
     """
     if name == "openface":
-        return OpenFace(weights)
+        return _openface(weights)
     if weights is not None:
         raise UserError(f"{weights}: weights are for the identity back end openface; {name} has its own")
-    return DlibIdentity()
+    return _dlib_identity()
 
 
-class MediapipeLandmarks:
-    """Face Mesh with refined eyes and lips, every image on its own (no tracking)."""
+def _mediapipe_landmarks() -> Find:
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    library = _import("mediapipe", "mediapipe").solutions.face_mesh
+    mesh = library.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
 
-    name = "mediapipe"
-
-    def __init__(self) -> None:
-        os.environ.setdefault("GLOG_minloglevel", "2")
-        mediapipe = _import("mediapipe", "mediapipe")
-        self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True
-        )
-
-    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
-        """uint8 [H,W,3] -> float64 [478,2] pixels, or None."""
-        faces = self._mesh.process(_enlarged(image)).multi_face_landmarks
+    def find(image: np.ndarray) -> np.ndarray | None:
+        faces = mesh.process(_enlarged(image)).multi_face_landmarks
         if not faces:
             return None
-        height, width = image.shape[:2]
         points = np.array([(point.x, point.y) for point in faces[0].landmark])  # shares of width and height
-        return points * (width, height) - 0.5
+        return points * (image.shape[1], image.shape[0]) - 0.5
+
+    return find
 
 
-class DlibLandmarks:
-    """dlib's HOG detector and its 68 landmarks, trained on iBUG 300-W."""
+def _dlib_landmarks() -> Find:
+    find_shape = _dlib_shape()
 
-    name = "dlib"
-
-    def __init__(self) -> None:
-        self._face = _DlibFace()
-
-    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
-        """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
+    def find(image: np.ndarray) -> np.ndarray | None:
         large = _enlarged(image)
-        shape = self._face(large)
-        if shape is None:
-            return None
-        points = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
-        return (points + 0.5) * (len(image) / len(large)) - 0.5
+        shape = find_shape(large)
+        return None if shape is None else _shrunk([(point.x, point.y) for point in shape.parts()], image, large)
+
+    return find
 
 
-class FaceAlignmentLandmarks:
+def _face_alignment_landmarks() -> Find:
     """2DFAN-4 (Bulat and Tzimiropoulos, ICCV 2017) without flipping, as the paper's AKD has it.
 
     **Untested**: written from the library's documentation, without torch and the weights.
     """
+    library = _import("face_alignment", "face_alignment")
+    device = "cuda" if _import("torch", "face_alignment").cuda.is_available() else "cpu"
+    try:
+        aligner = library.FaceAlignment(library.LandmarksType.TWO_D, flip_input=False, device=device)
+    except OSError as error:
+        raise UserError(f"face_alignment: its weights can't be fetched ({error}); run it once online") from error
 
-    name = "face_alignment"
-
-    def __init__(self) -> None:
-        library = _import("face_alignment", "face_alignment")
-        device = "cuda" if _import("torch", "face_alignment").cuda.is_available() else "cpu"
-        try:
-            self._aligner = library.FaceAlignment(library.LandmarksType.TWO_D, flip_input=False, device=device)
-        except OSError as error:
-            raise UserError(f"face_alignment: its weights can't be fetched ({error}); run it once online") from error
-
-    def landmarks(self, image: np.ndarray) -> np.ndarray | None:
-        """uint8 [H,W,3] -> float64 [68,2] pixels, or None."""
+    def find(image: np.ndarray) -> np.ndarray | None:
         large = _enlarged(image)
-        faces = self._aligner.get_landmarks_from_image(large)
-        if not faces:
-            return None
-        return (np.asarray(faces[0], np.float64) + 0.5) * (len(image) / len(large)) - 0.5
+        faces = aligner.get_landmarks_from_image(large)
+        return _shrunk(faces[0], image, large) if faces else None
+
+    return find
 
 
-class DlibIdentity:
-    """dlib's ResNet embedding of a face aligned by 68 landmarks."""
+def _dlib_identity() -> Find:
+    find_shape = _dlib_shape()
+    network = _import("dlib", "dlib").face_recognition_model_v1(
+        _model_file("dlib_face_recognition_resnet_model_v1.dat")
+    )
 
-    name = "dlib"
-
-    def __init__(self) -> None:
-        self._face = _DlibFace()
-        path = _model_file("dlib_face_recognition_resnet_model_v1.dat")
-        self._network = _import("dlib", "dlib").face_recognition_model_v1(path)
-
-    def embed(self, image: np.ndarray) -> np.ndarray | None:
-        """uint8 [H,W,3] -> float64 [128], or None."""
+    def find(image: np.ndarray) -> np.ndarray | None:
         large = _enlarged(image)
-        shape = self._face(large)
-        return None if shape is None else np.array(self._network.compute_face_descriptor(large, shape))
+        shape = find_shape(large)
+        return None if shape is None else np.array(network.compute_face_descriptor(large, shape))
+
+    return find
 
 
-class OpenFace:
+def _openface(weights: AnyPath | None) -> Find:
     """OpenFace's nn4.small2 on the whole picture: 96x96 without anti-aliasing, BGR in [0,1], no alignment.
 
     As it looks for no face, every picture has an embedding. **Not run with the real weights**, which we did not have.
     """
+    if weights is None:
+        raise UserError("identity back end openface: give its weights, nn4.small2.v1.t7 of the OpenFace project")
+    check_is_file(weights)
+    try:
+        network = cv2.dnn.readNetFromTorch(str(weights))
+    except cv2.error as error:
+        raise UserError(f"{weights}: no Torch 7 network that OpenCV can read ({error})") from error
+    side = (_OPENFACE_SIDE, _OPENFACE_SIDE)
 
-    name = "openface"
-
-    def __init__(self, weights: AnyPath | None) -> None:
-        if weights is None:
-            raise UserError("identity back end openface: give its weights, nn4.small2.v1.t7 of the OpenFace project")
-        check_is_file(weights)
-        try:
-            self._network = cv2.dnn.readNetFromTorch(str(weights))
-        except cv2.error as error:
-            raise UserError(f"{weights}: no Torch 7 network that OpenCV can read ({error})") from error
-
-    def embed(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H,W,3] -> float64 [128]."""
-        side = (_OPENFACE_SIDE, _OPENFACE_SIDE)
+    def find(image: np.ndarray) -> np.ndarray | None:
         small = cv2.resize(image, side, interpolation=cv2.INTER_LINEAR)
-        self._network.setInput(cv2.dnn.blobFromImage(small, 1 / 255, side, swapRB=True))  # [1,3,96,96], BGR
-        return self._network.forward().ravel().astype(np.float64)
+        network.setInput(cv2.dnn.blobFromImage(small, 1 / 255, side, swapRB=True))  # [1,3,96,96], BGR
+        return network.forward().ravel().astype(np.float64)
+
+    return find
 
 
-_LANDMARKS = {kind.name: kind for kind in (MediapipeLandmarks, DlibLandmarks, FaceAlignmentLandmarks)}
+_LANDMARKS = {
+    "mediapipe": _mediapipe_landmarks,
+    "dlib": _dlib_landmarks,
+    "face_alignment": _face_alignment_landmarks,
+}
 LANDMARK_BACKENDS = tuple(_LANDMARKS)
-IDENTITY_BACKENDS = (DlibIdentity.name, OpenFace.name)
+IDENTITY_BACKENDS = ("dlib", "openface")
 
 
-class _DlibFace:
-    """The first face's 68 landmarks in pixels of an image, as dlib's own type."""
+def _dlib_shape() -> Callable[[np.ndarray], Optional["dlib.full_object_detection"]]:
+    """Finds the first face's 68 landmarks in pixels of an image, as dlib's own type."""
+    library = _import("dlib", "dlib")
+    detector = library.get_frontal_face_detector()
+    predictor = library.shape_predictor(_model_file("shape_predictor_68_face_landmarks.dat"))
 
-    def __init__(self) -> None:
-        dlib = _import("dlib", "dlib")
-        self._detector = dlib.get_frontal_face_detector()
-        self._predictor = dlib.shape_predictor(_model_file("shape_predictor_68_face_landmarks.dat"))
+    def find(image: np.ndarray) -> Optional["dlib.full_object_detection"]:
+        boxes = detector(image, 0) or detector(image, 1)  # the second at twice the size
+        return predictor(image, boxes[0]) if boxes else None
 
-    def __call__(self, image: np.ndarray) -> Optional["dlib.full_object_detection"]:
-        """uint8 [H,W,3] -> dlib.full_object_detection, or None."""
-        boxes = self._detector(image, 0) or self._detector(image, 1)  # the second at twice the size
-        return self._predictor(image, boxes[0]) if boxes else None
+    return find
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
@@ -212,6 +165,11 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
     if scale <= 1:
         return np.ascontiguousarray(image)
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+
+
+def _shrunk(points: object, image: np.ndarray, enlarged: np.ndarray) -> np.ndarray:
+    """Points [n,2] in pixels of the enlarged image -> float64 [n,2] in those of the image."""
+    return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(enlarged)) - 0.5
 
 
 def _model_file(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.labels import Pattern, Sequence
+from eval.labels import Pattern, Sequence, pairs_of
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.reading import FOLDER_FPS
 from mrfomm.media.writing import open_sink
@@ -27,6 +27,7 @@ from mrfomm.store import sha256_of, whole_folder
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")
 MANIFEST = "manifest.json"
+VERSION = 1  # of how frames are made: raise it where they change, and kept ones are made again
 CHUNK = 16  # driving frames in memory
 
 
@@ -38,13 +39,10 @@ class Poses(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One folder of generated frames: a driving sequence transferred to a reference pattern.
+    """A driving sequence transferred to a reference pattern, as the frames in ``folder``.
 
-    Attributes:
-        folder: where the frames go.
-        driving: Sequence.
-        start: driving frame that relative motion starts from; None with absolute motion.
-        manifest: what the frames depend on, plain values by name.
+    start: driving frame that relative motion starts from, None with absolute motion; manifest: what the frames depend
+    on, plain values by name.
     """
 
     folder: Path
@@ -62,37 +60,23 @@ class Plan(NamedTuple):
 
 
 def reference_frames(pattern: Pattern, count: int, poses: Poses) -> list[int]:
-    """Frames of a pattern's yaw sequence nearest to yaw 0, -30 and +30 (the first of equally near ones).
-
-    Args:
-        pattern: Pattern.
-        count: 1, the frontal one only, or 3.
-        poses: Poses.
-
-    Returns:
-        list of frame numbers, the frontal one first.
+    """Frames of a pattern's yaw sequence nearest to yaw 0 and, if ``count`` is 3 and not 1, to -30 and +30.
 
     Raises:
         UserError: no frame is near enough.
     """
     sequence = pattern.sequences["yaw"]
-    frames = []
-    for yaw in (FRONTAL, *SIDES)[:count]:
-        off = np.abs(sequence.own_angles - yaw)
-        frames.append(_nearest(off, sequence, f"yaw {yaw:+g}" if yaw else "yaw 0", poses))
-    return frames
+    wanted = {yaw: f"yaw {yaw:+g}" if yaw else "yaw 0" for yaw in (FRONTAL, *SIDES)[:count]}
+    return [_nearest(np.abs(sequence.own_angles - yaw), sequence, what, poses) for yaw, what in wanted.items()]
 
 
 def start_frame(sequence: Sequence, poses: Poses) -> int:
-    """The frame of a sequence nearest to frontal (yaw, pitch and roll 0, by the largest of the three).
-
-    Raises:
-        UserError: no frame is near enough.
-    """
+    """The frame of a sequence nearest to yaw, pitch and roll 0, by the largest of the three; UserError without one."""
     return _nearest(np.abs(sequence.angles).max(axis=1), sequence, "frontal, where relative motion starts", poses)
 
 
 def _nearest(off: np.ndarray, sequence: Sequence, what: str, poses: Poses) -> int:
+    """The first of the frames that are least ``off``, [N] degrees."""
     frame = int(np.argmin(off))
     if off[frame] > poses.tolerance and not poses.allow_missing:
         raise UserError(
@@ -113,15 +97,11 @@ def plan_transfers(
     frontal driving frame, but brings the driving face's shape along.
 
     Args:
-        patterns: list of Pattern.
+        patterns, poses: of what, and how near.
         folder: entries go to ``folder/<reference>/<driving>/<kind>``.
         count: references of a pattern, 1 or 3.
         motion: one of MOTIONS.
-        poses: Poses.
         origin: what else the frames depend on (the model), plain values by name.
-
-    Returns:
-        list of Plan.
 
     Raises:
         UserError: a pose is missing.
@@ -138,17 +118,6 @@ def plan_transfers(
             entries.append(Entry(Path(folder, reference.name, driving.name, kind), sequence, start, manifest))
         plans.append(Plan(reference, frames, entries))
     return plans
-
-
-def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Pattern, str]]:
-    """The (driving pattern, kind) that a reference pattern is paired with: kinds are those of both patterns."""
-    return [
-        (driving, kind)
-        for driving in patterns
-        if driving.name != reference.name
-        for kind in driving.sequences
-        if kind in reference.sequences
-    ]
 
 
 def missing_entries(plans: Iterable[Plan]) -> list[Plan]:

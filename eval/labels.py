@@ -39,7 +39,7 @@ class Content(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """A clip with angles. path: of the clip; kind: one of KINDS; angles: float64 [N,3] degrees; content: Content."""
+    """A clip with angles. path: of the clip; kind: one of KINDS; angles: float64 [N,3] degrees."""
 
     path: Path
     kind: str
@@ -60,11 +60,7 @@ class Pattern(NamedTuple):
 
 
 def pattern_folders(root: AnyPath) -> list[Path]:
-    """The folders of patterns in a folder, at least two, sorted by name. Files and hidden folders are left out.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The folders in a folder, sorted by name, without hidden ones; UserError if there are fewer than two."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a folder of <subject>_<illumination>/yaw.mp4 and yaw.csv ...")
@@ -75,61 +71,46 @@ def pattern_folders(root: AnyPath) -> list[Path]:
 
 
 def read_patterns(folders: Iterable[Path]) -> list[Pattern]:
-    """Read and check all recordings.
-
-    Args:
-        folders: iterable of patterns' folders.
-
-    Returns:
-        list of Pattern.
+    """Read and check the recordings in patterns' folders.
 
     Raises:
         UserError: names the file that is missing, unreadable or contradicts another.
     """
-    patterns = [read_pattern(folder) for folder in folders]
+    patterns = [_read_pattern(folder) for folder in folders]
     first, *others = (sequence for pattern in patterns for sequence in pattern.sequences.values())
     for other in others:
         check_same_size(other.path, other.content, first.path, first.content)
     return patterns
 
 
-def read_pattern(folder: Path) -> Pattern:
-    """Read and check the recordings of one pattern -> Pattern.
+def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Pattern, str]]:
+    """The (driving pattern, kind) that a reference pattern is paired with: kinds are those of both patterns."""
+    others = (pattern for pattern in patterns if pattern.name != reference.name)
+    return [(driving, kind) for driving in others for kind in driving.sequences if kind in reference.sequences]
 
-    Raises:
-        UserError: as ``read_patterns``, or there is no yaw sequence, which the references come from.
-    """
+
+def _read_pattern(folder: Path) -> Pattern:
     sequences = {}
     for kind in KINDS:
         path, labels = find_media(folder, kind), folder / f"{kind}.csv"
-        if path is None and labels.exists():
-            raise UserError(f"{labels}: labels without a clip; add {kind}.mp4 or a folder {kind} beside it")
         if path is not None:
-            sequences[kind] = read_sequence(path, labels, kind)
+            sequences[kind] = _read_sequence(path, labels, kind)
+        elif labels.exists():
+            raise UserError(f"{labels}: labels without a clip; add {kind}.mp4 or a folder {kind} beside it")
     if "yaw" not in sequences:
         raise UserError(f"{folder}: no yaw sequence, from which the references are taken; add yaw.mp4 and yaw.csv")
     return Pattern(folder.name, sequences)
 
 
 def find_media(folder: AnyPath, name: str) -> Path | None:
-    """The clip ``name.mp4`` or folder of frames ``name`` in a folder; None if there is neither.
-
-    Raises:
-        UserError: there are both.
-    """
-    folder = Path(folder)
-    found = [path for path in (folder / f"{name}.mp4", folder / name) if path.exists()]
+    """The clip ``name.mp4`` or folder of frames ``name`` in a folder; UserError if there are both."""
+    found = [path for path in (Path(folder, f"{name}.mp4"), Path(folder, name)) if path.exists()]
     if len(found) > 1:
         raise UserError(f"{found[0]}: there is a folder {name} too; keep one of them")
     return found[0] if found else None
 
 
-def read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
-    """Read and check a clip and its label file -> Sequence.
-
-    Raises:
-        UserError: one of them can't be read, the labels are of another clip, or they don't have as many frames.
-    """
+def _read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
     angles = read_labels(labels)
     check_labelled(path, labels)
     content = read_content(path)
@@ -160,77 +141,68 @@ def read_labels(path: AnyPath) -> np.ndarray:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            missing = [name for name in COLUMNS if name not in header]
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            missing = [name for name in COLUMNS if name not in reader.fieldnames]
             if missing:
                 raise UserError(f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}")
-            rows = [_row(path, reader.line_num, row) for row in reader]
+            angles = [_row(f"{path}: line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
-    if not rows:
+    if not angles:
         raise UserError(f"{path}: no row below the column names; give one for every frame")
-    angles = dict(rows)
-    absent = sorted(set(range(len(rows))) - set(angles))
+    by_frame = dict(angles)
+    absent = [frame for frame in range(len(angles)) if frame not in by_frame]
     if absent:
         raise UserError(
-            f"{path}: {len(rows)} rows, but none for frame {absent[0]}; number the frames 0, 1, 2 ... once each"
+            f"{path}: {len(angles)} rows, but none for frame {absent[0]}; number the frames 0, 1, 2 ... once each"
         )
-    return np.array([angles[frame] for frame in range(len(rows))])
+    return np.array([by_frame[frame] for frame in range(len(angles))])
 
 
-def _row(path: AnyPath, line: int, row: dict[str, str]) -> tuple[int, list[float]]:
+def _row(place: str, row: dict[str, str]) -> tuple[int, list[float]]:
     """The frame and the angles of one row."""
     if None in row:
-        raise UserError(f"{path}: line {line} has more values than there are columns; write decimals with a point")
-    values = [_number(path, line, name, row[name]) for name in COLUMNS]
-    frame, angles = values[0], values[1:]
+        raise UserError(f"{place} has more values than there are columns; write decimals with a point")
+    frame, *angles = (_number(f"{place}, {name}", row[name]) for name in COLUMNS)
     if frame != int(frame):
-        raise UserError(f"{path}: line {line}, frame: {row['frame']} is not a whole number; count frames from 0")
+        raise UserError(f"{place}, frame: {row['frame']} is not a whole number; count frames from 0")
     beyond = [name for name, angle in zip(KINDS, angles) if abs(angle) > 180]
     if beyond:
-        raise UserError(f"{path}: line {line}, {beyond[0]}: {row[beyond[0]]} is no angle in -180..180 degrees")
+        raise UserError(f"{place}, {beyond[0]}: {row[beyond[0]]} is no angle in -180..180 degrees")
     return int(frame), angles
 
 
-def _number(path: AnyPath, line: int, name: str, text: str | None) -> float:
+def _number(place: str, text: str | None) -> float:
     try:
         value = math.nan if text is None else float(text)  # a short row has None
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{path}: line {line}, {name}: {'nothing' if text is None else repr(text)} is not a number")
+        raise UserError(f"{place}: {'nothing' if text is None else repr(text)} is not a number")
     return value
 
 
 def read_content(path: AnyPath) -> Content:
-    """Decode a clip once from end to end -> Content.
+    """Decode a clip once from end to end.
 
     Raises:
         UserError: a frame is damaged, frames differ in size, or the frame rate varies.
     """
-    digest, count = hashlib.sha256(), 0
-    first: np.ndarray | None = None
+    digest, count, first = hashlib.sha256(), 0, ""
     for frame in open_frames(path):
-        first = frame if first is None else first
-        if frame.shape != first.shape:
-            raise UserError(
-                f"{path}: frame {count} is {size_of(frame)}, the first is {size_of(first)}; make them alike"
-            )
+        height, width = frame.shape[:2]
+        size = f"{width}x{height}"
+        first = first or size
+        if size != first:
+            raise UserError(f"{path}: frame {count} is {size}, the first is {first}; make them alike")
         digest.update(frame.data)
         count += 1
     frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
-    if first is None or frames.length != count:
+    if not count or frames.length != count:
         raise UserError(
             f"{path}: {frames.length} frames, {count} at a constant rate; encode it again at a constant frame rate"
         )
-    height, width = first.shape[:2]
     return Content(frames, height, width, digest.hexdigest())
-
-
-def size_of(frame: np.ndarray) -> str:
-    """Of a frame [H,W,3], for people: WxH."""
-    return f"{frame.shape[1]}x{frame.shape[0]}"
 
 
 def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content) -> None:

@@ -7,17 +7,19 @@ roll > 0 tilts the top of the head to image right; R = R_y(yaw) R_x(pitch) R_z(r
 **How far to trust it**: see ``TRUST``, which the command prints; ``--labels`` measures it where angles are known.
 """
 
+import argparse
 import csv
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from eval.detectors import landmark_backend
+from eval.detectors import Find, landmark_backend
 from eval.labels import COLUMNS, KINDS, check_labelled, read_labels
-from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.errors import AnyPath, UserError, command_parser, run_command
 from mrfomm.media.reading import open_frames
 from mrfomm.provenance import clip_digest
 from mrfomm.store import whole_file
@@ -56,18 +58,7 @@ TRUST = {
 CAUTION = "a face unlike the average has a constant error of some degrees, mostly of pitch; small faces are worse"
 
 
-class Errors(NamedTuple):
-    """Of estimates, by kind of angle in degrees: absolute, the mean absolute error; bias, the mean of estimate - label.
-
-    frames: how many both have.
-    """
-
-    absolute: np.ndarray
-    bias: np.ndarray
-    frames: int
-
-
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__, "[OPTION ...] -o CSV CLIP", epilog=f"The angles are estimates: {CAUTION}.")
     add = parser.add_argument
@@ -79,7 +70,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     labels = None if args.labels is None else read_labels(args.labels)
@@ -87,9 +78,9 @@ def main(arguments=None):
     digest = clip_digest(args.clip)
     if labels is not None:
         check_labelled(args.clip, args.labels)
-    backend = landmark_backend(args.landmarks)
+    find = landmark_backend(args.landmarks)
     frames = tqdm(source, total=source.count_hint, unit="frame")
-    angles = np.array([estimate(frame, backend) for frame in frames])  # [N,3]
+    angles = np.array([estimate(frame, find, POINTS[args.landmarks]) for frame in frames])  # [N,3]
     if labels is not None and len(labels) != len(angles):
         raise UserError(
             f"{args.labels}: {len(labels)} rows, but {args.clip} has {len(angles)} frames; mend one of them"
@@ -98,41 +89,47 @@ def main(arguments=None):
     if not found.any():
         raise UserError(f"{args.clip}: {args.landmarks} finds no face in any of its {len(found)} frames")
     write_labels(args.output, interpolated(angles) if args.interpolate else angles, digest)
-    for line in summary(args, found):
-        print(line, file=sys.stderr)
+    print(f"{args.output}: {found.sum()} of {len(found)} frames, landmarks {args.landmarks}", file=sys.stderr)
+    print(f"how far to trust it: {TRUST[args.landmarks]}; {CAUTION}", file=sys.stderr)
+    if not found.all():
+        what = "frame without a face" if (~found).sum() == 1 else "frames without a face"
+        left = "left empty; cut them out, or use --interpolate"
+        done = "filled from their neighbours" if args.interpolate else left
+        print(f"{(~found).sum()} {what} (the first: {found.argmin()}) {done}", file=sys.stderr)
     if labels is not None:
-        print(describe(errors(angles, labels)))
+        means = zip(KINDS, *errors(angles, labels))
+        parts = ", ".join(f"{kind} {absolute:.1f} (bias {bias:+.1f})" for kind, absolute, bias in means)
+        print(f"mean absolute error in degrees over {found.sum()} frames: {parts}")
     return 0
 
 
-def estimate(frame, backend):
-    """The head's angles in uint8 [H,W,3] -> float64 [3]: yaw, pitch, roll in degrees; NaN without a face."""
-    points = backend.landmarks(frame)
-    if points is None:
-        return np.full(3, np.nan)
-    return angles_of(fit_rotation(points[list(POINTS[backend.name])], frame.shape[:2]))
+def estimate(frame: np.ndarray, find: Find, points: Sequence[int]) -> np.ndarray:
+    """The head's angles in uint8 [H,W,3] -> float64 [3]: yaw, pitch, roll in degrees; NaN without a face.
 
-
-def fit_rotation(points, shape):
-    """The rotation of ``HEAD`` whose picture comes closest to landmarks.
-
-    Args:
-        points: float64 [10,2] pixels, in HEAD's order.
-        shape: height and width of the picture, in whose centre the camera is taken to look.
-
-    Returns:
-        float64 [3,3]: from HEAD's axes to the camera's (x right, y down, z away).
+    find, points: a landmark back end and its POINTS.
     """
-    height, width = shape
+    landmarks = find(frame)
+    return (
+        np.full(3, np.nan) if landmarks is None else angles_of(fit_rotation(landmarks[list(points)], *frame.shape[:2]))
+    )
+
+
+def fit_rotation(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The rotation of ``HEAD`` whose picture comes closest to landmarks, float64 [10,2] pixels in HEAD's order.
+
+    The camera is taken to look at the centre of the picture. The rotation, float64 [3,3], leads from HEAD's axes to the
+    camera's (x right, y down, z away).
+    """
     focal = FOCAL_LENGTH * min(height, width)
     camera = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     head, points = np.array(list(HEAD.values()), np.float64), np.asarray(points, np.float64)
-    _, rotation, translation = cv2.solvePnP(head, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
-    rotation, _ = cv2.solvePnPRefineLM(head, points, camera, None, rotation, translation)
+    undistorted: Any = None
+    _, rotation, translation = cv2.solvePnP(head, points, camera, undistorted, flags=cv2.SOLVEPNP_SQPNP)
+    rotation, _ = cv2.solvePnPRefineLM(head, points, camera, undistorted, rotation, translation)
     return cv2.Rodrigues(rotation)[0]
 
 
-def angles_of(rotation):
+def angles_of(rotation: np.ndarray) -> np.ndarray:
     """Yaw, pitch, roll in degrees of a rotation [3,3] in the camera's axes (x right, y down, z away) -> float64 [3].
 
     In these axes R = R_y(-yaw) R_x(-pitch) R_z(roll).
@@ -143,18 +140,16 @@ def angles_of(rotation):
     return np.degrees([yaw, pitch, roll])
 
 
-def interpolated(angles):
+def interpolated(angles: np.ndarray) -> np.ndarray:
     """[N,3] with rows of NaN, not all -> [N,3] with these filled linearly in time; the ends repeat their neighbour."""
     frames, found = np.arange(len(angles)), ~np.isnan(angles[:, 0])
     return np.stack([np.interp(frames, frames[found], column[found]) for column in angles.T], axis=1)
 
 
-def write_labels(path, angles, digest):
-    """Write [N,3] as the label file of the clip with a digest, aside and then renamed. NaN becomes an empty cell, which
-    label readers refuse.
+def write_labels(path: AnyPath, angles: np.ndarray, digest: str) -> None:
+    """Write [N,3] as the label file of the clip with a digest, whole or not at all.
 
-    Raises:
-        UserError: it can't be written.
+    NaN becomes an empty cell, which label readers refuse.
     """
     with whole_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -164,30 +159,11 @@ def write_labels(path, angles, digest):
             writer.writerow([frame, *cells, "" if frame else digest])
 
 
-def errors(angles, labels):
-    """Errors of estimates [N,3] against labels [N,3], over the frames that have an estimate."""
+def errors(angles: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of estimates [N,3] against labels [N,3], where there are any: mean absolute error and mean error, [3] degrees."""
     difference = (angles - labels)[~np.isnan(angles[:, 0])]
     difference = (difference + 180) % 360 - 180
-    return Errors(np.abs(difference).mean(axis=0), difference.mean(axis=0), len(difference))
-
-
-def describe(result):
-    """Errors in a line."""
-    parts = (f"{kind} {a:.1f} (bias {b:+.1f})" for kind, a, b in zip(KINDS, result.absolute, result.bias))
-    return f"mean absolute error in degrees over {result.frames} frames: {', '.join(parts)}"
-
-
-def summary(args, found):
-    """What to know about the file, line by line."""
-    yield f"{args.output}: {found.sum()} of {len(found)} frames, landmarks {args.landmarks}"
-    yield f"how far to trust it: {TRUST[args.landmarks]}; {CAUTION}"
-    missing = int((~found).sum())
-    if missing:
-        what = "frame without a face" if missing == 1 else "frames without a face"
-        filled = (
-            "filled from their neighbours" if args.interpolate else "left empty; cut them out, or use --interpolate"
-        )
-        yield f"{missing} {what} (the first: {found.argmin()}) {filled}"
+    return np.abs(difference).mean(axis=0), difference.mean(axis=0)
 
 
 if __name__ == "__main__":

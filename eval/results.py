@@ -1,74 +1,48 @@
 """What every measurement is written and summarised with: JSON lines, versions, bootstrap intervals, tables."""
 
+import contextlib
 import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.store import whole_file
 
-
-class _Encoding(TypedDict):
-    encoding: str
-    errors: str
-
-
-_PACKAGES = (  # what a number may depend on
-    "mrfomm",
-    "nnabla",
-    "numpy",
-    "opencv-python",
-    "pillow",
-    "av",
-    "onnxruntime",
-    "mediapipe",
-    "dlib-bin",
-    "face-recognition-models",
-    "face-alignment",
-)
-ENCODING: _Encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files needn't be text
+_BACK_ENDS = ("mediapipe", "dlib-bin", "face-recognition-models", "face-alignment")
+_DEPENDED_ON = ("mrfomm", "nnabla", "numpy", "opencv-python", "pillow", "av", "onnxruntime", *_BACK_ENDS)
 _RESAMPLES_AT_A_TIME = 256  # bounds the memory for long lists of values
 
 Row = Mapping[str, object]  # plain values by name
 Numbers = Sequence[float] | np.ndarray
+Values = Mapping[Any, Mapping[Any, float]]  # clip or pair, drawn independently -> frame or bin -> value
 
 
-# Rows: one JSON object a line
+# Files: names in them needn't be text
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write a text file, aside and then renamed; its folder is made if need be."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_rows(path: AnyPath, rows: Iterable[Row]) -> None:
-    """Write dictionaries as JSON lines, aside and then renamed.
-
-    Args:
-        path: the file; its folder is made if need be.
-        rows: iterable of dictionaries of plain values. NaN and infinity have no JSON and raise ValueError.
-
-    Raises:
-        UserError: the file can't be written.
-    """
-    with whole_file(path) as aside:
-        aside.write_text("".join(map(_line, rows)), **ENCODING)
+    """Write dictionaries as JSON lines. NaN and infinity have no JSON and raise ValueError."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: AnyPath) -> list[dict[str, Any]]:
-    """Read JSON lines -> list of dictionaries.
-
-    Raises:
-        UserError: missing, or a line is no JSON object; it names the line.
-    """
+    """Read JSON lines; UserError if the file is missing, or names the line that is no JSON object."""
     check_is_file(path)
-    lines = Path(path).read_text(**ENCODING).split("\n")  # splitlines() splits at U+2028 and the like too
+    text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    lines = text.split("\n")  # splitlines() splits at U+2028 and the like too
     return [_row(path, number, line) for number, line in enumerate(lines, 1) if line or number < len(lines)]
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _row(path: AnyPath, number: int, line: str) -> dict[str, Any]:
@@ -84,11 +58,9 @@ def _row(path: AnyPath, number: int, line: str) -> dict[str, Any]:
 def provenance() -> dict[str, str]:
     """Versions of Python and of the installed packages that a number may depend on: name -> version."""
     versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
+    for name in _DEPENDED_ON:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # an extra that is not installed had no part in it
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # an extra that is not installed had no part in the number
     return versions
 
 
@@ -108,19 +80,14 @@ def bootstrap_interval(
 ) -> Interval:
     """Mean of independent values with a percentile bootstrap interval (Efron, 1979).
 
-    The values are the units that were drawn independently: clips or pairs, not the frames of a clip, which
-    resemble each other.
-
     Args:
-        values: [n] numbers, n >= 1. With n = 1 the interval has no width and says nothing.
+        values: [n] numbers, n >= 1, that were drawn independently: of clips or pairs, not of the frames of a clip,
+            which resemble each other. With n = 1 the interval has no width and says nothing.
         weights: [n] non-negative numbers, such as frames in each clip; None weighs all alike. A resample takes a
             value with its weight.
         seed: of the resampling.
         resamples: how many samples of n values are drawn with replacement.
         level: share of the resampled means inside the interval.
-
-    Returns:
-        Interval.
 
     Raises:
         ValueError: no values, values and weights of different lengths, or a sum of weights that is not positive.
@@ -140,65 +107,91 @@ def _resampled_means(values: np.ndarray, weights: np.ndarray, rng: np.random.Gen
     """Weighted means of ``resamples`` samples with replacement: [n] -> [resamples]."""
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_A_TIME):
-        count = min(_RESAMPLES_AT_A_TIME, resamples - start)
-        drawn = rng.integers(len(values), size=(count, len(values)))  # [R,n]
+        drawn = rng.integers(len(values), size=(min(_RESAMPLES_AT_A_TIME, resamples - start), len(values)))  # [R,n]
         total = weights[drawn].sum(axis=1)
         drawn, total = drawn[total > 0], total[total > 0]  # a sample of nothing but zero weights has no mean
         means.append((values * weights)[drawn].sum(axis=1) / total)
     return np.concatenate(means)
 
 
-def paired_difference(
-    a: Numbers, b: Numbers, weights: Numbers | None = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Interval:
-    """Mean of a - b over units measured with both methods, with its bootstrap interval.
+def paired_difference(a: Numbers, b: Numbers, weights: Numbers | None = None) -> Interval:
+    """``bootstrap_interval`` of a - b, [n] numbers of the same units in the same order, such as clips.
 
-    What the units share, such as an easy clip, cancels: the interval is narrower than those of a and b suggest.
-
-    Args:
-        a, b: [n] numbers of the same units in the same order. The rest as in ``bootstrap_interval``.
-
-    Returns:
-        Interval: where 0 lies outside, the methods differ at that level.
+    What the units share, such as an easy clip, cancels: the interval is narrower than those of a and b suggest. Where 0
+    lies outside, the methods differ at that level.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"{a.shape} and {b.shape} values: a paired difference needs the same units in both")
-    return bootstrap_interval(a - b, weights, seed, resamples, level)
+    return bootstrap_interval(a - b, weights)
+
+
+def unit_means(values: Values) -> tuple[list[float], list[int]]:
+    """The mean of every unit that has values, and how many it has."""
+    counted = [list(items.values()) for items in values.values() if items]
+    return [float(np.mean(items)) for items in counted], [len(items) for items in counted]
+
+
+def in_common(first: Values, second: Values) -> tuple[Values, Values]:
+    """Both, of what both have: a method that loses the hardest frames must not gain by that."""
+    both = {unit: first[unit].keys() & second[unit].keys() for unit in sorted(first.keys() & second.keys())}
+    ours, theirs = (
+        {unit: {item: side[unit][item] for item in sorted(both[unit])} for unit in both} for side in (first, second)
+    )
+    return ours, theirs
 
 
 # Tables
 
 
+def interval_cell(values: Values, subtracted: Values | None = None, weighted: bool = False) -> str | None:
+    """The mean over the units and its interval, as a table shows them; None without a value.
+
+    subtracted: another method's values, to compare over what both have. weighted: units weigh by how many values they
+    have, and a single one is shown without its interval.
+    """
+    if subtracted is not None:
+        values, subtracted = in_common(values, subtracted)
+    means, counts = unit_means(values)
+    if not means:
+        return None
+    others = [0.0] * len(means) if subtracted is None else unit_means(subtracted)[0]
+    interval = paired_difference(means, others, counts if weighted else None)
+    if weighted and len(means) == 1:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table: strings as they are, floats with four decimals, None and NaN as a dash; numbers to the right.
+    """A Markdown table, aligned for the eye, of rows of as many cells as the header has.
 
-    Args:
-        header: names of the columns.
-        rows: sequences of as many cells.
-
-    Returns:
-        str: aligned for the eye, ending in a newline.
+    Strings stay as they are, floats have four decimals, None and NaN are a dash; columns with numbers go to the right.
     """
     rows = [list(row) for row in rows]
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"{len(row)} cells for {len(header)} columns: {row}")
-    right = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
-    texts = [[_cell(value) for value in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[i]) for row in texts)) for i in range(len(header))]
-    rule = ["-" * (width - 1) + ":" if flag else "-" * width for width, flag in zip(widths, right)]
-    aligned = [
-        [text.rjust(width) if flag else text.ljust(width) for text, width, flag in zip(row, widths, right)]
-        for row in texts
-    ]
-    lines = ["| " + " | ".join(row) + " |" for row in (aligned[0], rule, *aligned[1:])]
-    return "\n".join(lines) + "\n"
+    columns = [[str(name), *(row[i] for row in rows)] for i, name in enumerate(header)]
+    lines = zip(*map(_aligned, columns))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _cell(value: object) -> str:
+def _aligned(column: Sequence[object]) -> list[str]:
+    """The lines of a column, the rule below its name among them."""
+    right = any(isinstance(value, (int, float)) for value in column)
+    name, *texts = map(_text, column)
+    width = max(3, len(name), *map(len, texts))
+    rule = "-" * (width - 1) + (":" if right else "-")
+    return [text.rjust(width) if right else text.ljust(width) for text in (name, rule, *texts)]
+
+
+def _text(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return str(value).replace("|", "\\|")
+    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def notes_list(lines: Iterable[str], command: str) -> str:
+    """What has to be known about numbers, as a Markdown list that ends in the command and the versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
+    return "".join(f"- {line}\n" for line in (*lines, f"Command: `{command}`", f"Versions: {versions}"))

@@ -2,7 +2,8 @@
 
 nnabla's CUDA extension 1.39 computes ``F.sum`` and ``F.mean`` over innermost axes, and the backward pass of whatever
 broadcasts along them, by warp shuffles with a mask of 28 of the 32 lanes. GPUs up to Ada let that pass; on Hopper the
-process dies of an illegal instruction (docs/scaling.md, tests/networks/test_hopper.py). Products with ones run everywhere.
+process dies of an illegal instruction (docs/scaling.md, tests/networks/test_hopper.py). Products with ones run
+everywhere.
 """
 
 import math

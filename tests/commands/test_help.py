@@ -24,9 +24,9 @@ COMMANDS = (
     "mrfomm.heads.__main__",
     "mrfomm.provenance",
     "eval.__main__",
-    "eval.bins",
+    "eval.bins.__main__",
     "eval.pose",
-    "eval.reconstruction",
+    "eval.reconstruction.__main__",
     "eval.report",
     "benchmarks.run",
 )

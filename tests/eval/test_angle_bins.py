@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from reference import angle_bins as expected
 
-from eval.angle_bins import OUTSIDE, FeatureMean, IdentityFeatures, Images, make_axis, plan_bins, score_sets
+from eval.bins.metric import OUTSIDE, FeatureMean, IdentityFeatures, Images, make_axis, plan_bins
+from eval.bins.metric import score as score_sets
 from eval.lpips import Lpips, load_lpips
 from mrfomm import bundled
 from mrfomm.errors import UserError

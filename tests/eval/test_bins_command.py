@@ -13,11 +13,14 @@ import pytest
 import tiny
 
 from eval import bins
-from eval.angle_bins import Bin, Score
+from eval.bins import __main__ as command
+from eval.bins import tables
+from eval.bins.folders import PairScore
+from eval.bins.metric import Bin, Score
 from eval.generation import Entry, Poses, is_whole, reference_frames, start_frame, write_entry
 from eval.labels import pattern_folders, read_patterns
 from eval.lpips import load_lpips
-from eval.results import read_rows
+from eval.results import in_common, read_rows, unit_means
 from mrfomm import bundled
 from mrfomm.checkpoint import save_checkpoint
 from mrfomm.errors import UserError
@@ -36,7 +39,7 @@ ANGLES = {  # of every pattern: yaw, pitch, roll of each frame
     "roll": [(0, 0, -9.5), (1, 1, 2), (0, 0, 14)],
 }
 PATTERNS = ("ann_lamp", "bob_sun")
-DRAW_CURVES = bins.draw_curves
+DRAW_CURVES = tables.draw_curves
 PAIRS = [(a, b) for a in PATTERNS for b in PATTERNS if a != b]
 
 
@@ -73,7 +76,7 @@ def files(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_plot(monkeypatch):
     """Matplotlib takes longer than all the rest; one test draws."""
-    monkeypatch.setattr(bins, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(command, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture
@@ -360,7 +363,7 @@ def table_cells(text):
 
 
 def test_several_methods_make_the_paper_s_table(files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bins, "draw_curves", DRAW_CURVES)
+    monkeypatch.setattr(command, "draw_curves", DRAW_CURVES)
     weights = ("--weights", files / "single", files / "weights")
     run(files, tmp_path / "out", *weights, "--generated", files / "truth", "--bin-width", "30")
     text = capsys.readouterr().out
@@ -385,9 +388,9 @@ def test_several_methods_make_the_paper_s_table(files, tmp_path, capsys, monkeyp
 
 def test_a_curve_is_the_mean_over_the_pairs_that_have_the_bin():
     both = [Score([Bin(-1, 0.2, 1, 1), Bin(3, 0.5, 9, 2)], 0), Score([Bin(1, 0.1, 1, 1), Bin(3, 0.1, 1, 1)], 0)]
-    results = [bins.Result("m", "a", "b", "yaw", both[0]), bins.Result("m", "b", "a", "yaw", both[1])]
-    others = [bins.Result("n", "a", "b", "yaw", both[0]), bins.Result("m", "a", "b", "roll", both[0])]
-    angles, values = bins.curve(results + others, "m", "yaw")
+    results = [PairScore("m", "a", "b", "yaw", both[0]), PairScore("m", "b", "a", "yaw", both[1])]
+    others = [PairScore("n", "a", "b", "yaw", both[0]), PairScore("m", "a", "b", "roll", both[0])]
+    angles, values = tables.curve(results + others, "m", "yaw")
     assert angles == [-1, 1, 3]
     assert values == pytest.approx([0.2, 0.1, 0.3])
 
@@ -409,22 +412,22 @@ def test_the_mean_over_the_bins_is_the_score(files, tmp_path):
 def test_a_method_gains_nothing_by_losing_the_hardest_bins():
     """Equal where both have a face; the first has none beyond 40 degrees, where the second is off."""
     one, two = (
-        bins.Result(method, "a", "b", "yaw", Score([Bin(angle, value, 1, 1) for angle, value in values], 0))
+        PairScore(method, "a", "b", "yaw", Score([Bin(angle, value, 1, 1) for angle, value in values], 0))
         for method, values in (("one", [(0, 1.0), (20, 2.0)]), ("two", [(0, 1.0), (20, 2.0), (50, 9.0)]))
     )
-    assert bins.common_means([one, two], "one", "two", "yaw") == ([1.5], [1.5])
-    assert bins.common_means([one, two], "one", "two", "roll") == ([], [])
-    assert bins.difference_table([one, two], ["one", "two"]).count("0.0000 [0.0000, 0.0000]") == 1
+    for kind, means in (("yaw", [1.5]), ("roll", [])):
+        sides = in_common(*(tables.values_of([one, two], method, kind) for method in ("one", "two")))
+        assert [unit_means(side)[0] for side in sides] == [means, means]
+    assert tables.difference_table([one, two], ["one", "two"]).count("0.0000 [0.0000, 0.0000]") == 1
 
 
 def test_identity_features_drop_frames_without_a_face(files, tmp_path, monkeypatch):
     """The "embedding" is the mean colour; it sees no face in black frames."""
 
-    class Backend:
-        def embed(self, image):
-            return image.mean(axis=(0, 1)) if image.any() else None
+    def embed(image):
+        return image.mean(axis=(0, 1)) if image.any() else None
 
-    monkeypatch.setattr(bins, "identity_backend", lambda name, weights: Backend())
+    monkeypatch.setattr(command, "identity_backend", lambda name, weights: embed)
     spoilt = shutil.copytree(files / "truth", tmp_path / "spoilt")
     for name in ("pitch/000.png", "roll/001.png"):
         imageio.imwrite(spoilt / "ann_lamp" / "bob_sun" / name, np.zeros((32, 32, 3), np.uint8))
@@ -504,10 +507,10 @@ def test_options_of_our_models_without_one_are_refused(files, tmp_path, option):
 
 def test_pairs_are_counted_for_each_method_where_they_differ():
     score = Score([Bin(1, 0.1, 1, 1)], 0)
-    results = [bins.Result("m", "a", "b", "yaw", score), bins.Result("m", "b", "a", "yaw", score)]
-    assert bins.pairs_scored(results) == "yaw 2, pitch 0, roll 0"
-    results += [bins.Result("n", "a", "b", "yaw", score)]
-    assert bins.pairs_scored(results) == "m yaw 2, pitch 0, roll 0; n yaw 1, pitch 0, roll 0"
+    results = [PairScore("m", "a", "b", "yaw", score), PairScore("m", "b", "a", "yaw", score)]
+    assert tables.pairs_scored(results) == "yaw 2, pitch 0, roll 0"
+    results += [PairScore("n", "a", "b", "yaw", score)]
+    assert tables.pairs_scored(results) == "m yaw 2, pitch 0, roll 0; n yaw 1, pitch 0, roll 0"
 
 
 def test_two_methods_of_one_name(files, tmp_path):

@@ -42,7 +42,7 @@ def identity():
 
 @pytest.mark.parametrize(("name", "count"), [("mediapipe", 478), ("dlib", 68)])
 def test_landmarks_lie_on_the_face(landmarks, faces, name, count):
-    points = landmarks[name].landmarks(faces[0])
+    points = landmarks[name](faces[0])
     assert points.shape == (count, 2)
     assert points.dtype == np.float64
     left_eye, right_eye, nose, left_mouth, right_mouth, chin = points[list(COMMON[name])]
@@ -55,14 +55,14 @@ def test_landmarks_lie_on_the_face(landmarks, faces, name, count):
 def test_back_ends_agree_on_common_points(landmarks, faces):
     """Two detectors of different origin, in one system of coordinates: within 6 of 256 pixels."""
     for face in faces:
-        ours, theirs = (landmarks[name].landmarks(face)[list(points)] for name, points in COMMON.items())
+        ours, theirs = (landmarks[name](face)[list(points)] for name, points in COMMON.items())
         assert np.abs(ours - theirs).mean() < 6
 
 
 @pytest.mark.parametrize("name", COMMON)
 def test_landmarks_move_with_the_picture(landmarks, faces, name):
     moved = np.roll(faces[0], (5, -8), axis=(0, 1))
-    shift = landmarks[name].landmarks(moved) - landmarks[name].landmarks(faces[0])
+    shift = landmarks[name](moved) - landmarks[name](faces[0])
     np.testing.assert_allclose(shift.mean(axis=0), (-8, 5), atol=1.0)
 
 
@@ -70,8 +70,8 @@ def test_landmarks_move_with_the_picture(landmarks, faces, name):
 def test_small_pictures_are_enlarged_and_points_given_in_their_own_pixels(landmarks, faces, name):
     """Pixel centres: a point p of a picture four times as large lies at (p + 0.5) / 4 - 0.5."""
     small = cv2.resize(faces[0], (64, 64), interpolation=cv2.INTER_AREA)
-    expected = (landmarks[name].landmarks(faces[0]) + 0.5) / 4 - 0.5
-    found = landmarks[name].landmarks(small)
+    expected = (landmarks[name](faces[0]) + 0.5) / 4 - 0.5
+    found = landmarks[name](small)
     assert np.abs(found - expected).mean() < 0.6
     np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=0.4)
 
@@ -79,34 +79,34 @@ def test_small_pictures_are_enlarged_and_points_given_in_their_own_pixels(landma
 @pytest.mark.parametrize("name", COMMON)
 def test_pictures_need_not_be_square(landmarks, faces, name):
     wide = np.pad(faces[0], [(0, 0), (0, 100), (0, 0)], mode="edge")
-    difference = landmarks[name].landmarks(wide) - landmarks[name].landmarks(faces[0])
+    difference = landmarks[name](wide) - landmarks[name](faces[0])
     assert np.abs(difference).mean() < 2
 
 
 @pytest.mark.parametrize("name", COMMON)
 def test_no_face_is_none(landmarks, name):
-    assert landmarks[name].landmarks(np.full((256, 256, 3), 128, np.uint8)) is None
+    assert landmarks[name](np.full((256, 256, 3), 128, np.uint8)) is None
 
 
 @pytest.mark.parametrize("name", COMMON)
 def test_a_picture_has_the_same_landmarks_whatever_came_before(landmarks, faces, name):
-    before = landmarks[name].landmarks(faces[0])
-    landmarks[name].landmarks(faces[1])
-    np.testing.assert_array_equal(landmarks[name].landmarks(faces[0]), before)
+    before = landmarks[name](faces[0])
+    landmarks[name](faces[1])
+    np.testing.assert_array_equal(landmarks[name](faces[0]), before)
 
 
 def test_embeddings_tell_heads_apart(identity, faces):
     """The same head turned is closer than another head; dlib's threshold for one person is a distance of 0.6."""
-    front, *turned = (identity.embed(face) for face in faces)
+    front, *turned = (identity(face) for face in faces)
     assert front.shape == (128,)
     assert front.dtype == np.float64
-    other = identity.embed(next(iter(open_frames(bundled.SAMPLE_DRIVING))))
+    other = identity(next(iter(open_frames(bundled.SAMPLE_DRIVING))))
     distances = [np.linalg.norm(front - side) for side in turned]
     assert max(distances) < np.linalg.norm(front - other)
 
 
 def test_no_face_has_no_embedding(identity):
-    assert identity.embed(np.zeros((256, 256, 3), np.uint8)) is None
+    assert identity(np.zeros((256, 256, 3), np.uint8)) is None
 
 
 # OpenFace
@@ -155,7 +155,7 @@ def test_openface_sees_bgr_between_0_and_1_without_antialiasing(averaging):
     image = np.empty((256, 256, 3), np.uint8)
     image[:] = 10, 100, 200
     image[:, 2::8] = image[:, 5::8] = 255
-    embedding = detectors.identity_backend("openface", averaging).embed(image)
+    embedding = detectors.identity_backend("openface", averaging)(image)
     np.testing.assert_allclose(embedding, np.array([200, 100, 10]) / 255, atol=1e-4)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference.ssim import ssim as slow_ssim
 
-from eval import metrics
+from eval.reconstruction import metrics
 
 
 def pictures(seed=0, height=17, width=21):

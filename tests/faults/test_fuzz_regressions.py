@@ -15,7 +15,7 @@ import pytest
 import tiny
 from nnabla.function import PythonFunction
 
-from eval.angle_bins import make_axis
+from eval.bins.metric import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
 from mrfomm import bundled, provenance

@@ -15,7 +15,10 @@ import tiny
 
 from eval import reconstruction
 from eval.lpips import load_lpips
-from eval.results import paired_difference
+from eval.reconstruction import __main__ as command
+from eval.reconstruction import runs
+from eval.reconstruction.tables import values_of
+from eval.results import in_common, paired_difference, unit_means
 from mrfomm import bundled
 from mrfomm.commands import reconstruct
 from mrfomm.data.clips import find_clips, open_clip
@@ -123,25 +126,21 @@ def test_frames_meet_their_truth_by_number_not_by_order_of_files(tmp_path, data)
             assert backward[frame] == pytest.approx(row, abs=1e-6)
 
 
-class Fake:
-    """Back ends that know a picture by the grey level of its first pixel; they see nothing above 100."""
+def landmarks(image):
+    """Knows a picture by the grey level of its first pixel; sees nothing above 100."""
+    level = float(image[0, 0, 0])
+    return None if level > 100 else np.array([[level, 2 * level], [7.0, 8.0]])
 
-    def __init__(self, name):
-        self.name = name
 
-    def landmarks(self, image):
-        level = float(image[0, 0, 0])
-        return None if level > 100 else np.array([[level, 2 * level], [7.0, 8.0]])
-
-    def embed(self, image):
-        level = float(image[0, 0, 0])
-        return None if level > 100 else np.array([level, 0.0, 3 * level])
+def embed(image):
+    level = float(image[0, 0, 0])
+    return None if level > 100 else np.array([level, 0.0, 3 * level])
 
 
 @pytest.fixture
 def fakes(monkeypatch):
-    monkeypatch.setattr(reconstruction, "landmark_backend", Fake)
-    monkeypatch.setattr(reconstruction, "identity_backend", lambda name, weights: Fake(name))
+    monkeypatch.setattr(command, "landmark_backend", lambda name: landmarks)
+    monkeypatch.setattr(command, "identity_backend", lambda name, weights: embed)
 
 
 @pytest.fixture
@@ -175,8 +174,8 @@ def test_a_true_frame_is_looked_at_once_for_all_methods(tmp_path, data, fakes, m
     """Eight frames, two methods: eight true and sixteen rebuilt pictures a back end, and numbers as if scored alone."""
     runs = [make_run(tmp_path / f"by{offset}", data, offset) for offset in (4, 6)]
     seen = []
-    find = Fake.embed
-    monkeypatch.setattr(Fake, "embed", lambda self, image: seen.append(image) or find(self, image))
+    counting = lambda image: seen.append(image) or embed(image)  # noqa: E731
+    monkeypatch.setattr(command, "identity_backend", lambda name, weights: counting)
     score(tmp_path, *runs)
     assert len(seen) == 8 + 16
     for run in runs:
@@ -220,15 +219,15 @@ def test_paired_difference_uses_the_frames_that_both_have(tmp_path, data, capsys
 
 
 def scored(rows):
-    method = reconstruction.Method("m", None, {}, None, {})
     rows = {clip: [{"frame": frame, "x": x} for frame, x in items] for clip, items in rows.items()}
-    return reconstruction.Scored(method, rows)
+    return reconstruction.Method("m", None, {}, {}, rows)
 
 
 def test_pairs_are_made_by_clip_and_frame():
     first = scored({"a": [(0, 1.0), (1, 2.0), (2, None)], "b": [(0, 5.0)], "only": [(0, 9.0)]})
     second = scored({"a": [(2, 7.0), (1, 4.0), (0, 1.5)], "b": [(1, 3.0)]})
-    assert reconstruction.paired_means(first, second, "x") == ([1.5], [2.75], [2])
+    sides = in_common(values_of(first, "x"), values_of(second, "x"))
+    assert [unit_means(side) for side in sides] == [([1.5], [2]), ([2.75], [2])]
 
 
 def test_equal_pictures_have_no_psnr(tmp_path, data, capsys):
@@ -243,12 +242,12 @@ def test_scores_are_taken_again_from_the_disk_or_replaced(tmp_path, data, monkey
     score(tmp_path, run, *NO_BACK_ENDS)
     before = (tmp_path / "scores" / "run" / "a#0.jsonl").read_bytes()
     calls = []
-    original = reconstruction.score_clip
-    monkeypatch.setattr(reconstruction, "score_clip", lambda *given: calls.append(given[1].clip) or original(*given))
+    original = runs.score_clip
+    monkeypatch.setattr(runs, "score_clip", lambda *given: calls.append(given[2].clip) or original(*given))
     (tmp_path / "scores" / "run" / "b#0.jsonl").unlink()
     score(tmp_path, run, *NO_BACK_ENDS)
     assert calls == ["b#0"]
-    monkeypatch.setattr(reconstruction, "landmark_backend", Fake)
+    monkeypatch.setattr(command, "landmark_backend", lambda name: landmarks)
     capsys.readouterr()
     score(tmp_path, run, "--identity", "none")
     assert calls == ["b#0", "a#0", "b#0"]
@@ -431,7 +430,7 @@ def test_old_scores_that_stay_are_not_taken_for_new_ones(tmp_path, data, monkeyp
     run = make_run(tmp_path / "run", data, 5)
     score(tmp_path, run, *NO_BACK_ENDS)
     (tmp_path / "scores" / "run" / "measured.json").write_text("of another version")
-    monkeypatch.setattr(reconstruction.shutil, "rmtree", lambda folder, ignore_errors: None)
+    monkeypatch.setattr(runs.shutil, "rmtree", lambda folder, ignore_errors: None)
     with pytest.raises(UserError, match="scores/run: can't be written"):
         score(tmp_path, run, *NO_BACK_ENDS)
 

@@ -1,4 +1,4 @@
-"""The mesh of one painted person at rest: the head itself and what is put on it: hair, beard, glasses, earrings, collar."""
+"""The mesh of one painted person at rest: the head and what is put on it: hair, beard, glasses, earrings, collar."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -4,11 +4,6 @@ The axis of angles is split into bins without overlap. In each bin the features 
 those of the generated ones: y_l = 1/N sum F_l(I_n), raw activations, layer by layer. The score of a bin is LPIPS
 between the two averages; a bin without a true or without a generated image is ignored. The score of a pair is the mean
 over its bins.
-
-Features come from an *extractor*, an object with two methods (``eval.lpips.Lpips`` or ``IdentityFeatures``)::
-
-    features(images): uint8 [N,H,W,3] -> list of arrays [M,...], M <= N: images it can't describe are left out
-    distance(a, b): two such lists -> [M]
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,18 +18,17 @@ MOST_BINS = 36_000  # a hundredth of a degree all around
 
 
 class Extractor(Protocol):
-    """Describes images; see the head of this module."""
+    """Describes images: ``eval.lpips.Lpips`` or ``IdentityFeatures``."""
 
-    def features(self, images: np.ndarray) -> list[np.ndarray]: ...
+    def features(self, images: np.ndarray) -> list[np.ndarray]:
+        """uint8 [N,H,W,3] -> an array [M,...] a layer, M <= N: images that can't be described are left out."""
 
-    def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray: ...
+    def distance(self, features_a: Sequence[np.ndarray], features_b: Sequence[np.ndarray]) -> np.ndarray:
+        """Two such lists -> [M]."""
 
 
 class Axis(NamedTuple):
-    """Bins of ``width`` degrees from -limit to +limit.
-
-    A bin holds its lower edge and not its upper one, [a, a + width); the last one holds +limit too.
-    """
+    """Bins [a, a + width) from -limit to +limit, in degrees; the last one holds +limit too."""
 
     width: float
     limit: float
@@ -61,16 +55,13 @@ class Axis(NamedTuple):
 
 
 def make_axis(width: float, limit: float) -> Axis:
-    """An Axis.
-
-    Raises:
-        UserError: the bins don't fill the range.
-    """
+    """An Axis; UserError if its bins don't fill the range."""
+    given = f"--bin-width {width:g} --range {limit:g}"
     if not (np.isfinite([width, limit]).all() and width > 0 and limit > 0):
-        raise UserError(f"--bin-width {width:g} --range {limit:g}: give positive numbers of degrees")
+        raise UserError(f"{given}: give positive numbers of degrees")
     count = 2 * limit / width
     if count > MOST_BINS:
-        raise UserError(f"--bin-width {width:g} --range {limit:g}: more than {MOST_BINS} bins; give wider ones")
+        raise UserError(f"{given}: more than {MOST_BINS} bins; give wider ones")
     if count < 0.5 or abs(count - round(count)) > 1e-6:
         raise UserError(
             f"--bin-width {width:g}: doesn't divide the {2 * limit:g} degrees from -{limit:g} to {limit:g}; change one"
@@ -79,7 +70,7 @@ def make_axis(width: float, limit: float) -> Axis:
 
 
 class Images(NamedTuple):
-    """Images with angles: angles float [N] in degrees; read(indices) -> uint8 [n,H,W,3]."""
+    """Images with angles: float [N] in degrees; read: int [n] -> uint8 [n,H,W,3], an array's ``__getitem__``."""
 
     angles: np.ndarray
     read: Callable[[np.ndarray], np.ndarray]
@@ -107,7 +98,7 @@ class Score(NamedTuple):
 
 
 class BinTask(NamedTuple):
-    """The images that fall into one bin: angle is its middle; true [n]; generated: set number -> [n]."""
+    """The images that fall into one bin: angle is its middle; true int [n]; generated: set number -> int [n]."""
 
     angle: float
     true: np.ndarray
@@ -119,73 +110,30 @@ class BinTask(NamedTuple):
         return len(self.true) + sum(map(len, self.generated.values()))
 
 
-class FeatureMean:
-    """Running mean of features. It holds one float64 sum a layer, however many images are added."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: list[np.ndarray] | None = None
-
-    def add(self, features: Sequence[np.ndarray]) -> None:
-        """Add a list of arrays [N,...], N >= 0, one array a layer."""
-        if not len(features[0]):
-            return
-        sums = [array.sum(axis=0, dtype=np.float64) for array in features]
-        self._sums = sums if self._sums is None else [a + b for a, b in zip(self._sums, sums)]
-        self.count += len(features[0])
-
-    def mean(self) -> list[np.ndarray]:
-        """The mean as a list of arrays [1,...]; there must be something to average."""
-        if self._sums is None:
-            raise ValueError("no features to average")
-        return [total[None] / self.count for total in self._sums]
-
-
-def plan_bins(axis: Axis, true_angles: np.ndarray, generated_angles: Iterable[np.ndarray]) -> list[BinTask]:
-    """Which images of which set meet in which bin.
-
-    Args:
-        axis: Axis.
-        true_angles: [N] degrees.
-        generated_angles: one such array for each set of generated images.
-
-    Returns:
-        list of BinTask: the bins with at least one true image and one of some set, in the order of the axis.
-    """
-    true_bins = axis.bins(true_angles)
-    generated_bins = [axis.bins(angles) for angles in generated_angles]
+def plan_bins(axis: Axis, true: np.ndarray, generated: Iterable[np.ndarray]) -> list[BinTask]:
+    """The bins, in their order, that a true image and one of some set fall into, by their angles [N] in degrees."""
+    true_bins, set_bins = axis.bins(true), [axis.bins(angles) for angles in generated]
     tasks = []
     for number, angle in enumerate(axis.centres):
-        true = np.flatnonzero(true_bins == number)
-        found = {i: np.flatnonzero(bins == number) for i, bins in enumerate(generated_bins)}
-        found = {i: indices for i, indices in found.items() if len(indices)}
-        if len(true) and found:
-            tasks.append(BinTask(float(angle), true, found))
+        indices = np.flatnonzero(true_bins == number)
+        found = {i: np.flatnonzero(bins == number) for i, bins in enumerate(set_bins) if (bins == number).any()}
+        if len(indices) and found:
+            tasks.append(BinTask(float(angle), indices, found))
     return tasks
 
 
-def score_sets(
+def score(
     extractor: Extractor,
     axis: Axis,
     true: Images,
     generated: Sequence[Images],
-    batch: int,
+    batch: int = 4,
     advance: Callable[[int], object] = lambda count: None,
 ) -> list[Score]:
-    """Score sets of generated images against one set of true ones.
+    """Score sets of generated images against one set of true ones, which are described once for all -> a Score a set.
 
-    Bin after bin: the features of one bin are in memory at a time, and true images are described once for all sets.
-
-    Args:
-        extractor: see the head of this module.
-        axis: Axis.
-        true: Images.
-        generated: list of Images.
-        batch: images described at once; it changes speed and memory only.
-        advance: called with a number of images when they are described.
-
-    Returns:
-        list of Score, one a set.
+    The features of one bin are in memory at a time. ``batch`` images are described at once, which changes speed and
+    memory only; ``advance`` is called with their number then.
     """
     bins: list[list[Bin]] = [[] for _ in generated]
     dropped = [0] * len(generated)
@@ -200,10 +148,28 @@ def score_sets(
     return [Score(*parts) for parts in zip(bins, dropped)]
 
 
+class FeatureMean:
+    """Running mean of features. It holds one float64 sum a layer, however many images are added."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: list[np.ndarray] = []
+
+    def add(self, features: Sequence[np.ndarray]) -> None:
+        """Add a list of arrays [N,...], N >= 0, one array a layer."""
+        if len(features[0]):
+            sums = [array.sum(axis=0, dtype=np.float64) for array in features]
+            self._sums = [a + b for a, b in zip(self._sums, sums)] if self.count else sums
+            self.count += len(features[0])
+
+    def mean(self) -> list[np.ndarray]:
+        """The mean as a list of arrays [1,...], empty if nothing was added."""
+        return [total[None] / self.count for total in self._sums]
+
+
 def _average(
     extractor: Extractor, images: Images, indices: np.ndarray, batch: int, advance: Callable[[int], object]
 ) -> FeatureMean:
-    """FeatureMean of some images."""
     total = FeatureMean()
     for start in range(0, len(indices), batch):
         part = indices[start : start + batch]
@@ -213,12 +179,9 @@ def _average(
 
 
 class IdentityFeatures:
-    """A face embedding in place of AlexNet's features, as the paper suggests for identity.
+    """A face embedding in place of AlexNet's features, as the paper suggests; its distance is squared, as in AED.
 
-    The distance is the squared Euclidean one, as in AED.
-
-    Args:
-        embed: uint8 [H,W,3] -> array [D], or None where it sees no face.
+    embed: uint8 [H,W,3] -> array [D], or None where it sees no face.
     """
 
     def __init__(self, embed: Callable[[np.ndarray], np.ndarray | None]) -> None:

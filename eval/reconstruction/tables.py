@@ -1,0 +1,118 @@
+"""How the scores of runs are shown: a row a method and measure for a file, the tables, the notes below them."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eval.reconstruction.metrics import AKD_SIZE, Column
+from eval.reconstruction.runs import Method
+from eval.results import Values, bootstrap_interval, interval_cell, markdown_table, notes_list, provenance, unit_means
+
+PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
+PAPER_COLUMNS = [
+    Column("l1", "L1D"),
+    Column(f"akd_{PAPER_LANDMARKS}", f"AKD ({PAPER_LANDMARKS})", PAPER_LANDMARKS),
+    Column(f"aed_{PAPER_IDENTITY}", f"AED ({PAPER_IDENTITY})", PAPER_IDENTITY),
+]
+PAPER = {  # VoxCeleb1, arXiv 2202.10758: L1D, AKD, AED
+    "FOMM": (0.043, 1.294, 0.140),
+    "pseudo multi-reference FOMM": (0.033, 1.191, 0.093),
+    "patch-wise": (0.031, 1.159, 0.084),
+    "element-wise": (0.032, 1.156, 0.078),
+}
+
+
+def values_of(method: Method, key: str) -> Values:
+    """Clip -> frame -> value of a measure, of the frames that have one."""
+    return {
+        clip: {row["frame"]: row[key] for row in rows if row[key] is not None} for clip, rows in method.rows.items()
+    }
+
+
+def summary_rows(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """A dictionary for every method and column: the mean over frames, its interval over clips, and what it rests on."""
+    versions = provenance()
+    for method, column in itertools.product(methods, columns):
+        means, counts = unit_means(values_of(method, column.key))
+        interval = bootstrap_interval(means, counts)._asdict() if means else dict.fromkeys(("mean", "low", "high"))
+        yield {
+            "method": method.name,
+            "measure": column.key,
+            "backend": column.backend,
+            **interval,
+            "clips": len(means),
+            "frames": sum(counts),
+            "dropped": sum(map(len, method.rows.values())) - sum(counts),
+            "settings": method.run.settings._asdict(),
+            "versions": versions,
+        }
+
+
+def report(methods: Sequence[Method], columns: Sequence[Column], command: str) -> str:
+    """The tables and what has to be known about them, in Markdown."""
+    parts = [score_table(methods, columns), difference_table(methods, columns)]
+    parts.append(notes_list(_notes(methods, columns), command))
+    return "\n".join(filter(None, parts))
+
+
+def score_table(methods: Sequence[Method], columns: Sequence[Column]) -> str:
+    """Methods by measures, with the paper's rows; its AKD and AED stand in the columns of its own back ends."""
+    shown = [*columns, *(column for column in PAPER_COLUMNS if column not in columns)]
+    rows = []
+    for method in methods:
+        cells = [interval_cell(values_of(method, c.key), weighted=True) if c in columns else None for c in shown]
+        rows.append([method.name + _clips_if_unequal(methods, len(method.rows)), *cells])
+    for name, values in PAPER.items():
+        known = {column: f"{value:.3f}" for column, value in zip(PAPER_COLUMNS, values)}
+        rows.append([f"{name}, paper (VoxCeleb1)", *(known.get(column) for column in shown)])
+    return markdown_table(["method", *(column.title for column in shown)], rows)
+
+
+def difference_table(methods: Sequence[Method], columns: Sequence[Column]) -> str:
+    """Every two methods: the mean difference over the frames that both have; empty with one method."""
+    rows = []
+    for first, second in itertools.combinations(methods, 2):
+        sides = [(values_of(first, column.key), values_of(second, column.key)) for column in columns]
+        cells = [interval_cell(ours, theirs, weighted=True) for ours, theirs in sides]
+        clips = _clips_if_unequal(methods, len(first.rows.keys() & second.rows.keys()))
+        rows.append([f"{first.name} - {second.name}{clips}", *cells])
+    return markdown_table(["difference", *(column.title for column in columns)], rows) if rows else ""
+
+
+def _clips_if_unequal(methods: Sequence[Method], count: int) -> str:
+    """A number of clips for the name of a row, if rows are not all of the same clips."""
+    return f" ({_counted(count, 'clip')})" if len({frozenset(method.rows) for method in methods}) > 1 else ""
+
+
+def _notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]:
+    """What has to be known about the numbers."""
+    size = methods[0].run.settings.image_size
+    scaled = f", landmarks scaled by {AKD_SIZE}/{size}" if size != AKD_SIZE else ""
+    yield "Means over frames; in brackets 95 % bootstrap intervals over clips (one clip has none)."
+    yield "The paper's numbers are of another data set, VoxCeleb1 at 256 pixels."
+    akd = f"AKD is the mean difference of landmark coordinates in pixels at 256{scaled}"
+    yield f"Images of {size} pixels. {akd}; AED the sum of squared differences."
+    yield "PSNR and SSIM (Wang et al. 2004, mean over colour channels) are higher for better frames, all others lower."
+    if _clips_if_unequal(methods, 0):
+        yield "Rows are of different clips: only differences, over the clips that both have, compare methods."
+    for method in methods:
+        yield from _notes_of_method(method, columns)
+
+
+def _notes_of_method(method: Method, columns: Sequence[Column]) -> Iterator[str]:
+    settings, total = method.run.settings, sum(map(len, method.rows.values()))
+    made = "per frame the best by L1D of results from each of" if settings.pseudo else "from"
+    yield (
+        f"{method.name}: {_counted(total, 'frame')} of {_counted(len(method.rows), 'clip')} in "
+        f"{next(iter(method.truth.values())).parent}, {made} {_counted(settings.references, 'reference')}, "
+        f"fusion {settings.fusion}, model {settings.weights[:12]}."
+    )
+    for column in columns:
+        dropped = total - sum(unit_means(values_of(method, column.key))[1])
+        if dropped and "euclidean" not in column.key:  # these share their frames with AKD and AED
+            reason = "equal to the truth" if column.key == "psnr" else "no face in the true or the rebuilt frame"
+            yield f"{method.name}, {column.title}: {dropped} of {total} frames dropped ({reason})."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
