@@ -18,6 +18,7 @@ LOCK = ".lock"
 PARTIAL, OLD = ".partial", ".old"  # ends of the names of folders that are not whole yet, or replaced
 _STAGING, _NEW_STAGING = ".mrfomm-", ".new-mrfomm-"  # how folders for unfinished output begin
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems
+_log = logging.getLogger(__name__)
 
 
 def named_writing(path: AnyPath) -> contextlib.AbstractContextManager[None]:
@@ -27,10 +28,8 @@ def named_writing(path: AnyPath) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def whole_file(path: AnyPath) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``path`` at the end, and only if all went well.
-
-    The folder is made if need be. Where several processes write the file at once, each has its own path to write to,
-    and the last one stays.
+    """Yield a path to write to; it becomes ``path`` at the end, and only if all went well. Its folder is made if need
+    be. Where several processes write the file at once, each has its own path to write to, and the last one stays.
 
     Raises:
         UserError: what was written inside, or the file itself, didn't find room or permission.
@@ -136,9 +135,8 @@ def is_staging(name: str) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
-    """Let no other process hold a folder's lock meanwhile; ``make``: make the folder if it isn't there.
-
-    The lock belongs to the open file and so ends with the process, however that ends; the empty file ``.lock`` stays.
+    """Let no other process hold a folder's lock meanwhile; ``make``: make the folder if it isn't there. The lock ends
+    with the process, however that ends; the empty file ``.lock`` stays.
 
     Raises:
         UserError: another process holds it, or the folder can't be written to.
@@ -153,8 +151,7 @@ def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
             if problem is not None and problem.errno not in _NO_LOCKS:
                 raise problem
         if problem is not None:
-            log = logging.getLogger(__name__)
-            log.warning("%s: can't be locked (%s); start only one run there", folder, problem)
+            _log.warning("%s: can't be locked (%s); start only one run there", folder, problem)
         yield
 
 

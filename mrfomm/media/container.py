@@ -42,7 +42,7 @@ logging.getLogger("libav").propagate = False
 # PyAV 17 raises on side data of a kind that it doesn't know, such as EXIF: it then counts as one that isn't looked at
 setattr(Type, "_missing_", classmethod(lambda kinds, value: kinds.AFD))  # noqa: B010 - mypy knows Type by a stub
 
-_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT: broadcasts, which are cut anywhere, and whose clock may be set anew
+_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 _UNSTAMPED = ("avi", "gif", "mpegvideo", "ogg")  # the stamps of their frames are wanting, or not those that are shown
 # Seconds back, and without a picture: more is a clock set anew
 _JUMPS = (Fraction(1, 100), 10)  # in a broadcast
@@ -94,7 +94,7 @@ def is_broadcast(container: InputContainer) -> bool:
 
 
 def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
-    """The stream that players show: the default one, not a cover picture; of several the one with most frames.
+    """The stream that players show (:func:`shown`), ready to be decoded.
 
     Raises:
         UserError: there is none, it can't be decoded, or its frames are too large.
@@ -102,19 +102,18 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
     stream = shown(container)
     if stream is None:
         raise unreadable(path, "no pictures in it")
-    if stream.codec_context is None:
+    context, limit = stream.codec_context, Image.MAX_IMAGE_PIXELS or 0
+    if context is None:
         raise UserError(f"{path}: its pictures can't be decoded here; encode them anew, as H.264 for one")
-    pixels = stream.width * stream.height * max(1, stream.sample_aspect_ratio or 1)
-    if pixels > (Image.MAX_IMAGE_PIXELS or 0):
+    if stream.width * stream.height * max(1, stream.sample_aspect_ratio or 1) > limit:
         raise unreadable(path, f"Picture size {stream.width}x{stream.height}, more than 89 megapixels")
     # the limit holds for each frame, as for images; columns are cut off exactly, not to a multiple of 32
-    stream.codec_context.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS), "flags": "+unaligned"}
-    stream.codec_context.thread_count = 1
+    context.options, context.thread_count = {"max_pixels": str(limit), "flags": "+unaligned"}, 1
     return stream
 
 
 def shown(container: InputContainer) -> VideoStream | None:
-    """The stream that players show, if there is one: :func:`picture_stream` before it is looked at."""
+    """The default stream of pictures, not a cover; of several the one with most frames; None if there is none."""
 
     def rank(stream: VideoStream) -> tuple[bool, bool, int]:
         is_known = getattr(stream, "width", 0) > 0  # it may be announced, but not be there
@@ -166,51 +165,39 @@ def course(container: InputContainer, stream: VideoStream | None) -> Course:
     """That of the pictures up to the first damage, which is told when they are decoded; empty without a stream."""
     if stream is None:
         return Course([], [Fraction(0)], True, False)
-    unit, step = stream.time_base or Fraction(1), 1 / (stream.guessed_rate or Fraction(25))
-    found = _stamps(container, stream)
-    lengths = [stamp.duration * unit for stamp in found]
-    is_stamped = container.format.name not in _UNSTAMPED and all(stamp.pts is not None for stamp in found)
-    times: list[tuple[Fraction, Fraction | None]]
-    if container.format.name == "gif":
+    found, is_torn = _stamps(container, stream)
+    shown, decoded, lengths = ([stamp[n] for stamp in found] for n in range(3))
+    kind, step = container.format.name, 1 / (stream.guessed_rate or Fraction(25))
+    is_stamped = kind not in _UNSTAMPED and None not in shown
+    if kind == "gif":
         lengths = [as_browsers(length) for length in lengths]
-        times = [(time, None) for time in itertools.accumulate([Fraction(0), *lengths])]
-    elif is_stamped:
-        times = [((at.pts or 0) * unit, None if at.dts is None else at.dts * unit) for at in found]
-    elif all(stamp.dts is not None for stamp in found):
-        times = [((stamp.dts or 0) * unit,) * 2 for stamp in found]
-    else:
+        shown = decoded = list(itertools.accumulate([Fraction(0), *lengths]))
+    elif not is_stamped and None in decoded:
         lengths = [step] * len(found)
-        times = [(n * step, None) for n in range(len(found))]
-    stamped = ((*time, length) for time, length in zip(times, lengths))
-    spans, ahead = running_on(stamped, *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
-    return Course(spans, ahead, is_stamped, any(stamp.is_torn for stamp in found))
+        shown = decoded = [n * step for n in range(len(found))]
+    elif not is_stamped:
+        shown = decoded
+    spans, ahead = running_on(zip(shown, decoded, lengths), *(_JUMPS if is_broadcast(container) else _ODD_STAMPS))
+    return Course(spans, ahead, is_stamped, is_torn)
 
 
-class _Stamp(NamedTuple):
-    """Of a packet: when it is shown and decoded, in units of its stream; for how long; whether parts are missing."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
-    is_torn: bool
-
-
-def _stamps(container: InputContainer, stream: Stream) -> list[_Stamp]:
-    """Those of every packet. One that is empty shows the frame before it for longer; of a broadcast, what is cut off
-    before the first key frame is left out."""
-    found: list[_Stamp] = []
-    has_begun = not is_broadcast(container)
+def _stamps(container: InputContainer, stream: VideoStream) -> tuple[list[list[Any]], bool]:
+    """When each packet is shown and decoded, if it tells, and for how long, in seconds; and whether parts are missing.
+    One that is empty shows the frame before it for longer; of a broadcast, what is cut off before the first key frame
+    is left out."""
+    found: list[list[Any]] = []
+    is_torn, has_begun, unit = False, not is_broadcast(container), stream.time_base or Fraction(1)
     with contextlib.suppress(Damage):
         for packet in packets(container, stream):
-            duration = packet.duration or 0
+            length = (packet.duration or 0) * unit
             if packet.is_keyframe and not has_begun:
-                has_begun = True
-                found.clear()
+                found, is_torn, has_begun = [], False, True
             if packet.size and not packet.is_discard:
-                found.append(_Stamp(packet.pts, packet.dts, duration, packet.is_corrupt))
+                found.append([None if at is None else at * unit for at in (packet.pts, packet.dts)] + [length])
+                is_torn = is_torn or packet.is_corrupt
             elif found and not packet.size:
-                found[-1] = found[-1]._replace(duration=found[-1].duration + duration)
-    return found
+                found[-1][2] += length
+    return found, is_torn
 
 
 def start(container: InputContainer, rate: Fraction, pictures: Course) -> Fraction:

@@ -14,7 +14,6 @@ import numpy as np
 from mrfomm.errors import AnyPath, UserError
 
 MARGIN = 0.4  # of the face's size, on each side: hair, chin and small movements fit in
-
 LIFT = 0.08  # of the face's size: the detector's box leaves out the hair but not the chin
 MIN_IOU = 0.25  # of two places of one face: below it, the face has left (FOMM's video-preprocessing)
 _SAMPLES = 16  # a clip's median is over this many of its frames, or up to twice as many
@@ -116,11 +115,8 @@ def _detect(cascade: cv2.CascadeClassifier, grey: np.ndarray) -> list[Box]:
 
 
 def square_box(face: Box, frame_shape: tuple[int, ...], margin: float = MARGIN, lift: float = LIFT) -> Box:
-    """The square around a head: ``margin`` of the face's size on each side, raised by ``lift`` of it for the hair.
-
-    It lies wholly inside a frame of ``frame_shape`` (H, W, ...): moved if it would reach over an edge, and
-    shrunk only if it is larger than the frame.
-    """
+    """The square around a head: ``margin`` of the face's size on each side, raised by ``lift`` of it for the hair. It
+    is moved into a frame of ``frame_shape`` (H, W, ...), and shrunk only if it is larger than the frame."""
     height, width = frame_shape[:2]
     size = min(round(face.size * (1 + 2 * margin)), height, width)
     around = (size - face.size) / 2
@@ -135,11 +131,8 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
 
 
 def link(places: Iterable[Place], likeness: Callable[[list[Place], Place], float]) -> list[list[Place]]:
-    """Follow faces over time: the tracks of ``places``, which come by ascending frame numbers. ``likeness`` of a
-    track so far and a further place is 0 if that is another face.
-
-    A place goes on with the track that it is most like, or else opens a new one: so a single false detection doesn't
-    end a track.
+    """Follow faces over time: the tracks of ``places``, which come by ascending frame numbers. A place goes on with the
+    track that it is most like, or else (a ``likeness`` of 0) opens a new one: a single false detection ends no track.
     """
     tracks: list[list[Place]] = []
     for place in places:

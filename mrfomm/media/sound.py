@@ -71,14 +71,8 @@ def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
 
 
 class SoundTrack:
-    """Writes a Sound into a container beside the pictures, as far as they have come.
-
-    Args:
-        sound: what to write.
-        output: the container; nothing may have been written into it.
-        copied: the codecs that players expect in it.
-        encoder: for all others.
-    """
+    """Writes a Sound into a container beside the pictures, as far as they have come: copied if its codec is among
+    ``copied``, else by ``encoder``. Nothing may have been written into the container before."""
 
     def __init__(self, sound: Sound, output: OutputContainer, copied: tuple[str, ...], encoder: str) -> None:
         self._closing = contextlib.ExitStack()
@@ -150,13 +144,13 @@ class SoundTrack:
 
 def _of_one_kind(frames: Iterator[Any]) -> Iterator[Any]:
     """What follows in another format, layout or rate, as in broadcasts, made like the first."""
-    first, other, resampler = None, None, None
+    first, last, resampler = None, None, None
     for frame in frames:
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         first = first or kind
-        if kind not in (first, other):
-            other, resampler = kind, av.AudioResampler(*first)
-        yield from [frame] if kind == first or resampler is None else resampler.resample(frame)
+        if kind != last:
+            last, resampler = kind, av.AudioResampler(*first) if kind != first else None
+        yield from resampler.resample(frame) if resampler else [frame]
 
 
 def _filling(frame: av.AudioFrame, unit: Fraction) -> Graph:

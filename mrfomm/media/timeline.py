@@ -32,7 +32,7 @@ def running_on(
         if not parts or decoded is not None and not last - slip <= decoded <= end + longest:
             parts.append([])
             last = shown - slip if decoded is None else decoded
-        last, end = last if decoded is None else decoded, shown + duration
+        last, end = (last if decoded is None else decoded), shown + duration
         parts[-1].append((shown, duration))
     spans: list[Span] = []
     ahead = [Fraction(0)]
@@ -44,12 +44,8 @@ def running_on(
 
 
 class Clock:
-    """Runs on where a container's clock is set anew on the way, as in broadcasts: there, no time passes.
-
-    Args:
-        start: the container's time that is 0 here, in seconds.
-        ahead: what stamps are ahead of this clock, from one such place to the next; of :func:`running_on`.
-    """
+    """Runs on where a container's clock is set anew on the way, as in broadcasts: there, no time passes. ``start`` is
+    0 here, in seconds; ``ahead`` is what stamps are ahead from one such place to the next (:func:`running_on`)."""
 
     def __init__(self, start: Fraction, ahead: Sequence[Fraction]) -> None:
         self._start, self._ahead = start, list(ahead)
@@ -67,15 +63,12 @@ class Clock:
 
 
 def constant_rate(steps: list[Fraction], guess: Fraction | None) -> Fraction:
-    """Frames per second of the coarsest usual grid on which no frame comes late.
+    """Frames per second of the coarsest usual grid on which no frame comes late: FFmpeg's ``guess``, which is the
+    coarsest that all stamps lie on, or a rate near the typical step's; pauses don't lower it.
 
-    Args:
-        steps: seconds from each frame to the next, in order; the last one's duration too, where it is known.
-        guess: what FFmpeg takes the rate for: the coarsest grid that all stamps lie on.
-
-    Returns:
-        The guess or a rate near the typical step's; pauses don't lower it. Frames that come too unevenly for any grid
-        are placed in order on that of their typical step, or a denser one, if they fell behind the sound there.
+    ``steps`` are the seconds from each frame to the next, in order, and the last one's duration, where it is known.
+    Frames that come too unevenly for any grid are placed in order on that of their typical step, or a denser one, if
+    they fell behind the sound there.
     """
     positive = [step for step in steps if step > 0]
     usual = [guess] if guess and guess <= _COARSE else []
@@ -107,12 +100,8 @@ def _lateness(steps: list[Fraction], rate: Fraction) -> float:
 
 
 def on_grid(frames: Iterable[tuple[Fraction, Fraction, _T]], rate: Fraction) -> Iterator[_T]:
-    """Yield every frame once, and again while it is still shown; the first one also before it.
-
-    Args:
-        frames: (time, duration, frame), in seconds since the first place.
-        rate: of the grid, places per second.
-    """
+    """Yield every frame once, and again while it is still shown; the first one also before it. ``frames`` are (time,
+    duration, frame), in seconds since the first of the grid's places, of which there are ``rate`` a second."""
     shown, end, last = 0, Fraction(0), None
     for time, duration, frame in frames:
         place = max(shown + (last is not None), nearest(time * rate))

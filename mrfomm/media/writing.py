@@ -33,20 +33,20 @@ class _Container(NamedTuple):
     codec: str = "libx264"
     pixels: str = "yuv420p"
     multiple: int = 2  # what height and width must be a multiple of
-    options: tuple[tuple[str, str], ...] = (("crf", "18"),)
-    muxing: tuple[tuple[str, str], ...] = ()
+    options: dict[str, str] = {"crf": "18"}
+    muxing: dict[str, str] = {}
     copied_audio: tuple[str, ...] = ()  # the codecs that players expect in it
     other_audio: str = "aac"  # the encoder for all others; "": the container has no sound
 
 
-_MP4 = _Container(muxing=(("movflags", "+faststart"),), copied_audio=("aac", "mp3", "mp3float"))
+_MP4 = _Container(muxing={"movflags": "+faststart"}, copied_audio=("aac", "mp3", "mp3float"))
 _CONTAINERS = {
     ".mp4": _MP4,
     ".mov": _MP4,
     ".mkv": _Container(copied_audio=("aac", "mp3", "mp3float", "opus", "vorbis", "flac")),
     # AVI has no time stamps: B-frames and a codec's delay would move the pictures
-    ".avi": _Container(options=(("crf", "18"), ("bf", "0")), other_audio="pcm_s16le"),
-    ".gif": _Container("gif", "pal8", 1, (), other_audio=""),
+    ".avi": _Container(options={"crf": "18", "bf": "0"}, other_audio="pcm_s16le"),
+    ".gif": _Container("gif", "pal8", 1, {}, other_audio=""),
 }
 
 
@@ -72,6 +72,7 @@ class FrameSink:
 
 
 def _png_writer(folder: Path, comment: str | None) -> Callable[[np.ndarray, int], None]:
+    """Make the folder; the function returned puts the n-th frame into it."""
     text = PngImagePlugin.PngInfo()
     text.add(_MARK, b"")
     if comment is not None:
@@ -90,24 +91,34 @@ class _Movie:
 
     def __init__(self, path: Path, rate: Fraction, sound: Sound | None, comment: str | None) -> None:
         self._path, self._rate, self._sound, self._comment = path, rate, sound, comment
+        self._kind = _CONTAINERS[path.suffix]
         self._closing = contextlib.ExitStack()
+        self._track: SoundTrack | None = None
 
     def _begin(self, shape: tuple[int, ...]) -> None:
-        kind = _CONTAINERS[self._path.suffix]
-        self._shape, self._padding = shape, [(0, -length % kind.multiple) for length in shape[:2]]
-        height, width = (length + more for length, (_, more) in zip(shape, self._padding))
-        self._container = av.open(f"file:{self._path}", "w", options=dict(kind.muxing))
+        self._shape, self._padding = shape, [(0, -length % self._kind.multiple) for length in shape[:2]]
+        self._container = av.open(f"file:{self._path}", "w", options=dict(self._kind.muxing))
         self._closing.callback(self._container.close)
         if self._comment is not None:
             self._container.metadata["comment"] = self._comment
-        self._stream = cast(VideoStream, self._container.add_stream(kind.codec, self._rate, dict(kind.options)))
-        _describe(self._stream, width, height, kind.pixels)
-        self._stream.codec_context.time_base = 1 / self._rate
-        self._graph = _filters(width, height, self._rate, kind.pixels)
-        self._track = None
-        if self._sound is not None and kind.other_audio:
-            self._track = SoundTrack(self._sound, self._container, kind.copied_audio, kind.other_audio)
+        height, width = (length + more for length, (_, more) in zip(shape, self._padding))
+        self._stream = self._picture_stream(width, height)
+        self._graph = _filters(width, height, self._rate, self._kind.pixels)
+        if self._sound is not None and self._kind.other_audio:
+            self._track = SoundTrack(self._sound, self._container, self._kind.copied_audio, self._kind.other_audio)
             self._closing.callback(self._track.close)
+
+    def _picture_stream(self, width: int, height: int) -> VideoStream:
+        """One that says in which colours its frames are."""
+        stream = cast(VideoStream, self._container.add_stream(self._kind.codec, self._rate, dict(self._kind.options)))
+        stream.width, stream.height, stream.pix_fmt = width, height, self._kind.pixels
+        context = stream.codec_context
+        context.time_base = 1 / self._rate
+        context.thread_count = 1  # the same bytes on every machine
+        if self._kind.pixels != "pal8":
+            context.colorspace, context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return stream
 
     def put(self, frame: np.ndarray, number: int) -> None:
         if not number:
@@ -119,6 +130,11 @@ class _Movie:
         self._encode(picture)
         if self._track is not None:
             self._track.write_to((number + 1) / self._rate)
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        self._graph.push(picture)
+        for frame in pulled(self._graph):
+            self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
         self._encode(None)
@@ -132,21 +148,6 @@ class _Movie:
     def close(self) -> None:
         with contextlib.suppress(av.FFmpegError):  # told already, if anything was to be told
             self._closing.close()
-
-    def _encode(self, picture: av.VideoFrame | None) -> None:
-        self._graph.push(picture)
-        for frame in pulled(self._graph):
-            self._container.mux(self._stream.encode(cast(av.VideoFrame, frame)))
-
-
-def _describe(stream: VideoStream, width: int, height: int, pixels: str) -> None:
-    """Set the size, and say in which colours the frames are."""
-    context = stream.codec_context
-    context.thread_count = 1  # the same bytes on every machine
-    stream.width, stream.height, stream.pix_fmt = width, height, pixels
-    if pixels != "pal8":
-        context.colorspace, context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
 
 def _filters(width: int, height: int, rate: Fraction, pixels: str) -> Graph:
@@ -242,8 +243,9 @@ def _checked_rate(target: Path, fps: float) -> Fraction:
     is_gif = target.suffix.lower() == ".gif" and not target.is_dir()
     fastest = _FASTEST_GIF if is_gif else 1000
     if not 0.01 <= fps <= fastest:
-        told = "browsers show no faster gif: give an .mp4" if is_gif and fps > fastest else ""
-        raise UserError(f"{target}: {fps} frames per second; {told or f'give a number from 0.01 to {fastest}'}")
+        is_fast_gif = is_gif and fps > fastest
+        told = "browsers show no faster gif: give an .mp4" if is_fast_gif else f"give a number from 0.01 to {fastest}"
+        raise UserError(f"{target}: {fps} frames per second; {told}")
     return Fraction(float(fps)).limit_denominator(1001)  # 23.976... becomes 24000/1001 again
 
 
