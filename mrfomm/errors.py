@@ -33,11 +33,8 @@ class UserError(Exception):
 
 
 def check_is_file(path: AnyPath) -> None:
-    """Refuse a path that is no regular file that may be read. A pipe might never begin, a device never end.
-
-    Raises:
-        UserError: missing, a folder, a pipe, a socket or a device, or it can't be opened.
-    """
+    """Raise a UserError for a path that is missing or no regular file that may be read. A pipe might never begin, a
+    device never end."""
     with named(path, "can't be opened"):
         try:
             mode = os.stat(path).st_mode
@@ -161,10 +158,8 @@ def _code_of_lost_output() -> int:
 
 
 def as_reported(error: BaseException) -> BaseException:
-    """An error as it is reported: as a UserError if the system refused a file, without nnabla's wrapping, or as it is.
-
-    The error of a function of ours inside an nnabla graph comes out as a SystemError.
-    """
+    """An error as it is reported: as a UserError if the system refused a file, or as it is. The error of a function of
+    ours inside an nnabla graph comes out as a SystemError; it is unwrapped."""
     if isinstance(error, SystemError) and error.__cause__:
         error = error.__cause__
     if not isinstance(error, OSError) or (error.filename is None and error.errno not in _REMEDIES):

@@ -47,11 +47,8 @@ def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> s
 
 
 def read(path: AnyPath) -> dict[str, Any]:
-    """The dictionary that ``describe`` put into a video, a gif, a PNG or a folder of PNGs.
-
-    Raises:
-        UserError: there is none in it, or the file can't be read.
-    """
+    """The dictionary that ``describe`` put into a video, a gif, a PNG or a folder of PNGs. A UserError if there is none
+    in it, or the file can't be read."""
     comment = read_comment(path)
     try:
         record = json.loads(comment or "")

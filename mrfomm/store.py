@@ -29,11 +29,8 @@ def named_writing(path: AnyPath) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def whole_file(path: AnyPath) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``path`` at the end, and only if all went well. Its folder is made if need
-    be. Where several processes write the file at once, each has its own path to write to, and the last one stays.
-
-    Raises:
-        UserError: what was written inside, or the file itself, didn't find room or permission.
-    """
+    be. Where several processes write the file at once, each has its own path to write to, and the last one stays. An
+    OSError inside, such as a lack of room, becomes a UserError."""
     path = Path(path)
     # the name ends like the file's: writers choose their format by that
     aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -49,13 +46,11 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: AnyPath) -> Iterator[Path]:
-    """Yield a new folder to fill; it takes the place of ``path`` at the end, if all went well.
+    """Yield a new folder to fill; it takes the place of ``path`` at the end, if all went well. An OSError inside
+    becomes a UserError.
 
     Its files are synchronised first, and what stood there is renamed before it is deleted: under its own name the
     folder is whole, whenever the program is killed. Names of what isn't whole are hidden and end in PARTIAL or OLD.
-
-    Raises:
-        UserError: what was written inside, or the folder itself, didn't find room or permission.
     """
     path = Path(path)
     aside = own_name(path, PARTIAL)
@@ -104,12 +99,8 @@ def _replace(aside: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
     """Yield a folder for unfinished output on the target's disk: beside it, or inside one that is there, maybe a mount
-    point. It is locked, and in the end deleted. Those that killed runs have left, without a lock, are deleted first.
-
-    Raises:
-        UserError: another run writes into the same folder.
-        OSError: the place can't be written.
-    """
+    point. It is locked, and in the end deleted. Those that killed runs have left, without a lock, are deleted first. A
+    UserError if another run writes into the same folder; an OSError if it can't be written."""
     home = target if target.is_dir() else target.parent
     home.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
@@ -136,11 +127,8 @@ def is_staging(name: str) -> bool:
 @contextlib.contextmanager
 def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
     """Let no other process hold a folder's lock meanwhile; ``make``: make the folder if it isn't there. The lock ends
-    with the process, however that ends; the empty file ``.lock`` stays.
-
-    Raises:
-        UserError: another process holds it, or the folder can't be written to.
-    """
+    with the process, however that ends; the empty file ``.lock`` stays. A UserError if another process holds it, or the
+    folder can't be written to."""
     with contextlib.ExitStack() as held:
         with named_writing(folder):
             if make:
@@ -172,11 +160,8 @@ def _another_run(folder: AnyPath) -> UserError:
 
 def files_below(folder: AnyPath, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """The files in a folder and its subfolders, in order, without hidden ones. Links are followed, though not back to a
-    folder above; one that leads nowhere counts as a file.
-
-    Raises:
-        UserError: one of the folders can't be listed; rglob() would pass over it.
-    """
+    folder above; one that leads nowhere counts as a file. A UserError if one of the folders can't be listed, which
+    rglob() would pass over."""
     real = os.path.realpath(folder)
     if real in above:
         return

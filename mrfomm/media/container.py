@@ -94,11 +94,8 @@ def is_broadcast(container: InputContainer) -> bool:
 
 
 def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
-    """The stream that players show (:func:`shown`), ready to be decoded.
-
-    Raises:
-        UserError: there is none, it can't be decoded, or its frames are too large.
-    """
+    """The stream that players show (:func:`shown`), ready to be decoded. A UserError if there is none, it can't be
+    decoded, or its frames are too large."""
     stream = shown(container)
     if stream is None:
         raise unreadable(path, "no pictures in it")
@@ -209,11 +206,8 @@ def start(container: InputContainer, rate: Fraction, pictures: Course) -> Fracti
 
 
 def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
-    """The packets of one stream; those that are empty carry nothing but time.
-
-    Raises:
-        Damage: the file ends too early, or is damaged between two packets.
-    """
+    """The packets of one stream; those that are empty carry nothing but time. Damage is raised where the file ends too
+    early, or is damaged between two packets."""
     for packet, _, complaint in _read(container, stream, False):
         if complaint and (packet is None or not is_broadcast(container)):  # there, decoding tells what is damaged
             raise Damage(complaint)
@@ -222,13 +216,8 @@ def packets(container: InputContainer, stream: Stream) -> Iterator[av.Packet]:
 
 
 def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames of one stream. Any error that FFmpeg reports ends them: a frame it patched up wasn't filmed so.
-
-    A broadcast begins with its first key frame: what is cut off before it is no damage.
-
-    Raises:
-        Damage: after the good frames.
-    """
+    """The frames of one stream. Any error that FFmpeg reports ends them, by Damage: a frame it patched up wasn't filmed
+    so. A broadcast begins with its first key frame: what is cut off before it is no damage."""
     has_begun = not is_broadcast(container)
     for _, frames, complaint in _read(container, stream, True):
         is_bad = complaint or any(frame.is_corrupt for frame in frames)

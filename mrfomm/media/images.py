@@ -31,11 +31,9 @@ def read_image(path: AnyPath) -> np.ndarray:
     """Read an image file as uint8 [H,W,3], in sRGB, turned upright by its EXIF orientation.
 
     An embedded colour profile is converted; transparent pixels are laid over white. Of 16 bits the high byte is kept,
-    as libpng and OpenCV do; grey, CMYK and palette images become RGB; of an animation the first frame is read.
-
-    Raises:
-        UserError: missing, a folder, not an image, truncated, 32 bits per channel, or too many pixels
-            (Pillow's own limit against decompression bombs, 89 megapixels).
+    as libpng and OpenCV do; grey, CMYK and palette images become RGB; of an animation the first frame is read. A
+    UserError tells of a file that is missing, a folder, no image or truncated, of 32 bits per channel, and of more than
+    89 megapixels (Pillow's own limit against decompression bombs).
     """
     with _opened(path) as image:
         image.load()
@@ -106,10 +104,8 @@ def over_white(image: np.ndarray) -> np.ndarray:
 
 
 def fit(frame: np.ndarray, size: int) -> np.ndarray:
-    """Cut the central square out of uint8 [H,W,3] and resize it to uint8 [size,size,3].
-
-    Shrinking averages areas, growing is bilinear. A frame that has the size already is returned as it is.
-    """
+    """Cut the central square out of uint8 [H,W,3] and resize it to uint8 [size,size,3]. Shrinking averages areas,
+    growing is bilinear. A frame that has the size already is returned as it is."""
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

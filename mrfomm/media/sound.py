@@ -34,11 +34,8 @@ class Sound(NamedTuple):
 
 def find_sound(path: AnyPath, fps: Fraction) -> Sound | None:
     """The default sound track of a clip or sound file, or the next one that can be decoded; None if it has none.
-    ``fps`` is the rate at which the clip's pictures are shown.
-
-    Raises:
-        UserError: the file can't be opened, or none of its tracks can be decoded.
-    """
+    ``fps`` is the rate at which the clip's pictures are shown. A UserError if the file can't be opened, or none of its
+    tracks decoded."""
     with containers.open_container(path) as container:
         tracks = containers.sound_streams(container)
         if not tracks:

@@ -58,12 +58,8 @@ class FrameSink:
         self._target, self._put = target, put
 
     def write(self, frame: np.ndarray) -> None:
-        """Add one frame, uint8 [H,W,3] RGB.
-
-        Raises:
-            UserError: the disk is full or the encoder fails.
-            ValueError: not such an array, or not the size of the frames before it in a video or gif.
-        """
+        """Add one frame, uint8 [H,W,3] RGB: a ValueError if it isn't, or not of the size of the frames before it in a
+        video or gif; a UserError if the disk is full or the encoder fails."""
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [H,W,3], not {frame.dtype} {list(frame.shape)}")
         with _named_errors(self._target):
