@@ -13,7 +13,7 @@ import imageio.v2 as imageio
 import numpy as np
 import tiny
 
-from mrfomm.app.gate import files_below
+from mrfomm.app.visitors import files_below
 from mrfomm.media.writing import open_sink
 
 ROOT = Path(__file__).parent.parent

@@ -4,15 +4,18 @@ All runs on this machine, one job at a time, and nothing is asked of others. Wha
 is removed after a while, and all of it when the server ends.
 """
 
+import argparse
 import logging
 import os
 import signal
 import tempfile
 import threading
+from types import ModuleType
+from typing import Any
 
 from mrfomm import bundled
-from mrfomm.app.gate import Gate, Sessions, cleaning
 from mrfomm.app.studio import Limits, Workshop
+from mrfomm.app.visitors import Sessions, cleaning
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.runtime.context import CONTEXTS
@@ -21,7 +24,7 @@ LOCAL = ("127.0.0.1", "localhost")
 STORED = 50  # the largest uploads that all visitors together may leave here
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__)
     add = parser.add_argument
@@ -37,7 +40,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def check(args):
+def check(args: argparse.Namespace) -> Limits:
     """Refuse arguments that make no sense, before any work; returns Limits."""
     for name in ("max_megabytes", "max_frames", "queue", "keep"):
         value = getattr(args, name)
@@ -46,7 +49,7 @@ def check(args):
     return Limits(args.max_megabytes, args.max_frames, args.queue)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
@@ -61,21 +64,22 @@ def main(arguments=None):
         page_module = _import_page()
         page = page_module.build_page(studio, folder, sessions, in_words(args.keep))
         try:
-            address = serve(page, page_module, args, folder, sessions)
+            address = serve(page, args, folder, sessions, page_module.looks())
             with cleaning(folder, 60 * args.keep):
                 print(address, flush=True)
                 threading.Event().wait()
         finally:
             page.close(verbose=False)
+    return 0
 
 
-def in_words(minutes):
+def in_words(minutes: float) -> str:
     """Minutes for people: "4 hours", "90 minutes"."""
     number, unit = (minutes / 60, "hour") if minutes >= 60 and minutes % 60 == 0 else (minutes, "minute")
     return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
-def _import_page():
+def _import_page() -> ModuleType:
     """Late, as Gradio is an extra that takes seconds and reads its settings when it is imported."""
     try:
         from mrfomm.app import page
@@ -84,8 +88,8 @@ def _import_page():
     return page
 
 
-def serve(page, page_module, args, folder, sessions):
-    """Start the server in threads; returns its address.
+def serve(page: Any, args: argparse.Namespace, folder: str, sessions: Sessions, looks: dict[str, Any]) -> str:
+    """Start the server in threads; returns its address. ``looks``: options of Gradio's launch().
 
     Raises:
         UserError: the port is taken, or the host isn't one of this machine's addresses.
@@ -93,37 +97,23 @@ def serve(page, page_module, args, folder, sessions):
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from mrfomm.app.gate import Gate
+
     upload = round(args.max_megabytes * 10**6)
     # else a page from elsewhere whose name leads to this machine could use it (DNS rebinding)
-    names = [*LOCAL] if args.host in LOCAL else ["*"]
-    middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=names),
-        Middleware(Gate, folder=folder, sessions=sessions, upload=upload, stored=STORED * upload),
-    ]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL] if args.host in LOCAL else ["*"])
+    gate = Middleware(Gate, folder=folder, sessions=sessions, upload=upload, stored=STORED * upload)
+    options = {"quiet": True, "prevent_thread_lock": True, "max_file_size": upload, "footer_links": [], **looks}
+    unused = ("share", "run_history", "enable_monitoring", "ssr_mode", "pwa", "mcp_server")
+    options.update(dict.fromkeys(unused, False), app_kwargs={"middleware": [hosts, gate]})
     try:
-        _, address, _ = page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=upload,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            css=page_module.STYLE,
-            theme=page_module.theme(),
-            app_kwargs={"middleware": middleware},
-        )
+        _, address, _ = page.launch(server_name=args.host, server_port=args.port, **options)
     except OSError as error:
         raise UserError(f"--host {args.host} --port {args.port}: can't listen there ({error})") from error
     return address
 
 
-def command():
+def command() -> None:
     """The console command."""
     run_command(main)
 

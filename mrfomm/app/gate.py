@@ -1,8 +1,8 @@
 """What stands between the network and Gradio.
 
 Gradio 6 serves more than one page needs: a proxy, files of other servers, an interface for programs, recordings. The
-gate lets through what the page itself asks for, within limits on size, and answers the rest. It also sees who still
-waits for a result, so that no job goes on for somebody who has left.
+gate lets through what the page itself asks for, within limits on size, and answers the rest. It also tells Sessions
+who listens.
 """
 
 import contextlib
@@ -10,13 +10,15 @@ import json
 import logging
 import os
 import re
-import threading
-import time
-from collections import Counter
-from pathlib import Path
-from urllib.parse import parse_qs
+from typing import Any
 
-from mrfomm.errors import UserError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mrfomm.app.visitors import Sessions, stored_bytes
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,11 @@ log = logging.getLogger(__name__)
 CONTENT_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'"
 )
-HEADERS = (
-    (b"content-security-policy", CONTENT_POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
+HEADERS = {
+    "content-security-policy": CONTENT_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 API = "/gradio_api/"
 FILES = f"{API}file="
 READ = re.compile(
@@ -37,59 +39,10 @@ READ = re.compile(
 )
 UPLOAD = f"{API}upload"
 WRITE = re.compile(rf"{API}(upload|queue/join|run/predict|cancel|reset)")  # predict: what does not queue
-MULTIPART = re.compile(rb'multipart/form-data; *boundary="?([\w-]{1,70})"?')  # as browsers write it
+MULTIPART = re.compile(r'multipart/form-data; *boundary="?([\w-]{1,70})"?')  # as browsers write it
 PARTS = 32  # files of one upload
 SMALL = 1_000_000  # bytes of a body that is no upload
 OVERHEAD = 100_000  # bytes of an upload beside its files
-BLOCK = 4096  # bytes that even an empty file counts for
-PATIENCE = 20.0  # seconds that a job goes on without anybody listening: a page asks first, then listens
-
-
-class StoppedError(UserError):
-    """The job's visitor has stopped or replaced it, or left: nobody waits for its result or for an error."""
-
-
-class Sessions:
-    """Which visitors listen for results, and the job of each."""
-
-    def __init__(self, patience=PATIENCE):
-        self._patience = patience
-        self._listening = Counter()
-        self._current = {}
-
-    @contextlib.contextmanager
-    def listening(self, session):
-        """While a connection for the session's results is open."""
-        self._listening[session] += 1
-        try:
-            yield
-        finally:
-            self._listening[session] -= 1
-            if not self._listening[session]:
-                del self._listening[session]
-
-    def stop(self, session):
-        """End the session's job at its next frame."""
-        self._current.pop(session, None)
-
-    @contextlib.contextmanager
-    def job(self, session):
-        """Yield a function that raises StoppedError once the job was stopped or replaced, or nobody listens."""
-        token = self._current[session] = object()
-        heard = time.monotonic()
-
-        def check():
-            nonlocal heard
-            if self._listening[session]:
-                heard = time.monotonic()
-            if self._current.get(session) is not token or time.monotonic() - heard > self._patience:
-                raise StoppedError("stopped")
-
-        try:
-            yield check
-        finally:
-            if self._current.get(session) is token:
-                self.stop(session)
 
 
 class Gate:
@@ -100,7 +53,7 @@ class Gate:
         sessions: Sessions. upload, stored: most bytes of one upload and of all files in the folder.
     """
 
-    def __init__(self, application, folder, sessions, upload, stored):
+    def __init__(self, application: ASGIApp, folder: str, sessions: Sessions, upload: int, stored: int) -> None:
         self._application = application
         self._folder = os.path.realpath(folder)
         self._sessions = sessions
@@ -108,96 +61,91 @@ class Gate:
         self._stored = stored
         self._arriving = 0  # bytes of uploads that are under way
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through; what is neither HTTP nor the server's own start and end is dropped."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
         if scope["type"] == "lifespan":
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, _with_headers(send))
+            try:
+                await self._answer(Request(scope, receive), receive, send_with_headers)
+            except HTTPException as refusal:
+                answer = PlainTextResponse(refusal.detail, refusal.status_code, {"connection": "close"})
+                await answer(scope, receive, send_with_headers)
 
-    async def _answer(self, scope, receive, send):
-        method, path = scope["method"], scope["path"]
-        if method in ("GET", "HEAD") and path.startswith(FILES):
-            if not self._is_ours(path[len(FILES) :]):
-                return await _refuse(send, 403, "no such file")
-        elif method == "POST" and WRITE.fullmatch(path):
-            return await self._write(scope, receive, send)
-        elif method not in ("GET", "HEAD") or not READ.fullmatch(path):
-            return await _refuse(send, 404, "not a part of this page")
-        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
+        method, path = request.method, request.scope["path"]
+        if method == "POST" and WRITE.fullmatch(path):
+            return await self._write(request, receive, send)
+        if method not in ("GET", "HEAD") or not (path.startswith(FILES) or READ.fullmatch(path)):
+            raise HTTPException(404, "not a part of this page")
+        if path.startswith(FILES):
+            self._check_ours(path[len(FILES) :])
+        session = request.query_params.get("session_hash", "")
         with self._sessions.listening(session) if path.endswith("/queue/data") else contextlib.nullcontext():
-            return await self._application(scope, receive, send)
+            return await self._application(request.scope, receive, send)
 
-    async def _write(self, scope, receive, send):
+    async def _write(self, request: Request, receive: Receive, send: Send) -> None:
         """Answer a POST: its length must be given, as all browsers do, and be within the limits."""
-        path, length = scope["path"], _length(scope)
-        most = self._upload + OVERHEAD if path == UPLOAD else SMALL
-        if length is None:
-            return await _refuse(send, 411, "a length is needed")
-        if length > most:
-            if length <= 10 * most:  # a browser that is not heard to the end shows no reason
-                await _discard(receive)
-            return await _refuse(send, 413, f"too large; give up to {most / 1e6:.1f} MB at once")
-        if path == UPLOAD:
-            return await self._store(length, scope, receive, send)
-        body = await _read(receive)
-        if not all(map(self._is_ours, _paths_in(body))):
-            return await _refuse(send, 403, "no such file")
-        return await self._application(scope, _replay(body, receive), send)
+        is_upload, told = request.scope["path"] == UPLOAD, request.headers.get("content-length", "")
+        most = self._upload + OVERHEAD if is_upload else SMALL
+        if not re.fullmatch("[0-9]{1,15}", told):
+            raise HTTPException(411, "a length is needed")
+        if int(told) > most:
+            if int(told) <= 10 * most:  # a browser that is not heard to the end shows no reason
+                await _read(receive)
+            raise HTTPException(413, f"too large; give up to {most / 1e6:.1f} MB at once")
+        if is_upload:
+            return await self._store(int(told), request, receive, send)
+        waiting: list[Message] = [{"type": "http.request", "body": await _read(receive), "more_body": False}]
+        for file in _paths_in(waiting[0]["body"]):
+            self._check_ours(file)
 
-    async def _store(self, length, scope, receive, send):
+        async def replay() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        return await self._application(request.scope, replay, send)
+
+    async def _store(self, length: int, request: Request, receive: Receive, send: Send) -> None:
         """Answer an upload, if there is room for it. Gradio has no answer to some that are malformed or cut off."""
         if stored_bytes(self._folder) + self._arriving + length > self._stored:
-            return await _refuse(send, 503, "no room for more files; try again later")
-        mark = MULTIPART.fullmatch(dict(scope["headers"]).get(b"content-type", b""))
+            raise HTTPException(503, "no room for more files; try again later")
+        mark = MULTIPART.fullmatch(request.headers.get("content-type", ""))
         if not mark:
-            await _discard(receive)
-            return await _refuse(send, 400, "not an upload of a browser")
+            await _read(receive)
+            raise HTTPException(400, "not an upload of a browser")
         begun = []
 
-        async def send_and_note(message):
+        async def send_and_note(message: Message) -> None:
             begun.append(message["type"])
             await send(message)
 
         self._arriving += length
         try:
-            return await self._application(scope, _counted(receive, b"--" + mark.group(1)), send_and_note)
+            await self._application(request.scope, _counted(receive, b"--" + mark[1].encode()), send_and_note)
         except Exception as error:
             if begun:
                 raise
             log.warning("an upload failed: %r", error)
-            return await _refuse(send, 400, "not a whole upload; try again")
+            raise HTTPException(400, "not a whole upload; try again") from error
         finally:
             self._arriving -= length
 
-    def _is_ours(self, path):
-        """Whether a path is that of a file in the folder, whatever links and dots are in it."""
-        if not isinstance(path, str) or "\0" in path:
-            return False
-        real = os.path.realpath(path)
-        return real.startswith(self._folder + os.sep) and os.path.isfile(real)
+    def _check_ours(self, path: Any) -> None:
+        """Refuse what isn't the path of a file in the folder, whatever links and dots are in it."""
+        if isinstance(path, str) and "\0" not in path:
+            real = os.path.realpath(path)
+            if real.startswith(self._folder + os.sep) and os.path.isfile(real):
+                return
+        raise HTTPException(403, "no such file")
 
 
-def _with_headers(send):
-    async def send_with_headers(message):
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
-        await send(message)
-
-    return send_with_headers
-
-
-async def _refuse(send, status, reason):
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": reason.encode()})
-
-
-def _length(scope):
-    text = dict(scope["headers"]).get(b"content-length", b"")
-    return int(text) if text.isdigit() else None
-
-
-async def _read(receive):
+async def _read(receive: Receive) -> bytes:
     """The whole body, which the server has bounded by the length that was told."""
     parts, more = [], True
     while more:
@@ -207,16 +155,11 @@ async def _read(receive):
     return b"".join(parts)
 
 
-async def _discard(receive):
-    while (await receive()).get("more_body", False):
-        pass
-
-
-def _counted(receive, mark):
+def _counted(receive: Receive, mark: bytes) -> Receive:
     """A ``receive`` that raises ValueError when there are more parts than PARTS: each is an open file."""
     found, rest = 0, b""
 
-    async def receive_and_count():
+    async def receive_and_count() -> Message:
         nonlocal found, rest
         message = await receive()
         seen = rest + message.get("body", b"")
@@ -229,74 +172,11 @@ def _counted(receive, mark):
     return receive_and_count
 
 
-def _replay(body, receive):
-    """A ``receive`` that gives the body, then what follows it."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay():
-        return waiting.pop() if waiting else await receive()
-
-    return replay
-
-
-def _paths_in(body):
+def _paths_in(body: bytes) -> list[Any]:
     """The paths of all files that a JSON text names; one that is not ours if it is no JSON."""
+    paths: list[Any] = []
     try:
-        todo = [json.loads(body)]
+        json.loads(body, object_pairs_hook=lambda pairs: paths.extend(value for key, value in pairs if key == "path"))
     except (ValueError, RecursionError):
         return [""]
-    paths = []
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict):
-            paths += [item["path"]] if "path" in item else []
-            todo += item.values()
-        elif isinstance(item, list):
-            todo += item
     return paths
-
-
-# Files
-
-
-def files_below(folder):
-    """Path and status of everything in a folder; what is removed meanwhile is left out."""
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            with contextlib.suppress(FileNotFoundError):
-                yield path, path.lstat()
-
-
-def stored_bytes(folder):
-    """Bytes that the files in a folder take; folders and empty files count for a block."""
-    return sum(max(status.st_size, BLOCK) for _, status in files_below(folder))
-
-
-def remove_old(folder, seconds, kept):
-    """Remove what was last changed that long ago or longer, but not the paths ``kept``; then folders left empty."""
-    latest = time.time() - seconds
-    old = [path for path, status in files_below(folder) if status.st_mtime <= latest and path not in kept]
-    for path in sorted(old, key=lambda path: len(path.parts), reverse=True):
-        with contextlib.suppress(OSError):  # a folder that still holds something, or gone already
-            remove = path.rmdir if path.is_dir() else path.unlink
-            remove()
-
-
-@contextlib.contextmanager
-def cleaning(folder, seconds):
-    """Inside the block, a thread removes what is older than that, but not what is there already."""
-    kept = {path for path, _ in files_below(folder)}
-    ended = threading.Event()
-
-    def clean():
-        while not ended.wait(seconds / 10):
-            remove_old(folder, seconds, kept)
-
-    thread = threading.Thread(target=clean, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

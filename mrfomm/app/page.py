@@ -7,13 +7,15 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio
 
 from mrfomm import bundled
-from mrfomm.app.gate import StoppedError
-from mrfomm.app.studio import MAX_REFERENCES, Order
+from mrfomm.app.studio import MAX_REFERENCES, Order, Result, Workshop
+from mrfomm.app.visitors import Sessions, StoppedError
 from mrfomm.errors import UserError, as_reported
 from mrfomm.reenactment.motion import Transfer
 
@@ -49,49 +51,24 @@ STYLE = """
 """
 
 
-def theme():
-    """Colours and fonts; none of them is loaded from elsewhere."""
-    return gradio.themes.Soft(
-        primary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-    )
+def looks() -> dict[str, Any]:
+    """Colours and fonts, as options of launch(); none of them is loaded from elsewhere."""
+    fonts, mono = ["system-ui", "sans-serif"], ["monospace"]
+    theme = gradio.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)
+    return {"css": STYLE, "theme": theme}
 
 
-def build_page(studio, folder, sessions, kept):
-    """The page as gradio.Blocks.
-
-    Args:
-        studio: Workshop. folder: of all temporary files. sessions: Sessions. kept: text that says how long.
-    """
-    samples = [str(path) for path in bundled.SAMPLE_REFERENCES]
-    clip = str(bundled.SAMPLE_DRIVING)
+def build_page(studio: Workshop, folder: str, sessions: Sessions, kept: str) -> gradio.Blocks:
+    """The page. ``folder``: of all temporary files; ``kept``: text that says how long they stay."""
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
         gradio.Markdown(ABOUT)
         with gradio.Row():
             with gradio.Column(scale=6):
-                with gradio.Row():
-                    with gradio.Column(min_width=240):
-                        gradio.Markdown(PICTURES)
-                        references = _pictures()
-                    with gradio.Column(min_width=240):
-                        gradio.Markdown(CLIP)
-                        driving = _clip(studio.limits.frames)
-                gradio.Examples(
-                    [[samples, clip], [samples[:1], clip]],
-                    inputs=[references, driving],
-                    label="Examples: click a row",
-                    cache_examples=False,
-                    elem_id="examples",
-                )
+                given = _given(studio.limits.frames)
             with gradio.Column(scale=5):
                 gradio.Markdown(RESULT)
                 beside = gradio.Video(
-                    show_label=False,
-                    interactive=False,
-                    autoplay=True,
-                    loop=True,
-                    buttons=["download"],
-                    height=330,
-                    elem_id="beside",
+                    show_label=False, autoplay=True, loop=True, buttons=["download"], height=330, elem_id="beside"
                 )
                 with gradio.Row():
                     run = gradio.Button("Animate", variant="primary", scale=3, elem_id="run")
@@ -99,77 +76,71 @@ def build_page(studio, folder, sessions, kept):
                 options = _options(studio)
                 hint = gradio.Markdown(HINT)
                 download = gradio.DownloadButton("Download the result alone", visible=False, elem_id="download")
-                notes = gradio.Textbox(label="What was done", visible=False, interactive=False, elem_id="notes")
+                notes = gradio.Textbox(label="What was done", visible=False, elem_id="notes")
         with gradio.Column(visible=False) as shares:
             gradio.Markdown(STRIP)
-            strip = gradio.Image(
-                show_label=False, interactive=False, buttons=["download", "fullscreen"], elem_id="strip"
-            )
+            strip = gradio.Image(show_label=False, buttons=["download", "fullscreen"], elem_id="strip")
         gradio.Markdown(FOOTER.format(kept=kept), elem_id="footer")
-        job = run.click(
-            _job(studio, folder, sessions),
-            inputs=[references, driving, *options],
-            outputs=[beside, download, strip, notes, hint, shares],
-            show_progress_on=beside,
-            api_visibility="private",
-        )
+        work, shown = _job(studio, folder, sessions), [beside, download, strip, notes, hint, shares]
+        job = run.click(work, [*given, *options], shown, show_progress_on=beside, api_visibility="private")
         stop.click(_stop(sessions), queue=False, cancels=[job], api_visibility="private")
     return page.queue(max_size=studio.limits.queue, default_concurrency_limit=1, api_open=False)
 
 
-def _pictures():
-    return gradio.Gallery(
-        label=f"1 to {MAX_REFERENCES} pictures",
-        sources=["upload", "webcam", "clipboard"],
-        file_types=["image"],
-        columns=2,
-        height=290,
-        object_fit="contain",
-        buttons=[],
-        interactive=True,
-        elem_id="references",
-    )
+def _given(frames: int) -> list[gradio.components.Component]:
+    """What the visitor gives: pictures, and a clip of at most ``frames``."""
+    camera = gradio.WebcamOptions(mirror=False, constraints={"video": CAMERA})
+    with gradio.Row():
+        with gradio.Column(min_width=240):
+            gradio.Markdown(PICTURES)
+            references = gradio.Gallery(
+                label=f"1 to {MAX_REFERENCES} pictures",
+                sources=["upload", "webcam", "clipboard"],
+                file_types=["image"],
+                height=290,
+                object_fit="contain",
+                buttons=[],
+                elem_id="references",
+            )
+        with gradio.Column(min_width=240):
+            gradio.Markdown(CLIP)
+            name = f"1 clip, up to {frames} frames"
+            driving = gradio.Video(
+                label=name, sources=["upload", "webcam"], buttons=[], webcam_options=camera, elem_id="driving"
+            )
+    samples, clip = [str(path) for path in bundled.SAMPLE_REFERENCES], str(bundled.SAMPLE_DRIVING)
+    rows, given = [[samples, clip], [samples[:1], clip]], [references, driving]
+    gradio.Examples(rows, given, label="Examples: click a row", cache_examples=False, elem_id="examples")
+    return given
 
 
-def _clip(frames):
-    return gradio.Video(
-        label=f"1 clip, up to {frames} frames",
-        sources=["upload", "webcam"],
-        buttons=[],
-        webcam_options=gradio.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
-        elem_id="driving",
-    )
-
-
-def _options(studio):
+def _options(studio: Studio) -> list[gradio.components.Component]:
     """motion, fusion, adapt_scale, crop."""
-    modes = [(FUSIONS[mode], mode) for mode in studio.fusion_modes]
-    trained, mode = modes[0]
+    (trained, mode), *others = [(FUSIONS[mode], mode) for mode in studio.fusion_modes]
+    modes = [(f"{trained}, as trained", mode), *others]
     with gradio.Accordion("Options", open=False, elem_id="options"):
         with gradio.Row():
             motion = gradio.Radio(MOTIONS, value="relative", label="Motion")
-            fusion = gradio.Dropdown(
-                [(f"{trained}, as trained", mode), *modes[1:]], value=mode, label="How the pictures are joined"
-            )
+            fusion = gradio.Dropdown(modes, value=mode, label="How the pictures are joined")
         crop = gradio.Checkbox(label="Find the face and crop to it, in pictures and clip")
         adapt_scale = gradio.Checkbox(label="Scale relative motion by the sizes of the faces")
-    return motion, fusion, adapt_scale, crop
+    return [motion, fusion, adapt_scale, crop]
 
 
-def _job(studio, folder, sessions):
+def _job(studio: Studio, folder: str, sessions: Sessions) -> Callable[..., list[Any]]:
     """The function behind the button Animate, of the components' values."""
 
     def animate(
-        references,
-        driving,
-        motion,
-        fusion,
-        adapt_scale,
-        crop,
+        references: list[tuple[str, Any]] | None,
+        driving: str,
+        motion: str,
+        fusion: str,
+        adapt_scale: bool,
+        crop: bool,
         request: gradio.Request,
-        bar=gradio.Progress(),  # noqa: B008 - how Gradio is told that there is progress
-    ):
-        def progress(items, total, what):
+        bar: gradio.Progress = gradio.Progress(),  # noqa: B008 - how Gradio is told that there is progress
+    ) -> list[Any]:
+        def progress(items: Iterable[Any], total: int | None, what: str) -> Iterator[Any]:
             for number, item in enumerate(items):
                 check()
                 keep(order)
@@ -180,7 +151,7 @@ def _job(studio, folder, sessions):
         order = Order(paths, driving, fusion, Transfer(motion, adapt_scale and motion == "relative"), crop)
         output = Path(folder, secrets.token_hex(16))  # who does not know the name can't ask for the files
         result = message = None
-        with sessions.job(request.session_hash) as check:  # first, so that Stop finds the job as soon as it is seen
+        with sessions.job(request.session_hash or "") as check:  # first, so that Stop finds the job once it is seen
             output.mkdir()
             bar(0, desc="preparing")
             try:
@@ -190,31 +161,36 @@ def _job(studio, folder, sessions):
             except (UserError, OSError) as error:
                 message = html.escape(without_folder(str(as_reported(error)), folder))
         _release_memory()
-        if result is None:
-            shutil.rmtree(output)
-            if message is None:
-                return [gradio.skip()] * 6
+        if result:
+            return _shown(result, folder)
+        shutil.rmtree(output)
+        if message:
             raise gradio.Error(message, duration=None, title="", print_exception=False)
-        text = "\n".join(without_folder(line, folder) for line in result.notes)
-        return (
-            str(result.beside),
-            gradio.DownloadButton(value=str(result.alone), visible=True),
-            str(result.strip),
-            gradio.Textbox(value=text, lines=len(result.notes), visible=True),
-            gradio.Markdown(visible=False),
-            gradio.Column(visible=True),
-        )
+        return [gradio.skip()] * 6
 
     return animate
 
 
-def _release_memory():
+def _shown(result: Result, folder: str) -> list[Any]:
+    """What becomes of beside, download, strip, notes, hint and shares."""
+    text = "\n".join(without_folder(line, folder) for line in result.notes)
+    return [
+        str(result.beside),
+        gradio.DownloadButton(value=str(result.alone), visible=True),
+        str(result.strip),
+        gradio.Textbox(value=text, lines=len(result.notes), visible=True),
+        gradio.Markdown(visible=False),
+        gradio.Column(visible=True),
+    ]
+
+
+def _release_memory() -> None:
     """Give back to the system what a job has freed; glibc would keep it, for each of the server's threads."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def keep(order):
+def keep(order: Order) -> None:
     """Begin the time anew after which an order's files are removed.
 
     Raises:
@@ -227,13 +203,13 @@ def keep(order):
             raise UserError(f"{path}: was removed meanwhile; give it again") from error
 
 
-def _stop(sessions):
-    def stop(request: gradio.Request):
-        sessions.stop(request.session_hash)
+def _stop(sessions: Sessions) -> Callable[[gradio.Request], None]:
+    def stop(request: gradio.Request) -> None:
+        sessions.stop(request.session_hash or "")
 
     return stop
 
 
-def without_folder(text, folder):
+def without_folder(text: str, folder: str) -> str:
     """One line without the places of temporary files: visitors know their files by name."""
-    return re.sub(rf"{re.escape(str(folder))}/(?:[^/\s]+/)?", "", " ".join(text.split()))
+    return re.sub(rf"{re.escape(folder)}/(?:[^/\s]+/)?", "", " ".join(text.split()))

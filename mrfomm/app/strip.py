@@ -1,5 +1,6 @@
 """The film strip of the page: which picture supplied what, along a clip."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mrfomm.media.pictures import picture, tile
+from mrfomm.reenactment.animator import Breakdown
 
 TILE = 128  # pixels: smaller frames are enlarged
 GAP = 4
@@ -14,9 +16,12 @@ MARGIN = 104  # pixels on the left, for the names of the rows
 HEAD = 44  # pixels at the top, for the times and, above them, the page's buttons
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 INK = (70, 70, 70)
+Shown = tuple[np.ndarray, np.ndarray]
 
 
-def film_strip(references, shown, breakdown, seconds):
+def film_strip(
+    references: Sequence[np.ndarray], shown: Sequence[Shown], breakdown: Breakdown, seconds: Sequence[float]
+) -> np.ndarray:
     """Driving frames, each reference's share of the results, and the results.
 
     Args:
@@ -28,11 +33,22 @@ def film_strip(references, shown, breakdown, seconds):
         reference in front and then its warp times its mask, and the results. Enlarged by a whole number if the frames
         are small.
     """
+    image = film(references, shown, breakdown)
     names = ["driving\nclip", *row_names(breakdown.mask), "result"]
-    return labelled(film(references, shown, breakdown), names, ["", *(f"{second:.1f} s" for second in seconds)])
+    height, width = image.shape[:2]
+    canvas = Image.new("RGB", (MARGIN + width, HEAD + height), "white")
+    canvas.paste(Image.fromarray(image), (MARGIN, HEAD))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), 15)
+    for number, name in enumerate(names):
+        middle = HEAD + (number + 0.5) * (height + GAP) / len(names)
+        draw.multiline_text((8, middle), name, INK, font, anchor="lm", spacing=5)
+    for number, second in enumerate(seconds, 1):
+        middle = MARGIN + (number + 0.5) * (width + GAP) / (1 + len(seconds))
+        draw.text((middle, HEAD - GAP), f"{second:.1f} s", INK, font, anchor="mb")
+    return np.asarray(canvas)
 
 
-def film(references, shown, breakdown):
+def film(references: Sequence[np.ndarray], shown: Sequence[Shown], breakdown: Breakdown) -> np.ndarray:
     """The pictures of ``film_strip``, without names and times."""
     factor = max(1, TILE // len(references[0]))
     blank = np.full_like(references[0], 255)
@@ -43,21 +59,6 @@ def film(references, shown, breakdown):
     return tile([[image.repeat(factor, axis=0).repeat(factor, axis=1) for image in row] for row in rows], GAP)
 
 
-def row_names(mask):
+def row_names(mask: np.ndarray) -> list[str]:
     """What stands before each reference's row: its number and its share of the masks [N,K,1,S,S]."""
     return [f"picture {k}\nsupplies\n{share:.0%}" for k, share in enumerate(mask.mean(axis=(0, 2, 3, 4)), 1)]
-
-
-def labelled(image, names, times):
-    """A picture of equal rows and columns, with the names of its rows on the left and of its columns above."""
-    height, width = image.shape[:2]
-    canvas = Image.new("RGB", (MARGIN + width, HEAD + height), "white")
-    canvas.paste(Image.fromarray(image), (MARGIN, HEAD))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), 15)
-    for number, name in enumerate(names):
-        middle = HEAD + (number + 0.5) * (height + GAP) / len(names)
-        draw.multiline_text((8, middle), name, INK, font, anchor="lm", spacing=5)
-    for number, time in enumerate(times):
-        middle = MARGIN + (number + 0.5) * (width + GAP) / len(times)
-        draw.text((middle, HEAD - GAP), time, INK, font, anchor="mb")
-    return np.asarray(canvas)

@@ -14,7 +14,8 @@ import visitor
 
 from mrfomm import bundled, provenance
 from mrfomm.app import __main__ as app
-from mrfomm.app.gate import CONTENT_POLICY, Sessions
+from mrfomm.app.gate import CONTENT_POLICY
+from mrfomm.app.visitors import Sessions
 from mrfomm.errors import UserError
 from mrfomm.media.reading import open_frames
 

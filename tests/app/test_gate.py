@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mrfomm.app import gate
+from mrfomm.app import gate, visitors
 from mrfomm.errors import UserError
 
 
@@ -17,7 +17,7 @@ from mrfomm.errors import UserError
 def clock(monkeypatch):
     """The gate's clock, which stands still; ``clock.now`` is the test's to set."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(gate, "time", clock)
+    monkeypatch.setattr(visitors, "time", clock)
     return clock
 
 
@@ -29,7 +29,7 @@ def place(tmp_path, clock):
     (folder / "ours.png").write_bytes(b"ours")
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.png").symlink_to(tmp_path / "secret.txt")
-    sessions = gate.Sessions(patience=20)
+    sessions = visitors.Sessions(patience=20)
     guard = gate.Gate(echo, folder=str(folder), sessions=sessions, upload=1000, stored=50_000)
     return SimpleNamespace(gate=guard, folder=folder, sessions=sessions)
 
@@ -223,14 +223,14 @@ def test_old_files_go_and_kept_ones_stay(tmp_path):
     for path in [*tmp_path.rglob("*")]:
         if not re.search("new|mixed$|e$", str(path.relative_to(tmp_path))):
             os.utime(path, (0, 0))
-    gate.remove_old(tmp_path, 60, {tmp_path / "kept", tmp_path / "kept" / "a"})
+    visitors.remove_old(tmp_path, 60, {tmp_path / "kept", tmp_path / "kept" / "a"})
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"kept", "kept/a", "new", "new/c", "mixed", "mixed/e"}
 
 
 def test_cleaning_leaves_what_was_there(tmp_path):
     (tmp_path / "before").write_text("x")
-    with gate.cleaning(tmp_path, 0.2):
+    with visitors.cleaning(tmp_path, 0.2):
         (tmp_path / "visitor").mkdir()
         (tmp_path / "visitor" / "file").write_text("x")
         deadline = time.monotonic() + 600

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import visitor
 
-from mrfomm.app.gate import files_below
+from mrfomm.app.visitors import files_below
 
 pytestmark = pytest.mark.long
 
