@@ -114,7 +114,7 @@ def _given(frames: int) -> list[gradio.components.Component]:
     return given
 
 
-def _options(studio: Studio) -> list[gradio.components.Component]:
+def _options(studio: Workshop) -> list[gradio.components.Component]:
     """motion, fusion, adapt_scale, crop."""
     (trained, mode), *others = [(FUSIONS[mode], mode) for mode in studio.fusion_modes]
     modes = [(f"{trained}, as trained", mode), *others]
@@ -127,7 +127,7 @@ def _options(studio: Studio) -> list[gradio.components.Component]:
     return [motion, fusion, adapt_scale, crop]
 
 
-def _job(studio: Studio, folder: str, sessions: Sessions) -> Callable[..., list[Any]]:
+def _job(studio: Workshop, folder: str, sessions: Sessions) -> Callable[..., list[Any]]:
     """The function behind the button Animate, of the components' values."""
 
     def animate(
