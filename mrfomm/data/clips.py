@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file, named
 from mrfomm.media.container import Damage, Look, decode, look, open_container, picture_stream
 from mrfomm.media.images import fit, natural_order, read_image
 from mrfomm.media.pixels import Converter
@@ -88,24 +88,16 @@ def _clip(path: Path) -> Clip:
 
 
 class Frames(NamedTuple):
-    """The ``length`` frames of a clip by number; holds no open file and is small.
-
-    ``decode`` yields the uint8 RGB frames of ascending, distinct numbers.
-    """
+    """The frames of a clip by number; holds no open file and is small."""
 
     clip: Clip
     length: int
-    decode: Callable[[Sequence[int]], Iterator[np.ndarray]]
+    decode: Callable[[Sequence[int]], Iterator[np.ndarray]]  # yields uint8 RGB of ascending, distinct numbers
 
     def read(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
-        """Read frames. Only these are converted, and a video is decoded from a key frame near them.
+        """Frames in the order of ``indices`` (0..length-1, maybe repeated): uint8 [N,size,size,3] RGB, by ``fit``.
 
-        Args:
-            indices: frame numbers in 0..length-1, in any order, with or without repetition.
-            size: side of the returned frames; others are cut to a centred square and resized (``fit``).
-
-        Returns:
-            uint8 array [N,size,size,3], RGB, in the order of ``indices``.
+        Only these are converted, and a video is decoded from a key frame near them.
 
         Raises:
             BrokenClip: a frame can't be decoded (any more).
@@ -145,10 +137,8 @@ def _named(clip: Clip) -> Iterator[None]:
 
 def _frames_of_folder(clip: Clip) -> Frames:
     """The png and jpg files of a folder, in natural order (``2.png`` before ``10.png``)."""
-    try:
+    with named(clip.path, "can't be read"):
         paths = sorted((p for p in _shown(clip.path) if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
-    except OSError as error:
-        raise UserError(f"can't be read ({error})") from error
     if not paths:
         raise UserError("a folder without png or jpg frames")
     return Frames(clip, len(paths), lambda indices: (read_image(paths[index]) for index in indices))
@@ -205,11 +195,11 @@ class _Video:
 
     def decode(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         done = 0
-        try:
-            for frame in self._seek(indices) if self._stamps.size else self._decode_in_order(indices):
+        with contextlib.suppress(av.FFmpegError, Damage):
+            for frame in self._seek(indices) if self._stamps.size else ():
                 done += 1
                 yield frame
-        except (av.FFmpegError, Damage):
+        if done < len(indices):
             yield from self._decode_in_order(indices[done:])
 
     def _seek(self, indices: Sequence[int]) -> Iterator[np.ndarray]:

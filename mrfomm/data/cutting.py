@@ -94,7 +94,8 @@ class Cutter:
         found = [(identity, chunk) for identity, chunk in found if chunk.region.square().size >= smallest]
         cuts = []
         for split, identity, chunk in self._split(raw, found):
-            name = f"{identity}#{raw.name}#{chunk.start:06d}#{chunk.end:06d}" + (".mp4", "")[self.settings.lossless]
+            suffix = "" if self.settings.lossless else ".mp4"
+            name = f"{identity}#{raw.name}#{chunk.start:06d}#{chunk.end:06d}{suffix}"
             lift = 0 if raw.utterances else LIFT
             box = square_box(chunk.region.square(), frame_shape, self.settings.margin, lift)
             cuts.append(Cut(self.manifest.folder / split / name, chunk.start, chunk.end, box))
@@ -136,40 +137,27 @@ def choose_test_identities(identities: set[str], share: float, manifest: Manifes
 
 
 def find_chunks(track: Iterable[Place], max_gap: int) -> list[Chunk]:
-    """Link the places of a face into Chunks, sorted; they may overlap in time.
+    """Link the places of a face, by ascending frames, into Chunks, sorted; they may overlap in time.
 
     A place goes on with the open chunk whose first place it overlaps most, or else opens a new one. A chunk closes when
     its face isn't seen for ``max_gap`` frames. The last frame of each is one of the track.
-
-    Args:
-        track: (frame number, Region of the face), ascending; frames without a face are left out.
-        max_gap: largest distance of consecutive frames of one chunk.
     """
 
     def likeness(places: list[Place], place: Place) -> float:
         (start, first), (end, _), (number, region) = places[0], places[-1], place
         return overlap(first, region) if number - start < MAX_FRAMES and number - end <= max_gap else 0
 
-    return sorted(_chunk(places) for places in link(track, likeness))
-
-
-def _chunk(places: list[Place]) -> Chunk:
-    (start, _), (end, _) = places[0], places[-1]
-    return Chunk(start, end + 1, functools.reduce(Region.union, (region for _, region in places)))
+    linked = (zip(*places) for places in link(track, likeness))
+    return sorted(Chunk(min(n), max(n) + 1, functools.reduce(Region.union, regions)) for n, regions in linked)
 
 
 def split_by_time(
     chunks: Iterable[Chunk], wanted: int, shortest: int, needs_train: bool
 ) -> tuple[list[Chunk], list[Chunk]]:
-    """Give the last ``wanted`` frames of one person to the test set, or about as many, so that no part is too short.
+    """Give the last ``wanted`` frames of one person to the test set, or about as many: (training chunks, test chunks).
 
-    Args:
-        chunks: of ``shortest`` frames or more; one that can't be cut in two such parts stays whole.
-        wanted: number of frames; nothing is given for less than ``shortest``.
-        needs_train: whether some of them must remain.
-
-    Returns:
-        (training chunks, test chunks).
+    No part is shorter than ``shortest``: a chunk that can't be cut in two such parts stays whole, and nothing is given
+    for less. ``needs_train``: whether some of them must remain.
     """
     train, test = sorted(chunks), []
     while train and wanted >= shortest:
