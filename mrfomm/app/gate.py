@@ -98,7 +98,7 @@ class Gate:
             raise HTTPException(411, "a length is needed")
         if int(told) > most:
             if int(told) <= 10 * most:  # a browser that is not heard to the end shows no reason
-                await _read(receive)
+                await _discard(receive)
             raise HTTPException(413, f"too large; give up to {most / 1e6:.1f} MB at once")
         if is_upload:
             return await self._store(int(told), request, receive, send)
@@ -117,7 +117,7 @@ class Gate:
             raise HTTPException(503, "no room for more files; try again later")
         mark = MULTIPART.fullmatch(request.headers.get("content-type", ""))
         if not mark:
-            await _read(receive)
+            await _discard(receive)
             raise HTTPException(400, "not an upload of a browser")
         begun = []
 
@@ -153,6 +153,11 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 def _counted(receive: Receive, mark: bytes) -> Receive:
