@@ -193,8 +193,8 @@ class _Unpickler(_PythonUnpickler):
         """What stands for a name: one of our functions, or a type of numbers."""
         full = f"{module}.{name}"
         if full not in _NAMES:
-            risk = "which is neither a tensor nor a container and could run anything"
-            raise UserError(f"names {full[:200]}, {risk}; save only state_dict()s, or use another file")
+            problem = f"names {full[:200]}, which is neither a tensor nor a container and could run anything"
+            raise UserError(f"{problem}; save only state_dict()s, or use another file")
         return _NAMES[full]
 
     def load_proto(self) -> None:
@@ -210,7 +210,7 @@ class _Unpickler(_PythonUnpickler):
 
     def load_build(self) -> None:
         self.stack.pop()  # attributes: a state_dict's _metadata, versions of modules that nothing here needs
-        _fill(self.stack[-1], {})
+        _fill(self.stack[-1], ())  # which must be a dictionary
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
