@@ -47,13 +47,11 @@ _REMEDY = "give the configuration and the kind of file that fit"
 
 def _hourglass(ours: str, upstream: str, nnabla_examples: str) -> dict[str, tuple[str, str]]:
     """All three number the decoder's blocks in the order of use, the smallest feature map first."""
-    return {
-        f"{ours}/{end}_#": (
-            f"{upstream}.{coder}.{end}_blocks.#.*",
-            f"{nnabla_examples}/{coder}/{end}block_#/{end}block",
-        )
-        for coder, end in (("encoder", "down"), ("decoder", "up"))
-    }
+    names = {}
+    for coder, end in (("encoder", "down"), ("decoder", "up")):
+        theirs = f"{upstream}.{coder}.{end}_blocks.#.*", f"{nnabla_examples}/{coder}/{end}block_#/{end}block"
+        names[f"{ours}/{end}_#"] = theirs
+    return names
 
 
 _MOTION = "generator.dense_motion_network"
