@@ -11,12 +11,11 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.heads import appearance, motion
-from mrfomm.heads.dataset import PAPER_FRAMING, PROTOCOLS, draw_identity
-from mrfomm.heads.expression import random_performance
+from mrfomm.heads import motion, scene
+from mrfomm.heads.dataset import PROTOCOLS
 from mrfomm.heads.geometry import load_template
-from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
-from mrfomm.heads.textures import make_canvas
+from mrfomm.heads.painted.canvas import make_canvas
+from mrfomm.heads.person import draw_identity, make_person, render_frame, texture_size
 from mrfomm.media.writing import open_sink
 from mrfomm.store import whole_file
 
@@ -27,14 +26,14 @@ REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75
 def make_head(template, size, rng):
     """A random Person and the Stage it stands on."""
     person = make_person(template, make_canvas(template, texture_size(size)), draw_identity(template, rng))
-    scene = appearance.Scene(appearance.paper_lights()["soft"], appearance.sample_backdrop(rng), PAPER_FRAMING)
-    return person, make_stage(person, scene, size)
+    around = scene.Scene(scene.paper_lights()["soft"], scene.sample_backdrop(rng), scene.PAPER_FRAMING)
+    return person, scene.make_stage(person.bounds, around, size)
 
 
 def write_references(template, folder, rng):
     """``reference_front.png``, ``_left`` and ``_right``, each with the expression of a moment of talking."""
     person, stage = make_head(template, REFERENCE_SIZE, rng)
-    faces = random_performance(template.units.names, FRAMES, rng)[:: FRAMES // len(YAWS)]
+    faces = motion.random_performance(list(template.units), FRAMES, rng)[:: FRAMES // len(YAWS)]
     for (name, yaw), face in zip(YAWS.items(), faces):
         with whole_file(folder / f"reference_{name}.png") as aside:
             Image.fromarray(render_frame(person, stage, (yaw, 0, 0), face)).save(aside)
@@ -43,7 +42,7 @@ def write_references(template, folder, rng):
 def write_driving(template, folder, rng):
     """``driving.mp4``: a head that looks around and talks."""
     person, stage = make_head(template, DRIVING_SIZE, rng)
-    angles, faces = motion.random_motion(FRAMES, rng), random_performance(template.units.names, FRAMES, rng)
+    angles, faces = motion.random_motion(FRAMES, rng), motion.random_performance(list(template.units), FRAMES, rng)
     with open_sink(folder / "driving.mp4", motion.FPS) as sink:
         for pose, face in zip(angles, faces):
             sink.write(render_frame(person, stage, pose, face))

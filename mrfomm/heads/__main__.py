@@ -1,7 +1,9 @@
 """Render talking heads with exact angles: `python -m mrfomm.heads -o DIR`."""
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from mrfomm.errors import UserError, command_parser, run_command
 
@@ -14,7 +16,7 @@ goes on where it was when started again.
 DEFAULTS = {"train": (250, 2, 64), "test": (20, 1, 64), "paper": (5, 1, 121)}
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__, "[OPTION ...] -o DIR", epilog=DETAILS)
     add = parser.add_argument
@@ -35,7 +37,7 @@ def parse_arguments(arguments=None):
     return args
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     from mrfomm.heads.dataset import SetOptions, make_dataset  # here, as it may raise UserError: numba is an extra

@@ -17,9 +17,9 @@ from tqdm import tqdm
 import mrfomm
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.heads import motion, scene
-from mrfomm.heads.painted.textures import make_canvas
+from mrfomm.heads.geometry import Template, load_template
+from mrfomm.heads.painted.canvas import make_canvas
 from mrfomm.heads.person import Identity, draw_identity, make_person, render_frame, texture_size
-from mrfomm.heads.shape import Template, load_template
 from mrfomm.media.writing import open_sink
 from mrfomm.provenance import clip_digest
 from mrfomm.runtime.threads import one_thread_each
@@ -77,24 +77,20 @@ class ClipPlan(NamedTuple):
             return False
 
 
-def plan(out: AnyPath, options: SetOptions) -> list[ClipPlan]:
-    """The clips of a set in the folder ``out``."""
-    clips = _plan_paper(Path(out), options) if options.protocol == "paper" else _plan_clips(Path(out), options)
-    return list(clips)
+def plan(out: AnyPath, options: SetOptions) -> Iterator[ClipPlan]:
+    """The clips of a set in the folder ``out``.
 
-
-def _plan_clips(out: Path, options: SetOptions) -> Iterator[ClipPlan]:
-    """FOMM's format, ``train/IDENTITY#NUMBER.mp4``. It allows no other file beside a clip: labels are in labels/."""
-    for subject, clip in itertools.product(range(options.subjects), range(options.clips)):
-        name = f"{options.protocol}/{options.protocol}{subject:05d}#{clip}"
-        yield ClipPlan(out / f"{name}.mp4", out / f"labels/{name}.csv", subject, clip)
-
-
-def _plan_paper(out: Path, options: SetOptions) -> Iterator[ClipPlan]:
-    """The layout of eval.bins. The last subject has one illumination: 5 subjects make the paper's 9 patterns."""
+    FOMM's format, ``train/IDENTITY#NUMBER.mp4``, allows no other file beside a clip: labels are in labels/. The paper's
+    protocol has the layout of eval.bins; its last subject has one illumination: 5 subjects make the paper's 9 patterns.
+    """
+    if options.protocol != "paper":
+        for subject, clip in itertools.product(range(options.subjects), range(options.clips)):
+            name = f"{options.protocol}/{options.protocol}{subject:05d}#{clip}"
+            yield ClipPlan(Path(out, f"{name}.mp4"), Path(out, f"labels/{name}.csv"), subject, clip)
+        return
     patterns = list(itertools.product(range(options.subjects), scene.paper_lights()))
     for subject, light in patterns[: max(2, len(patterns) - 1)]:
-        folder = out / f"s{subject + 1}_{light}"
+        folder = Path(out, f"s{subject + 1}_{light}")
         for clip, axis in enumerate(motion.AXES):
             yield ClipPlan(folder / f"{axis}.mp4", folder / f"{axis}.csv", subject, clip, axis, light)
 
@@ -111,7 +107,7 @@ def make_dataset(out: AnyPath, options: SetOptions, workers: int = 1) -> list[Cl
     options.check()
     if workers < 1:
         raise UserError("--workers: give a positive number")
-    clips = plan(out, options)
+    clips = list(plan(out, options))
     with locked(out, make=True):
         _write_manifest(Path(out) / f"manifest-{options.protocol}.json", options)
         missing = [clip for clip in clips if not clip.is_done()]

@@ -25,13 +25,17 @@ _ALWAYS_MOVING = (
 )  # fmt: skip
 
 
+Poses = Mapping[str, Mapping[str, float]]  # name -> unit -> weight
+Beats = Iterator[tuple[str, float, int]]  # names of poses, their strengths, how many frames they are held
+
+
 def both(**weights: float) -> dict[str, float]:
     """Units of the left and the right side: ``both(eyeBlink=1)``."""
     return {f"{name}{side}": weight for name, weight in weights.items() for side in ("Left", "Right")}
 
 
 # Mouth shapes of speech. The consonants that close the mouth make it lively.
-VISEMES = {
+VISEMES: Poses = {
     "rest": {},
     "aa": {"jawOpen": 0.62, **both(mouthLowerDown=0.25, mouthUpperUp=0.1)},
     "ae": {"jawOpen": 0.45, **both(mouthStretch=0.35, mouthUpperUp=0.25, mouthLowerDown=0.3)},
@@ -45,7 +49,7 @@ VISEMES = {
     "sh": {"jawOpen": 0.1, "mouthFunnel": 0.75, **both(mouthUpperUp=0.25, mouthLowerDown=0.3)},
 }
 
-EXPRESSIONS = {
+EXPRESSIONS: Poses = {
     "neutral": {},
     "smile": both(mouthSmile=0.75, cheekSquint=0.45, eyeSquint=0.25, mouthDimple=0.3),
     "grin": {"jawOpen": 0.1, **both(mouthSmile=0.95, mouthUpperUp=0.5, mouthLowerDown=0.25, cheekSquint=0.7)},
@@ -134,16 +138,13 @@ def weights_of(names: Sequence[str], pose: Mapping[str, float]) -> np.ndarray:
     return np.array([pose.get(name, 0) for name in names], np.float32)
 
 
-def _sequence(
-    poses: Mapping[str, Mapping[str, float]], names: Sequence[str], beats: Iterator[tuple[str, float, int]],
-    smoothing: float, count: int,
-) -> np.ndarray:  # fmt: skip
-    """Hold poses one after the other, smoothed [count,units]; beats: triples (name, strength, frames)."""
+def _sequence(poses: Poses, names: Sequence[str], beats: Beats, smoothing: float, count: int) -> np.ndarray:
+    """Hold poses one after the other, smoothed [count,units]."""
     held = [np.tile(weights_of(names, poses[name]) * strength, (frames, 1)) for name, strength, frames in beats]
     return smooth(np.concatenate(held)[:count].astype(np.float64), smoothing)
 
 
-def _expression_beats(count: int, rng: np.random.Generator) -> Iterator[tuple[str, float, int]]:
+def _expression_beats(count: int, rng: np.random.Generator) -> Beats:
     others = [name for name in EXPRESSIONS if name != "neutral"]
     while count > 0:
         name = "neutral" if rng.random() < 0.2 else str(rng.choice(others))
@@ -152,7 +153,7 @@ def _expression_beats(count: int, rng: np.random.Generator) -> Iterator[tuple[st
         count -= frames
 
 
-def _speech_beats(count: int, rng: np.random.Generator) -> Iterator[tuple[str, float, int]]:
+def _speech_beats(count: int, rng: np.random.Generator) -> Beats:
     """Phrases of syllables, two to five frames each, between pauses."""
     others = [name for name in VISEMES if name != "rest"]
     loudness = rng.uniform(0.6, 1.15)

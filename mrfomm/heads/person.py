@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrfomm.heads.geometry import Shape, Template, dense, rotation, sample_shape, shape_vertices, turn_head
 from mrfomm.heads.painted.look import Look, sample_look
 from mrfomm.heads.painted.meshes import build_mesh
 from mrfomm.heads.painted.textures import Canvas, paint_materials
 from mrfomm.heads.rendering import Materials, Mesh, render
 from mrfomm.heads.scene import Stage
-from mrfomm.heads.shape import Shape, Template, dense, rotation, sample_shape, shape_vertices, turn_head
 
 
 class Identity(NamedTuple):

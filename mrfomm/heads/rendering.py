@@ -1,7 +1,8 @@
 """A rasteriser in software: z-buffer, textures with cut-out, one shadow, and light that wraps around skin.
 
-Compiled by numba, which only this module needs. All runs in one thread and in a fixed order, so equal input gives equal
-bytes. Frames are rendered with several samples a pixel, in linear light, and averaged.
+What goes from triangle to triangle is compiled by numba, which only this module needs. All runs in one thread and in a
+fixed order, so equal input gives equal bytes. Frames are rendered with several samples a pixel, in linear light, and
+averaged.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrfomm.errors import UserError
-from mrfomm.heads.scene import GAMMA, Light, Stage, project
+from mrfomm.heads.scene import GAMMA, Stage, project
 
 try:
     import numba
@@ -20,8 +21,6 @@ except ImportError as error:
 SAMPLES = 2  # per pixel, along each axis
 _SHADOW_BIAS = 0.07  # decimetres: the shadow map's own roughness must cast no shadow
 _CUTOUT = 0.5  # a texture's alpha below this is a hole
-
-Vector = tuple[float, float, float]
 
 
 class Mesh(NamedTuple):
@@ -49,18 +48,28 @@ class Materials(NamedTuple):
 
 
 def render(mesh: Mesh, materials: Materials, stage: Stage) -> np.ndarray:
-    """Draw one frame, uint8 [H,W,3] RGB."""
-    camera, light, backdrop, focus = stage
-    height, width = backdrop.shape[:2]
-    pixels = project(mesh.vertices, camera) * np.array([SAMPLES, SAMPLES, 1.0])
+    """Draw one frame, uint8 [S,S,3] RGB."""
+    size = len(stage.backdrop)
+    pixels = project(mesh.vertices, stage.camera) * np.array([SAMPLES, SAMPLES, 1.0])
     surface = mesh.triangles, mesh.uv, mesh.material, materials.texture, materials.two_sided
-    triangle, weights = rasterize(pixels, *surface, height * SAMPLES, width * SAMPLES)
-    casting = mesh.triangles[materials.casts[mesh.material]]
-    shadow, frame = depth_map(mesh.vertices, casting, light.direction[0], focus, 4 * height)
-    normals = vertex_normals(mesh.vertices, mesh.triangles)
-    color = np.repeat(np.repeat(backdrop, SAMPLES, 0), SAMPLES, 1)
-    _shade(triangle, weights, mesh, normals, materials, light, camera.position, shadow, frame, color)
+    triangle, weights = rasterize(pixels, surface, size * SAMPLES)
+    color, seen = np.repeat(np.repeat(stage.backdrop, SAMPLES, 0), SAMPLES, 1), triangle >= 0
+    color[seen] = _shade(triangle[seen], weights[seen], mesh, materials, stage).T
     return tone_map(average(color))
+
+
+def average(samples: np.ndarray) -> np.ndarray:
+    """Means of SAMPLES x SAMPLES blocks: float [H,W,C] -> [H/SAMPLES,W/SAMPLES,C]."""
+    height, width, channels = samples.shape
+    return samples.reshape(height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES, channels).mean((1, 3))  # [H,s,W,s,C]
+
+
+def tone_map(linear: np.ndarray) -> np.ndarray:
+    """Linear light to uint8: the brightest tones are compressed smoothly, then GAMMA."""
+    knee = 0.7
+    over = np.maximum(linear - knee, 0)
+    soft = np.minimum(linear, knee) + (1 - knee) * (1 - np.exp(-over / (1 - knee)))
+    return (255 * soft ** (1 / GAMMA) + 0.5).astype(np.uint8)
 
 
 def depth_map(
@@ -81,52 +90,55 @@ def depth_map(
     return _nearest(vertices @ axes.T + offset, triangles, size), np.concatenate([axes, offset[:, None]], 1)
 
 
-def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Interpolate values over a texture: what a point of the surface has goes to its texel.
+def _shade(triangle: np.ndarray, weights: np.ndarray, mesh: Mesh, materials: Materials, stage: Stage) -> np.ndarray:
+    """Linear light [3,P] of samples that show ``triangle`` [P], with ``weights`` [P,2] of its first two corners."""
+    light, material, corners = stage.light, mesh.material[triangle], mesh.triangles[triangle].T
+    first, second = np.ascontiguousarray(weights.T)
+    share = first, second, 1 - first.astype(np.float64) - second
 
-    Args:
-        uv: [T,3,2] in [0,1], where the triangles lie in the texture.
-        corners: int [T,3], rows of ``values``.
-        values: [N,C].
-        size: side of the texture.
+    def between(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:  # [...,P], values at the corners
+        return share[0] * a + share[1] * b + share[2] * c
 
-    Returns:
-        float32 [size,size,C]; texels near a triangle, which bilinear sampling reaches, are filled from the nearest.
-    """
-    points = np.concatenate([uv.reshape(-1, 2) * size, np.ones((3 * len(uv), 1))], 1).astype(np.float64)
-    triangles = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
-    opaque, both_sides = np.full((1, 1, 1, 4), 255, np.uint8), np.ones(1, np.bool_)
-    flat, material = np.zeros((len(uv), 3, 2), np.float32), np.zeros(len(uv), np.int32)
-    triangle, weights = rasterize(points, triangles, flat, material, opaque, both_sides, size, size)
-    first, second = weights[..., :1], weights[..., 1:]
-    at = np.asarray(values, np.float32)[corners[triangle]]  # [S,S,3,C]
-    image = first * at[..., 0, :] + second * at[..., 1, :] + (1 - first - second) * at[..., 2, :]
-    return _grow(image, triangle >= 0)
-
-
-def _grow(image: np.ndarray, known: np.ndarray, steps: int = 6) -> np.ndarray:
-    """Fill unknown texels beside known ones with one of them, ``steps`` times; the rest becomes 0."""
-    image, known = np.where(known[..., None], image, 0), known.copy()
-    for axis, shift in steps * ((0, 1), (0, -1), (1, 1), (1, -1)):
-        fresh = np.roll(known, shift, axis) & ~known
-        image[fresh] = np.roll(image, shift, axis)[fresh]
-        known |= fresh
-    return image
-
-
-def average(samples: np.ndarray) -> np.ndarray:
-    """Means of SAMPLES x SAMPLES blocks: float [H,W,C] -> [H/SAMPLES,W/SAMPLES,C]."""
-    height, width, channels = samples.shape
-    blocks = samples.reshape(height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES, channels)  # [H,s,W,s,C]
-    return blocks.mean((1, 3))
+    point = between(*(mesh.vertices.T[:, corner] for corner in corners))
+    view = stage.camera.position[:, None] - point
+    view /= _length(view)
+    normals = vertex_normals(mesh.vertices, mesh.triangles).T
+    normal = between(*(normals[:, corner] for corner in corners))
+    normal = np.where(materials.two_sided[material] & (_dot(normal, view) < 0), -normal, normal)
+    normal /= _length(normal) + 1e-12
+    sky, openness = 0.5 + 0.5 * normal[1], between(*mesh.openness[corners])
+    diffuse = (light.below[:, None] * (1 - sky) + light.above[:, None] * sky) * openness
+    shine, wrap = np.zeros_like(normal), materials.wrap[material].T.astype(np.float64)
+    gloss, hardness = materials.gloss[material], materials.hardness[material].astype(np.float64)
+    casting = mesh.triangles[materials.casts[mesh.material]]
+    shadow = depth_map(mesh.vertices, casting, light.direction[0], stage.focus, 4 * len(stage.backdrop))
+    for number, (direction, lamp) in enumerate(zip(light.direction[..., None], light.color[..., None])):
+        facing, half = _dot(normal, direction), direction + view
+        reach = openness if number else _lit_share(point, *shadow)
+        reach = reach + (1 - reach) * 0.4 * wrap
+        diffuse += np.maximum(0, (facing + wrap) / (1 + wrap)) * reach * lamp
+        mirrored = np.maximum(0, _dot(normal, half) / (_length(half) + 1e-9))
+        shine += np.where(facing > 0, gloss * mirrored**hardness * reach * lamp, 0)
+    uv = between(*mesh.uv[triangle].transpose(1, 2, 0))
+    colors = _sample_colors(materials.texture, material, uv)
+    return colors**GAMMA * diffuse + shine
 
 
-def tone_map(linear: np.ndarray) -> np.ndarray:
-    """Linear light to uint8: the brightest tones are compressed smoothly, then GAMMA."""
-    knee = 0.7
-    over = np.maximum(linear - knee, 0)
-    soft = np.minimum(linear, knee) + (1 - knee) * (1 - np.exp(-over / (1 - knee)))
-    return (255 * soft ** (1 / GAMMA) + 0.5).astype(np.uint8)
+def _lit_share(points: np.ndarray, nearest: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """The share [P] of 3 x 3 texels of the shadow map that the first lamp reaches, around points [3,P]."""
+    x, y, depth = (_dot(row, points) + row[3] for row in frame)
+    around = np.pad(nearest, 3, constant_values=np.inf)  # nothing casts a shadow from outside
+    column, row = (np.clip(place.astype(int), -2, len(nearest) + 1) + 2 for place in (x, y))
+    return sum(depth - _SHADOW_BIAS <= around[row + dy, column + dx] for dy, dx in np.ndindex(3, 3)) / 9
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products [P] of vectors [3,P]. sum() would add in another order, and frames would change."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(_dot(vectors, vectors))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,69 +149,32 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _dot(a: Vector, b: Vector) -> float:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-@_compiled
-def _row(values: np.ndarray, number: int) -> Vector:
-    return values[number, 0], values[number, 1], values[number, 2]
-
-
-@_compiled
-def _minus(a: Vector, b: Vector) -> Vector:
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-@_compiled
-def _unit(a: Vector, length: float) -> Vector:
-    return a[0] / length, a[1] / length, a[2] / length
-
-
-@_compiled
-def _blend(values: np.ndarray, corners: Vector, weights: Vector, channel: int) -> float:
-    a, b, c = corners
-    return weights[0] * values[a, channel] + weights[1] * values[b, channel] + weights[2] * values[c, channel]
-
-
-@_compiled
-def _point(values: np.ndarray, corners: Vector, weights: Vector) -> Vector:
-    """The vector between three rows of values [N,3]."""
-    x, y = _blend(values, corners, weights, 0), _blend(values, corners, weights, 1)
-    return x, y, _blend(values, corners, weights, 2)
-
-
-@_compiled
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals [N,3] of vertices [N,3]: the area-weighted mean of their triangles' normals."""
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
-        a, b, c = _row(triangles, t)
-        origin = _row(vertices, a)
-        e, f = _minus(_row(vertices, b), origin), _minus(_row(vertices, c), origin)
-        cross = e[1] * f[2] - e[2] * f[1], e[2] * f[0] - e[0] * f[2], e[0] * f[1] - e[1] * f[0]
-        for corner in (a, b, c):
-            for axis in range(3):
-                normals[corner, axis] += cross[axis]
-    for n in range(len(normals)):
-        length = np.sqrt(_dot(_row(normals, n), _row(normals, n))) + 1e-12
-        for axis in range(3):
-            normals[n, axis] /= length
+        a, b, c = triangles[t]
+        for x, y, z in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+            first = (vertices[b, y] - vertices[a, y]) * (vertices[c, z] - vertices[a, z])
+            second = (vertices[b, z] - vertices[a, z]) * (vertices[c, y] - vertices[a, y])
+            for corner in (a, b, c):
+                normals[corner, x] += first - second
+    for normal in normals:
+        normal /= np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2) + 1e-12
     return normals
 
 
 @_compiled
 def _covered(
-    points: np.ndarray, corners: np.ndarray, both_sides: bool, height: int, width: int
-) -> Iterator[tuple[int, int, Vector]]:
+    points: np.ndarray, a: int, b: int, c: int, both_sides: bool, size: int
+) -> Iterator[tuple[int, int, float, float, float]]:
     """The pixels (row, column) whose centres a triangle covers, with the weights of its corners there."""
-    a, b, c = corners
     ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)  # twice; negative seen from the front, as y points down
     if abs(area) < 1e-12 or (area > 0 and not both_sides):
         return
-    left, right = max(0, int(np.ceil(min(ax, bx, cx) - 0.5))), min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
-    top, bottom = max(0, int(np.ceil(min(ay, by, cy) - 0.5))), min(height - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+    left, right = max(0, int(np.ceil(min(ax, bx, cx) - 0.5))), min(size - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
+    top, bottom = max(0, int(np.ceil(min(ay, by, cy) - 0.5))), min(size - 1, int(np.floor(max(ay, by, cy) - 0.5)))
     for row in range(top, bottom + 1):
         for column in range(left, right + 1):
             x, y = column + 0.5, row + 0.5
@@ -207,7 +182,7 @@ def _covered(
             wb = ((cx - x) * (ay - y) - (ax - x) * (cy - y)) / area
             wc = 1 - wa - wb
             if wa >= 0 and wb >= 0 and wc >= 0:
-                yield row, column, (wa, wb, wc)
+                yield row, column, wa, wb, wc
 
 
 @_compiled
@@ -215,130 +190,64 @@ def _nearest(points: np.ndarray, triangles: np.ndarray, size: int) -> np.ndarray
     """The least third coordinate of triangles over points [N,3], float64 [size,size]."""
     nearest = np.full((size, size), np.inf)
     for t in range(len(triangles)):
-        corners = _row(triangles, t)
-        for row, column, weights in _covered(points, corners, True, size, size):
-            nearest[row, column] = min(nearest[row, column], _blend(points, corners, weights, 2))
+        a, b, c = triangles[t]
+        for row, column, wa, wb, wc in _covered(points, a, b, c, True, size):
+            depth = wa * points[a, 2] + wb * points[b, 2] + wc * points[c, 2]
+            nearest[row, column] = min(nearest[row, column], depth)
     return nearest
 
 
 @_compiled
-def rasterize(
-    pixels: np.ndarray, triangles: np.ndarray, uv: np.ndarray, material: np.ndarray, texture: np.ndarray,
-    two_sided: np.ndarray, height: int, width: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def rasterize(pixels: np.ndarray, surface: tuple[np.ndarray, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Find what is seen in every pixel of a raster.
 
     Args:
         pixels: float64 [N,3], x, y and depth of vertices in pixels of this raster.
-        triangles, uv, material, texture, two_sided: as in Mesh and Materials; of the texture alpha counts.
-        height, width: of the raster.
+        surface: triangles, uv and material of a Mesh, texture and two_sided of Materials; of the texture alpha counts.
+        size: side of the raster.
 
     Returns:
-        triangle int32 [height,width], -1 where there is none, and weights float32 [height,width,2]: the barycentric
+        triangle int32 [size,size], -1 where there is none, and weights float32 [size,size,2]: the barycentric
         coordinates of the first and second vertex in space (not in the image).
     """
-    nearest = np.zeros((height, width))  # 1 / depth
-    triangle = np.full((height, width), -1, np.int32)
-    seen = np.zeros((height, width, 2), np.float32)
+    triangles, uv, material, texture, two_sided = surface
+    nearest = np.zeros((size, size))  # 1 / depth
+    triangle, weights = np.full((size, size), -1, np.int32), np.zeros((size, size, 2), np.float32)
     for t in range(len(triangles)):
-        corners = _row(triangles, t)
-        a, b, c = corners
+        a, b, c = triangles[t]
         ia, ib, ic = 1 / pixels[a, 2], 1 / pixels[b, 2], 1 / pixels[c, 2]
-        for y, x, (wa, wb, wc) in _covered(pixels, corners, two_sided[material[t]], height, width):
+        for row, column, wa, wb, wc in _covered(pixels, a, b, c, two_sided[material[t]], size):
             inverse = wa * ia + wb * ib + wc * ic
-            if inverse <= nearest[y, x]:
+            if inverse <= nearest[row, column]:
                 continue
             ga, gb = wa * ia / inverse, wb * ib / inverse
-            u, v = _texel(uv[t], (ga, gb, 1 - ga - gb))
+            gc = 1 - ga - gb
+            u = ga * uv[t, 0, 0] + gb * uv[t, 1, 0] + gc * uv[t, 2, 0]
+            v = ga * uv[t, 0, 1] + gb * uv[t, 1, 1] + gc * uv[t, 2, 1]
             if _sample(texture, material[t], u, v, 3) >= _CUTOUT:
-                nearest[y, x], triangle[y, x] = inverse, t
-                seen[y, x, 0], seen[y, x, 1] = ga, gb
-    return triangle, seen
+                nearest[row, column], triangle[row, column] = inverse, t
+                weights[row, column, 0], weights[row, column, 1] = ga, gb
+    return triangle, weights
 
 
 @_compiled
-def _texel(uv: np.ndarray, weights: Vector) -> tuple[float, float]:
-    return _blend(uv, (0, 1, 2), weights, 0), _blend(uv, (0, 1, 2), weights, 1)
+def _sample_colors(texture: np.ndarray, material: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Red, green and blue float64 [3,P] in [0,1] of textures of ``material`` [P] at ``uv`` [2,P]."""
+    colors = np.empty((3, len(material)))
+    for n in range(len(material)):
+        for channel in range(3):
+            colors[channel, n] = _sample(texture, material[n], uv[0, n], uv[1, n], channel)
+    return colors
 
 
 @_compiled
 def _sample(texture: np.ndarray, material: int, u: float, v: float, channel: int) -> float:
     """One channel of a texture at (u, v) in [0,1], bilinear, in 0..1. Texel centres are at halves."""
     size = texture.shape[1]
-    x = min(max(u * size - 0.5, 0.0), size - 1.0)
-    y = min(max(v * size - 0.5, 0.0), size - 1.0)
+    x, y = min(max(u * size - 0.5, 0.0), size - 1.0), min(max(v * size - 0.5, 0.0), size - 1.0)
     x0, y0 = int(x), int(y)
     x1, y1 = min(x0 + 1, size - 1), min(y0 + 1, size - 1)
     fx, fy = x - x0, y - y0
     top = texture[material, y0, x0, channel] * (1 - fx) + texture[material, y0, x1, channel] * fx
     bottom = texture[material, y1, x0, channel] * (1 - fx) + texture[material, y1, x1, channel] * fx
     return (top * (1 - fy) + bottom * fy) / 255
-
-
-@_compiled
-def _lit_share(shadow: np.ndarray, frame: np.ndarray, point: Vector) -> float:
-    """The share of 3 x 3 texels of the shadow map that the first lamp reaches, around a point."""
-    size = len(shadow)
-    column, row = _dot(_row(frame, 0), point) + frame[0, 3], _dot(_row(frame, 1), point) + frame[1, 3]
-    depth = _dot(_row(frame, 2), point) + frame[2, 3] - _SHADOW_BIAS
-    lit = 0.0
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            x, y = int(column) + dx, int(row) + dy
-            if x < 0 or y < 0 or x >= size or y >= size or depth <= shadow[y, x]:
-                lit += 1
-    return lit / 9
-
-
-@_compiled
-def _shade(
-    triangle: np.ndarray, weights: np.ndarray, mesh: Mesh, normals: np.ndarray, materials: Materials, light: Light,
-    eye: np.ndarray, shadow: np.ndarray, frame: np.ndarray, color: np.ndarray,
-) -> None:  # fmt: skip
-    """Give every pixel that shows a triangle its linear light in ``color``, in place."""
-    for y, x in np.argwhere(triangle >= 0):
-        t = triangle[y, x]
-        corners, m = _row(mesh.triangles, t), mesh.material[t]
-        share = weights[y, x, 0], weights[y, x, 1], 1 - weights[y, x, 0] - weights[y, x, 1]
-        point, normal = _point(mesh.vertices, corners, share), _point(normals, corners, share)
-        view = _minus(eye, point)
-        view = _unit(view, np.sqrt(_dot(view, view)))
-        length = np.sqrt(_dot(normal, normal)) + 1e-12
-        turned_away = materials.two_sided[m] and _dot(normal, view) < 0
-        normal = _unit(normal, -length if turned_away else length)
-        lit = _lit_share(shadow, frame, point)
-        a, b, c = corners
-        open_share = share[0] * mesh.openness[a] + share[1] * mesh.openness[b] + share[2] * mesh.openness[c]
-        u, v = _texel(mesh.uv[t], share)
-        for channel in range(3):
-            base = _sample(materials.texture, m, u, v, channel) ** GAMMA
-            diffuse, shine = _lighting(normal, view, materials, m, light, channel, lit, open_share)
-            color[y, x, channel] = base * diffuse + shine
-
-
-@_compiled
-def _lighting(
-    normal: Vector,
-    view: Vector,
-    materials: Materials,
-    m: int,
-    light: Light,
-    channel: int,
-    lit: float,
-    open_share: float,
-) -> tuple[float, float]:
-    """Diffuse and glossy light of one channel; lit: the first lamp's share, open_share: that of all else."""
-    sky, wrap = 0.5 + 0.5 * normal[1], materials.wrap[m, channel]
-    diffuse = (light.below[channel] * (1 - sky) + light.above[channel] * sky) * open_share
-    shine = 0.0
-    for number in range(len(light.direction)):
-        lamp = _row(light.direction, number)
-        facing = _dot(normal, lamp)
-        reach = lit if number == 0 else open_share
-        reach = reach + (1 - reach) * 0.4 * wrap
-        diffuse += max(0.0, (facing + wrap) / (1 + wrap)) * reach * light.color[number, channel]
-        if facing > 0:
-            half = lamp[0] + view[0], lamp[1] + view[1], lamp[2] + view[2]
-            cosine = max(0.0, _dot(normal, half) / (np.sqrt(_dot(half, half)) + 1e-9))
-            shine += materials.gloss[m] * cosine ** materials.hardness[m] * reach * light.color[number, channel]
-    return diffuse, shine

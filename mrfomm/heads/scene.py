@@ -1,6 +1,6 @@
 """What is around a head in a clip: light, backdrop, and a camera with its framing.
 
-Colours are sRGB-like triples in [0,1] unless they are said to be linear; lengths are decimetres, space is shape.py's.
+Colours are sRGB-like triples in [0,1] unless said to be linear; lengths are decimetres, space is that of geometry.py.
 """
 
 import colorsys
@@ -90,9 +90,9 @@ def project(points: np.ndarray, camera: Camera) -> np.ndarray:
     return np.stack([x, y, depth], 1)
 
 
-def to_linear(color: np.ndarray | Sequence[float]) -> np.ndarray:
+def to_linear(color: ArrayLike) -> np.ndarray:
     """sRGB-like values in [0,1] to linear light, float32."""
-    return np.asarray(color, np.float32) ** GAMMA
+    return single(color) ** GAMMA
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -161,7 +161,7 @@ def from_hsv(hue: float, saturation: float, value: float) -> Color:
 def paint_backdrop(backdrop: Backdrop, size: int) -> np.ndarray:
     """The background float32 [size,size,3] in linear light."""
     rng = np.random.default_rng(backdrop.seed)
-    first, second, third = (np.float32(color) for color in backdrop.colors)
+    first, second, third = map(single, backdrop.colors)
     fall = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
     image = np.ones((size, size, 1), np.float32) * (first * (1 - fall) + (0.6 * first + 0.4 * second) * fall)
     if backdrop.kind == "clouds":
@@ -190,9 +190,11 @@ def _add_lights(image: np.ndarray, colors: Sequence[np.ndarray], rng: np.random.
     """Discs out of focus, in place."""
     size = len(image)
     for _ in range(int(rng.integers(6, 18))):
-        spot = rng.integers(0, size, 2).tolist()
+        left, top = rng.integers(0, size, 2).tolist()
         color = colors[0 if rng.random() < 0.5 else 1]
-        disc = cv2.circle(np.zeros((size, size), np.float32), spot, int(size * rng.uniform(0.03, 0.13)), 1.0, -1)
+        disc = cv2.circle(
+            np.zeros((size, size), np.float32), (left, top), int(size * rng.uniform(0.03, 0.13)), (1.0,), -1
+        )
         cover(image, np.clip(color * 1.4, 0, 1), 0.6 * cv2.GaussianBlur(disc, (0, 0), size * 0.012))
 
 
@@ -204,4 +206,9 @@ def noise(rng: np.random.Generator, size: int, across: int, down: int | None = N
 
 def cover(image: np.ndarray, color: ArrayLike, share: np.ndarray) -> None:
     """Paint ``color`` over image [S,S,3] in place, covering ``share`` [S,S] of it."""
-    image += share[..., None] * (np.asarray(color, np.float32) - image)
+    image += share[..., None] * (single(color) - image)
+
+
+def single(values: ArrayLike) -> np.ndarray:
+    """Numbers as float32, in which pictures are painted."""
+    return np.asarray(values, np.float32)

@@ -20,10 +20,11 @@ from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
 from mrfomm.heads import dataset, motion
 from mrfomm.heads.__main__ import main
-from mrfomm.heads.dataset import Settings, Studio, make_dataset
+from mrfomm.heads.dataset import SetOptions, identity_of, make_dataset
+from mrfomm.heads.geometry import load_template
 from mrfomm.store import LOCK, locked
 
-TINY = Settings("train", subjects=2, clips=2, frames=4, size=32, seed=5)
+TINY = SetOptions("train", subjects=2, clips=2, frames=4, size=32, seed=5)
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -110,14 +111,14 @@ def test_several_processes_make_the_same_bytes(tiny, tmp_path):
     assert bytes_below(tmp_path) == bytes_below(tiny)
 
 
-def count_threads(jobs, settings):
+def count_threads(clips, options):
     return load_and_count()
 
 
 def test_workers_have_one_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "_render_task", count_threads)
-    jobs = dataset.plan(tmp_path, TINY)
-    assert list(dataset._render_all(jobs, TINY, workers=2)) == [1, 1]
+    clips = list(dataset.plan(tmp_path, TINY))
+    assert list(dataset._render_all(clips, TINY, workers=2)) == [1, 1]
 
 
 @pytest.mark.slow
@@ -140,18 +141,19 @@ def is_hidden(path):
 
 
 def test_nobody_is_in_two_protocols():
-    people = set()
+    people, template = set(), load_template()
     for protocol in dataset.PROTOCOLS:
-        studio = Studio(TINY._replace(protocol=protocol))
-        people |= {studio.identity(subject) for subject in range(20)}
+        options = TINY._replace(protocol=protocol)
+        people |= {identity_of(template, options, subject) for subject in range(20)}
     assert len(people) == 60
-    assert Studio(TINY).identity(3) == Studio(TINY._replace(size=64, frames=9)).identity(3)
-    assert Studio(TINY).identity(3) != Studio(TINY._replace(seed=6)).identity(3)
+    third = identity_of(template, TINY, 3)
+    assert third == identity_of(template, TINY._replace(size=64, frames=9), 3)
+    assert third != identity_of(template, TINY._replace(seed=6), 3)
 
 
 def test_papers_protocol_is_what_eval_reads(tmp_path):
-    settings = Settings("paper", subjects=2, clips=1, frames=5, size=32, seed=0)
-    make_dataset(tmp_path, settings)
+    options = SetOptions("paper", subjects=2, clips=1, frames=5, size=32, seed=0)
+    make_dataset(tmp_path, options)
     folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
     assert [folder.name for folder in folders] == ["s1_side", "s1_soft", "s2_soft"]
     side, soft, _ = read_patterns(folders)
@@ -163,9 +165,9 @@ def test_papers_protocol_is_what_eval_reads(tmp_path):
 
 
 def test_five_subjects_are_nine_patterns(tmp_path):
-    jobs = dataset.plan(tmp_path, Settings("paper", 5, 1, 121, 64, 0))
-    assert len({job.target.parent for job in jobs}) == 9
-    assert len({job.target for job in jobs}) == len(jobs) == 27
+    clips = list(dataset.plan(tmp_path, SetOptions("paper", 5, 1, 121, 64, 0)))
+    assert len({clip.video.parent for clip in clips}) == 9
+    assert len({clip.video for clip in clips}) == len(clips) == 27
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mrfomm.heads.expression import EXPRESSIONS, VISEMES, both, random_performance, weights_of
 from mrfomm.heads.geometry import load_template
+from mrfomm.heads.motion import EXPRESSIONS, VISEMES, both, random_performance, weights_of
 
 FRAMES = 200
 
 
 @pytest.fixture(scope="module")
 def names():
-    return load_template().units.names
+    return list(load_template().units)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mrfomm.heads import geometry
-from mrfomm.heads.geometry import Camera, angles, project, rotation, turn_head
+from mrfomm.heads.geometry import HEADS, angles, rotation, turn_head
+from mrfomm.heads.scene import Camera, project
 
 NOSE = np.array([[0.0, 0.0, 1.0]])
 CROWN = np.array([[0.0, 1.0, 0.0]])
@@ -88,16 +89,19 @@ def test_asset_is_whole(template):
     assert template.triangles.max() < len(template.vertices)
     assert template.uv.min() >= 0
     assert template.uv.max() <= 1
-    assert len(template.units.names) == 52
-    for morphs in (template.identity, template.units):
-        assert morphs.offsets[-1] == len(morphs.indices) == len(morphs.deltas)
-        assert morphs.indices.max() < len(template.vertices)
+    assert len(template.units) == 52
+    with np.load(HEADS) as file:
+        for kind, morphs in (("identity", template.identity), ("units", template.units)):
+            moved, deltas = (np.concatenate(field) for field in zip(*morphs.values()))
+            assert file[f"{kind}_offsets"][-1] == len(file[f"{kind}_indices"]) == len(moved) == len(deltas)
+            assert moved.max() < len(template.vertices)
 
 
-def test_dense_targets_are_what_add_adds(template):
+def test_dense_targets_are_what_they_add_to_a_mesh(template):
     moved = template.vertices.copy()
-    template.units.add(moved, "jawOpen", 0.5)
-    dense = template.units.dense(len(moved))[template.units.names.index("jawOpen")]
+    rows, deltas = template.units["jawOpen"]
+    moved[rows] += 0.5 * deltas
+    dense = geometry.dense(template.units, len(moved))[list(template.units).index("jawOpen")]
     np.testing.assert_allclose(moved - template.vertices, 0.5 * dense, atol=1e-6)
     assert (moved - template.vertices)[:, 1].min() < -0.1  # the chin goes down
 

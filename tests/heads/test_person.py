@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from mrfomm.heads import appearance, geometry, motion, person
-from mrfomm.heads.expression import random_performance
-from mrfomm.heads.textures import make_canvas
+
+from mrfomm.heads import geometry, motion, person, scene
+from mrfomm.heads.painted.canvas import make_canvas
 
 SIZE = 64
 # The landmarks that mediapipe's own face geometry is fitted to: mouth and jaw move by themselves.
@@ -21,9 +21,8 @@ def template():
 
 def make(template, canvas, seed, size):
     rng = np.random.default_rng(seed)
-    shape = geometry.sample_shape(template, rng)
-    someone = person.make_person(template, canvas, person.Identity(shape, appearance.sample_look(shape, rng)))
-    return someone, person.make_stage(someone, appearance.sample_scene(rng), size), rng
+    someone = person.make_person(template, canvas, person.draw_identity(template, rng))
+    return someone, scene.make_stage(someone.bounds, scene.sample_scene(rng), size), rng
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def someone(template, canvas):
 
 
 def weights(template, **units):
-    return np.array([units.get(name, 0.0) for name in template.units.names])
+    return np.array([units.get(name, 0.0) for name in template.units])
 
 
 def test_same_seed_same_bytes_and_other_seed_other_person(template, canvas, someone):
@@ -53,8 +52,8 @@ def test_same_seed_same_bytes_and_other_seed_other_person(template, canvas, some
 
 def test_head_fills_the_frame_as_asked(template, someone):
     first, stage, _ = someone
-    vertices = person.pose_body(first, (0, 0, 0), weights(template))
-    rows = geometry.project(vertices[first.body.follow == 1], stage.camera)[:, 1]
+    vertices = person.pose_mesh(first, (0, 0, 0), weights(template))
+    rows = scene.project(vertices[first.mesh.follow == 1], stage.camera)[:, 1]
     assert 0.55 * SIZE < rows.max() - rows.min() < 0.85 * SIZE
     assert rows.min() > 0
 
@@ -62,8 +61,8 @@ def test_head_fills_the_frame_as_asked(template, someone):
 def test_expressions_change_the_picture_where_they_should(template, someone):
     first, stage, _ = someone
     rest = person.render_frame(first, stage, (0, 0, 0), weights(template)).astype(int)
-    lips = geometry.project(np.array([[0, -0.6, 0.2]]), stage.camera)[0]
-    eyes = geometry.project(np.zeros((1, 3)), stage.camera)[0]
+    lips = scene.project(np.array([[0, -0.6, 0.2]]), stage.camera)[0]
+    eyes = scene.project(np.zeros((1, 3)), stage.camera)[0]
     for units, place in (({"jawOpen": 0.7}, lips), ({"eyeBlinkLeft": 1, "eyeBlinkRight": 1}, eyes)):
         moved = person.render_frame(first, stage, (0, 0, 0), weights(template, **units)).astype(int)
         change = np.abs(moved - rest).max(-1) > 20
@@ -74,9 +73,9 @@ def test_expressions_change_the_picture_where_they_should(template, someone):
 def test_the_rotation_of_the_skull_is_the_label(template, someone):
     first, _, _ = someone
     pose = (35.0, -12.0, 20.0)
-    head = first.body.follow == 1
+    head = first.mesh.follow == 1
     before, after = (
-        person.pose_body(first, angles, weights(template))[head] - first.pivot for angles in ((0, 0, 0), pose)
+        person.pose_mesh(first, angles, weights(template))[head] - first.pivot for angles in ((0, 0, 0), pose)
     )
     np.testing.assert_allclose(after, before @ geometry.rotation(*pose).T, atol=1e-6)
 
@@ -105,7 +104,7 @@ def test_faces_are_found_and_their_pose_agrees_with_the_labels(template):
         first, stage, rng = make(template, canvas, 1000 + seed, 256)
         reference = landmarks(person.render_frame(first, stage, (0, 0, 0), weights(template)))
         poses = motion.random_motion(60, rng)[::10]
-        faces = random_performance(template.units.names, 60, rng)[::10]
+        faces = motion.random_performance(list(template.units), 60, rng)[::10]
         for pose, face in zip(poses, faces):
             frame = person.render_frame(first, stage, pose, face)
             frames += 1

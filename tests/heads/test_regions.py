@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mrfomm.heads import regions
-from mrfomm.heads.appearance import BEARDS, GARMENTS, sample_look
 from mrfomm.heads.geometry import load_template, sample_shape
+from mrfomm.heads.painted import regions
+from mrfomm.heads.painted.look import BEARDS, GARMENTS, sample_look
 
 # places on the base mesh, decimetres from between the eyes
 TOP, FOREHEAD, CHIN, NAPE = (0, 1.15, -0.9), (0, 0.4, 0.05), (0, -1.0, 0.05), (0, -0.2, -1.6)

@@ -6,7 +6,9 @@ import pytest
 pytest.importorskip("numba")
 
 from mrfomm.heads import rendering
+from mrfomm.heads.painted.canvas import bake
 from mrfomm.heads.rendering import Materials, Mesh
+from mrfomm.heads.scene import to_linear
 
 SIDE = 24
 
@@ -32,6 +34,9 @@ def triangles_in_view(rng, count):
         uv=rng.uniform(0, 1, (count, 3, 2)).astype(np.float32),
         material=np.zeros(count, np.int32),
         openness=np.ones(3 * count, np.float32),
+        source=np.zeros(3 * count, int),
+        moved=np.zeros(3 * count),
+        follow=np.ones(3 * count),
     )
     return pixels, mesh
 
@@ -78,7 +83,8 @@ def test_rasterize_against_a_slow_loop(two_sided):
     rng = np.random.default_rng(7)
     pixels, mesh = triangles_in_view(rng, 9)
     texture = rng.integers(0, 256, (1, 8, 8, 4), dtype=np.uint8)
-    triangle, weights = rendering.rasterize(pixels, mesh, materials(texture, two_sided), SIDE, SIDE)
+    surface = mesh.triangles, mesh.uv, mesh.material, texture, materials(texture, two_sided).two_sided
+    triangle, weights = rendering.rasterize(pixels, surface, SIDE)
     expected, expected_weights = slow_rasterize(pixels, mesh, texture, two_sided)
     np.testing.assert_array_equal(triangle, expected)
     assert len(np.unique(triangle)) > 5
@@ -90,9 +96,9 @@ def test_neighbours_leave_no_gap():
     corners = np.array([[2.3, 2.1], [20.7, 3.2], [21.1, 19.9], [3.4, 20.2]])
     pixels = np.concatenate([corners, np.full((4, 1), 5.0)], 1)
     triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    mesh = Mesh(pixels, triangles, np.zeros((2, 3, 2), np.float32), np.zeros(2, np.int32), np.ones(4, np.float32))
     white = np.full((1, 1, 1, 4), 255, np.uint8)
-    triangle, _ = rendering.rasterize(pixels, mesh, materials(white), SIDE, SIDE)
+    surface = triangles, np.zeros((2, 3, 2), np.float32), np.zeros(2, np.int32), white, np.ones(1, bool)
+    triangle, _ = rendering.rasterize(pixels, surface, SIDE)
     assert (triangle[4:19, 4:20] >= 0).all()
 
 
@@ -105,7 +111,7 @@ def test_normals_of_a_tetrahedron_point_outwards():
 def test_bake_interpolates_over_the_texture():
     uv = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
     values = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    baked = rendering.bake(uv, np.array([[0, 1, 3], [1, 2, 3]]), values, 16)
+    baked = bake(uv, np.array([[0, 1, 3], [1, 2, 3]]), values, 16)
     grid = (np.arange(16) + 0.5) / 16
     np.testing.assert_allclose(baked, np.stack(np.meshgrid(grid, grid), -1), atol=1e-5)
 
@@ -125,7 +131,7 @@ def test_tone_map_keeps_order_and_range():
     assert tones.min() == 0
     assert tones.max() == 255
     assert (np.diff(tones[:, 0].astype(int)) >= 0).all()
-    assert rendering.tone_map(rendering.to_linear([0.5])) == pytest.approx(127.5, abs=0.5)
+    assert rendering.tone_map(to_linear([0.5])) == pytest.approx(127.5, abs=0.5)
 
 
 def test_average_is_the_mean_of_blocks():

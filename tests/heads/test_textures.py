@@ -5,8 +5,11 @@ import pytest
 
 pytest.importorskip("numba")
 
-from mrfomm.heads import appearance, geometry, textures
-from mrfomm.heads.meshes import MATERIALS
+from mrfomm.heads import geometry, scene
+from mrfomm.heads.painted import textures
+from mrfomm.heads.painted.canvas import make_canvas
+from mrfomm.heads.painted.look import Eyes, sample_look
+from mrfomm.heads.painted.textures import MATERIALS
 
 SIZE = 128
 
@@ -18,13 +21,13 @@ def template():
 
 @pytest.fixture(scope="module")
 def canvas(template):
-    return textures.make_canvas(template, SIZE)
+    return make_canvas(template, SIZE)
 
 
 @pytest.fixture(scope="module")
 def look(template):
     rng = np.random.default_rng(8)
-    return appearance.sample_look(geometry.sample_shape(template, rng), rng)
+    return sample_look(geometry.sample_shape(template, rng), rng)
 
 
 def test_canvas_has_the_place_of_every_vertex(template, canvas):
@@ -65,7 +68,7 @@ def test_skin_has_its_tone(canvas, look):
 
 
 def test_eyes_have_a_dark_pupil_in_a_coloured_iris():
-    eye = textures.paint_eye(appearance.Eyes((0.2, 0.4, 0.7), (0.92, 0.9, 0.9), 0.4), SIZE, np.random.default_rng(0))
+    eye = textures.paint_eye(Eyes((0.2, 0.4, 0.7), (0.92, 0.9, 0.9), 0.4), SIZE, np.random.default_rng(0))
     middle = SIZE // 2
     assert eye[middle, middle, :3].max() < 20
     iris = eye[middle, middle + int(0.35 * middle), :3].astype(int)
@@ -73,12 +76,12 @@ def test_eyes_have_a_dark_pupil_in_a_coloured_iris():
     assert eye[middle, middle + int(0.6 * middle), :3].min() > 150
 
 
-@pytest.mark.parametrize("kind", appearance.BACKDROPS)
+@pytest.mark.parametrize("kind", scene.BACKDROPS)
 def test_backdrops(kind):
-    backdrop = appearance.Backdrop(kind, ((0.8, 0.2, 0.2), (0.2, 0.8, 0.2), (0.2, 0.2, 0.8)), 4)
-    image = textures.paint_backdrop(backdrop, 64)
+    backdrop = scene.Backdrop(kind, ((0.8, 0.2, 0.2), (0.2, 0.8, 0.2), (0.2, 0.2, 0.8)), 4)
+    image = scene.paint_backdrop(backdrop, 64)
     assert image.shape == (64, 64, 3)
     assert 0 <= image.min() <= image.max() <= 1
-    np.testing.assert_array_equal(image, textures.paint_backdrop(backdrop, 64))
-    other = textures.paint_backdrop(backdrop._replace(seed=5), 64)
+    np.testing.assert_array_equal(image, scene.paint_backdrop(backdrop, 64))
+    other = scene.paint_backdrop(backdrop._replace(seed=5), 64)
     assert np.abs(image - other).max() > 0.01

@@ -1,6 +1,6 @@
 """What a painted person looks like, as plain numbers drawn from a numpy Generator.
 
-Colours are sRGB-like triples in [0,1], lengths decimetres, positions those of the base mesh (see shape.py).
+Colours are sRGB-like triples in [0,1], lengths decimetres, positions those of the base mesh (see geometry.py).
 """
 
 from typing import NamedTuple
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mrfomm.heads.geometry import Shape
 from mrfomm.heads.scene import Color, from_hsv
-from mrfomm.heads.shape import Shape
 
 # darkest to lightest; between neighbours colours are mixed
 _SKIN_TONES = (
@@ -42,11 +42,9 @@ GARMENTS = ("crew", "vneck", "wide", "turtleneck", "shirt", "suit", "hoodie")
 
 
 class Skin(NamedTuple):
-    """Numbers are in [0,1]."""
-
     tone: Color
     lips: Color
-    redness: float
+    redness: float  # 0..1, as all that follows
     freckles: float
     wrinkles: float
     shadow: float  # make-up on the eyelids
@@ -54,8 +52,6 @@ class Skin(NamedTuple):
 
 
 class Hair(NamedTuple):
-    """What grows on the skull, or the cap on it."""
-
     style: str  # one of HAIR_STYLES
     color: Color
     length: float  # how far it stands off
@@ -72,8 +68,6 @@ class Hair(NamedTuple):
 
 
 class Brows(NamedTuple):
-    """The band of both brows."""
-
     color: Color
     thickness: float
     arch: float  # height of the bend
@@ -83,25 +77,19 @@ class Brows(NamedTuple):
 
 
 class Eyes(NamedTuple):
-    """Both eyeballs."""
-
     iris: Color
     sclera: Color
     pupil: float  # its radius as a share of the iris
 
 
 class Beard(NamedTuple):
-    """kind is one of BEARDS, density in [0,1]."""
-
-    kind: str
+    kind: str  # one of BEARDS
     color: Color
     length: float
-    density: float
+    density: float  # 0..1
 
 
 class Clothing(NamedTuple):
-    """What is worn below the neck."""
-
     garment: str  # one of GARMENTS
     color: Color
     second: Color  # of stripes, shirt or trimmings
@@ -112,13 +100,11 @@ class Clothing(NamedTuple):
 
 
 class Glasses(NamedTuple):
-    """width, height: radii of a rim; power: 2 is an ellipse, more is squarer."""
-
     worn: bool
     color: Color
-    width: float
+    width: float  # radii of a rim
     height: float
-    power: float
+    power: float  # of its outline: 2 is an ellipse, more is squarer
     thickness: float
 
 
@@ -139,7 +125,7 @@ class Look(NamedTuple):
 def sample_look(shape: Shape, rng: np.random.Generator) -> Look:
     """A random Look for a head's Shape; the colours go with the face without being tied to it."""
     skin = _sample_skin(shape, rng)
-    darkness = 1 - np.mean(skin.tone)
+    darkness = float(1 - np.mean(skin.tone))
     natural = _sample_hair_color(shape, darkness, rng)
     hair = _sample_hair(shape, natural, rng)
     brow_color = _mix(natural, (0.1, 0.08, 0.06), rng.uniform(0.1, 0.6))

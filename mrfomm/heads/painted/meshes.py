@@ -1,16 +1,18 @@
-"""The mesh of one painted person at rest: the head and what is put on it: hair, beard, glasses, earrings, collar."""
+"""The mesh of a painted person at rest: the head, and on it hair, beard, glasses, earrings and a collar."""
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mrfomm.heads.geometry import PARTS, Template
 from mrfomm.heads.painted import regions
 from mrfomm.heads.painted.look import Clothing, Glasses, Hair, Look
 from mrfomm.heads.painted.textures import MATERIALS
 from mrfomm.heads.rendering import Mesh, vertex_normals
-from mrfomm.heads.shape import PARTS, Template
+from mrfomm.heads.scene import single
 
 _GOLDEN = 2.399963  # radians: successive values spread evenly
 _TONGUE_AND_TEETH = {"teeth": "mouth", "tongue": "mouth"}  # the parts whose material has another name
@@ -80,7 +82,8 @@ def _skin(head: Head, clothing: Clothing) -> Mesh:
     """The template's own parts; clothes are a little thicker than the skin."""
     template, uv = head.template, head.template.uv.copy()
     dressed = head.vertices + head.normals * (0.05 * regions.cloth(head.base, clothing))[:, None]
-    for part, place in (("eye", _eye_uv), ("lashes", _lashes_uv), ("teeth", _teeth_uv), ("tongue", _tongue_uv)):
+    teeth_uv, tongue_uv = functools.partial(_mouth_uv, v=0.25), functools.partial(_mouth_uv, v=0.75)
+    for part, place in (("eye", _eye_uv), ("lashes", _lashes_uv), ("teeth", teeth_uv), ("tongue", tongue_uv)):
         chosen = template.of(part)
         uv[chosen] = place(template.vertices[template.triangles[chosen]])
     own = np.arange(len(dressed))
@@ -97,7 +100,7 @@ def _eye_uv(corners: np.ndarray) -> np.ndarray:
         low, high = points.min((0, 1)), points.max((0, 1))
         offset = (points - (low + high) / 2) / ((high - low)[1] / 2)
         seen = 0.5 + 0.49 * np.stack([offset[..., 0], -offset[..., 1]], -1)
-        uv[side] = np.where(offset[..., 2:] < 0, np.float32([0.02, 0.5]), seen)
+        uv[side] = np.where(offset[..., 2:] < 0, single([0.02, 0.5]), seen)
     return uv
 
 
@@ -107,12 +110,9 @@ def _lashes_uv(corners: np.ndarray) -> np.ndarray:
     return np.stack([along % 1.0, np.full_like(along, 0.5)], -1)
 
 
-def _teeth_uv(corners: np.ndarray) -> np.ndarray:
-    return np.stack([0.5 + corners[..., 0] / 0.7, np.full(corners.shape[:2], 0.25)], -1)
-
-
-def _tongue_uv(corners: np.ndarray) -> np.ndarray:
-    return np.stack([0.5 + corners[..., 0] / 0.7, np.full(corners.shape[:2], 0.75)], -1)
+def _mouth_uv(corners: np.ndarray, v: float) -> np.ndarray:
+    """Teeth are in the upper half of their texture, the tongue in the lower."""
+    return np.stack([0.5 + corners[..., 0] / 0.7, np.full(corners.shape[:2], v)], -1)
 
 
 def _shell(head: Head, offset: np.ndarray, coverage: np.ndarray, material: str, openness: float = 1.0) -> Mesh:

@@ -1,16 +1,14 @@
 """Paints the textures of a person; a texture is uint8 [S,S,4], colour and alpha."""
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mrfomm.heads.painted import regions
-from mrfomm.heads.painted.look import Beard, Brows, Clothing, Eyes, Hair, Look, Skin
-from mrfomm.heads.rendering import Materials, bake
-from mrfomm.heads.scene import cover, noise
-from mrfomm.heads.shape import Template
+from mrfomm.heads.painted.canvas import Canvas
+from mrfomm.heads.painted.look import Beard, Clothing, Eyes, Hair, Look, Skin
+from mrfomm.heads.rendering import Materials
+from mrfomm.heads.scene import cover, noise, single
 
 # material -> (wrap of red, green, blue; gloss; hardness; two-sided; casts a shadow): the columns of Materials
 _OPTICS = {
@@ -25,20 +23,6 @@ _OPTICS = {
     "frame": ((0.1, 0.1, 0.1), 0.5, 50, True, True),
 }
 MATERIALS = tuple(_OPTICS)
-
-
-class Canvas(NamedTuple):
-    """What the skin's texels are on the base mesh."""
-
-    points: np.ndarray  # float32 [S,S,3]: their places
-    masks: dict[str, np.ndarray]  # name -> float32 [S,S] in [0,1]
-
-
-def make_canvas(template: Template, size: int) -> Canvas:
-    """The Canvas of a template for textures of a size."""
-    skin = template.of("skin")
-    points = bake(template.uv[skin], template.triangles[skin], template.vertices, size)
-    return Canvas(points, {name: cv2.resize(mask, (size, size)) for name, mask in template.masks.items()})
 
 
 def paint_materials(canvas: Canvas, look: Look) -> Materials:
@@ -56,9 +40,9 @@ def paint_materials(canvas: Canvas, look: Look) -> Materials:
         _paint_fabric(look.clothing, size, rng),
         _opaque(np.full((size, size, 3), look.glasses.color, np.float32)),
     )
-    wrap, gloss, hardness, two_sided, casts = (np.array(column) for column in zip(*_OPTICS.values()))
-    optics = (column.astype(np.float32) for column in (wrap, gloss, hardness))
-    return Materials(np.stack(textures), *optics, two_sided, casts)
+    wrap, gloss, hardness, two_sided, casts = zip(*_OPTICS.values())
+    answers = single(wrap), single(gloss), single(hardness), np.array(two_sided), np.array(casts)
+    return Materials(np.stack(textures), *answers)
 
 
 def _texture(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -71,7 +55,7 @@ def _opaque(color: np.ndarray) -> np.ndarray:
 
 def _dim(color: np.ndarray, share: np.ndarray, by: ArrayLike) -> None:
     """Darken color [S,S,3] in place where ``share`` [S,S] is, its channels ``by`` [3]."""
-    color *= 1 - share[..., None] * np.float32(by)
+    color *= 1 - share[..., None] * single(by)
 
 
 def paint_skin(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -79,17 +63,14 @@ def paint_skin(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarr
     size, skin = len(canvas.points), look.skin
     y = canvas.points[..., 1]
     fine, grain, patch = noise(rng, size, size // 2), noise(rng, size, size // 8), noise(rng, size, 14)
-    color = np.ones((size, size, 3), np.float32) * np.float32(skin.tone)
+    color = np.ones((size, size, 3), np.float32) * single(skin.tone)
     color *= (1 + 0.07 * (fine - 0.5) + 0.06 * (grain - 0.5) + 0.12 * (patch - 0.5))[..., None]
     _paint_complexion(color, canvas, skin, grain, rng)
     lips = canvas.masks["lips"] * 0.85
-    cover(color, np.float32(skin.lips) * (0.94 + 0.12 * grain[..., None]), lips)
+    cover(color, single(skin.lips) * (0.94 + 0.12 * grain[..., None]), lips)
     cover(color, (0.42, 0.14, 0.13), canvas.masks["inside-mouth"])
     cover(color, (0.25, 0.06, 0.06), regions.bump(y, regions.MOUTH, 0.012) * lips * 0.5)  # the line between the lips
-    ragged = 0.08 * (noise(rng, size, size // 6) - 0.5)
-    _paint_brows(color, canvas, look.brows, rng)
-    _paint_shadow_of_beard(color, canvas, look.beard, ragged, fine)
-    _paint_roots(color, canvas, look.hair, ragged, fine)
+    _paint_hairs(color, canvas, look, rng, fine)
     _paint_clothes(color, canvas, look.clothing, fine)
     return _opaque(color)
 
@@ -107,14 +88,14 @@ def _paint_complexion(
     below = regions.bump(side, 0.3, 0.13) * regions.bump(y, -0.13, 0.05) * (z > -0.4)
     _dim(color, below * (0.08 + 0.14 * skin.wrinkles), (0.8, 1, 0.9))
     lids = canvas.masks["eyelids"] * regions.ramp(y, -0.02, 0.04)
-    cover(color, np.float32(skin.tone) * np.float32([0.55, 0.42, 0.45]), lids * (0.15 + 0.5 * skin.shadow))
+    cover(color, single(skin.tone) * single([0.55, 0.42, 0.45]), lids * (0.15 + 0.5 * skin.shadow))
     spots = regions.ramp(noise(rng, size, size // 5), 0.72, 0.9) * (cheeks + nose + 0.3) * (z > -0.6)
     _dim(color, np.clip(spots * skin.freckles, 0, 1), (0.2, 0.32, 0.38))
     _dim(color, _wrinkles(canvas.points, grain) * skin.wrinkles, (0.28, 0.34, 0.34))
     for _ in range(int(3 * skin.moles)):
         spot = rng.uniform((-0.6, -0.9), (0.6, 0.5))
         mole = regions.ramp(np.hypot(x - spot[0], y - spot[1]), 0.026, 0.014) * (z > -0.6)
-        cover(color, np.float32(skin.tone) * 0.35, mole)
+        cover(color, single(skin.tone) * 0.35, mole)
 
 
 def _wrinkles(points: np.ndarray, grain: np.ndarray) -> np.ndarray:
@@ -129,32 +110,23 @@ def _wrinkles(points: np.ndarray, grain: np.ndarray) -> np.ndarray:
     return np.clip(forehead * 0.7 + fold + 0.7 * feet, 0, 1) * (z > -0.6)
 
 
-def _paint_brows(color: np.ndarray, canvas: Canvas, brows: Brows, rng: np.random.Generator) -> None:
-    size = len(canvas.points)
+def _paint_hairs(color: np.ndarray, canvas: Canvas, look: Look, rng: np.random.Generator, fine: np.ndarray) -> None:
+    """Brows, stubble or the skin below a beard, and the roots of the hair."""
+    points, size, hair, beard = canvas.points, len(canvas.points), look.hair, look.beard
+    ragged = 0.08 * (noise(rng, size, size // 6) - 0.5)
     hairs = 0.55 + 0.9 * (noise(rng, size, size // 3, size // 24) - 0.35)
-    cover(color, brows.color, np.clip(regions.brows(canvas.points, brows) * brows.density * hairs, 0, 0.95))
-
-
-def _paint_shadow_of_beard(
-    color: np.ndarray, canvas: Canvas, beard: Beard, ragged: np.ndarray, fine: np.ndarray
-) -> None:
-    """Stubble, or the skin below a beard."""
-    stubble = beard.kind == "stubble"
-    dots = 0.55 + 0.9 * (fine > 0.5) if stubble else 1.0
-    share = regions.beard(canvas.points, beard.kind, ragged) * beard.density * dots * (1 - canvas.masks["lips"])
+    cover(color, look.brows.color, np.clip(regions.brows(points, look.brows) * look.brows.density * hairs, 0, 0.95))
+    dots = 0.55 + 0.9 * (fine > 0.5) if beard.kind == "stubble" else 1.0
+    share = regions.beard(points, beard.kind, ragged) * beard.density * dots * (1 - canvas.masks["lips"])
     cover(color, beard.color, np.clip(share, 0, 0.9))
-
-
-def _paint_roots(color: np.ndarray, canvas: Canvas, hair: Hair, ragged: np.ndarray, fine: np.ndarray) -> None:
-    """The roots of the hair; none under a cap."""
     if hair.style != "beanie":
-        roots = regions.scalp(canvas.points, hair, noise=ragged) * (0.12 if hair.style == "bald" else 0.95)
-        share = np.clip(roots * (0.8 + 0.4 * fine), 0, 1)
-        cover(color, np.float32(hair.color) * (0.6 + 0.4 * fine[..., None]), share)
+        roots = regions.scalp(points, hair, noise=ragged) * (0.12 if hair.style == "bald" else 0.95)
+        roots = np.clip(roots * (0.8 + 0.4 * fine), 0, 1)
+        cover(color, single(hair.color) * (0.6 + 0.4 * fine[..., None]), roots)
 
 
 def _paint_clothes(color: np.ndarray, canvas: Canvas, clothing: Clothing, fine: np.ndarray) -> None:
-    points, own = canvas.points, np.float32(clothing.color)
+    points, own = canvas.points, single(clothing.color)
     x, y, _, _ = regions.split(points)
     cloth = np.ones_like(color) * own
     if clothing.stripes:
@@ -174,13 +146,13 @@ def paint_eye(eyes: Eyes, size: int, rng: np.random.Generator) -> np.ndarray:
     """An eyeball seen from the front: the iris in the middle."""
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     radius, turn = np.hypot(grid, grid[:, None]), np.arctan2(grid[:, None], grid)
-    color = np.ones((size, size, 3), np.float32) * np.float32(eyes.sclera)
-    color *= (1 - 0.22 * radius**2)[..., None] * (1 - radius[..., None] ** 3 * np.float32([0, 0.12, 0.1]))
+    color = np.ones((size, size, 3), np.float32) * single(eyes.sclera)
+    color *= (1 - 0.22 * radius**2)[..., None] * (1 - radius[..., None] ** 3 * single([0, 0.12, 0.1]))
     rim, hole = 0.47, 0.47 * eyes.pupil
     fibres = 0.8 + 0.2 * np.sin(37 * turn + 3 * np.sin(11 * turn)) + 0.15 * (noise(rng, size, 24) - 0.5)
-    iris = np.float32(eyes.iris) * (fibres * (0.7 + 0.7 * radius / rim))[..., None]
+    iris = single(eyes.iris) * (fibres * (0.7 + 0.7 * radius / rim))[..., None]
     cover(color, iris, regions.ramp(radius, rim, rim - 0.04))
-    cover(color, np.float32(eyes.iris) * 0.3, regions.bump(radius, rim - 0.02, 0.025) * 0.8)
+    cover(color, single(eyes.iris) * 0.3, regions.bump(radius, rim - 0.02, 0.025) * 0.8)
     cover(color, (0.015, 0.015, 0.015), regions.ramp(radius, hole + 0.02, hole - 0.02))
     return _opaque(color)
 
@@ -189,9 +161,9 @@ def _paint_mouth(size: int) -> np.ndarray:
     """Teeth in the upper half, tongue in the lower."""
     u = np.linspace(0, 1, size, dtype=np.float32)
     gap = np.abs(((u - 0.5) / 0.115) % 1 - 0.5)
-    teeth = np.float32([0.93, 0.89, 0.82]) * (0.82 + 0.18 * regions.ramp(gap, 0.5, 0.4))[:, None]
+    teeth = single([0.93, 0.89, 0.82]) * (0.82 + 0.18 * regions.ramp(gap, 0.5, 0.4))[:, None]
     color = np.tile(teeth, (size, 1, 1))
-    color[size // 2 :] = np.float32([0.72, 0.36, 0.36])
+    color[size // 2 :] = single([0.72, 0.36, 0.36])
     return _opaque(color)
 
 
@@ -207,7 +179,7 @@ def _strands(along: np.ndarray, across: np.ndarray, curl: float, rng: np.random.
     layers = []
     for cells in (40, 110):
         sheet = rng.random((64, 512), dtype=np.float32)
-        u, v = np.float32((bent * cells) % 512), np.float32((along * 3 + cells) % 64)
+        u, v = single((bent * cells) % 512), single((along * 3 + cells) % 64)
         layers.append(cv2.remap(sheet, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
     return 0.55 * layers[0] + 0.45 * layers[1]
 
@@ -225,7 +197,7 @@ def _flow(points: np.ndarray, hair: Hair) -> tuple[np.ndarray, np.ndarray]:
 
 def _hair_color(hair: Hair, pattern: np.ndarray) -> np.ndarray:
     strands = pattern[..., None]
-    return np.float32(hair.color) * (0.45 + 0.95 * strands) + 0.06 * strands  # black hair shines too
+    return single(hair.color) * (0.45 + 0.95 * strands) + 0.06 * strands  # black hair shines too
 
 
 def _paint_hair(canvas: Canvas, hair: Hair, rng: np.random.Generator) -> np.ndarray:
@@ -256,11 +228,11 @@ def _paint_beard(canvas: Canvas, beard: Beard, rng: np.random.Generator) -> np.n
     pattern = _strands(-y, np.arctan2(x, z + 1.0), 0.6, rng)
     kind = "none" if beard.kind == "stubble" else beard.kind
     alpha = (regions.beard(canvas.points, kind) + 0.9 * (pattern - 0.5)) * (canvas.masks["lips"] < 0.4)
-    return _texture(np.float32(beard.color) * (0.5 + 0.9 * pattern)[..., None], alpha)
+    return _texture(single(beard.color) * (0.5 + 0.9 * pattern)[..., None], alpha)
 
 
 def _paint_fabric(clothing: Clothing, size: int, rng: np.random.Generator) -> np.ndarray:
     """Cloth of collars, hoods and caps."""
-    color = np.float32(clothing.second if clothing.garment == "suit" else clothing.color)
+    color = single(clothing.second if clothing.garment == "suit" else clothing.color)
     weave = 1 + 0.35 * clothing.texture * (noise(rng, size, size // 3) - 0.5)
     return _opaque(color * weave[..., None])

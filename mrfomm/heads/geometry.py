@@ -151,6 +151,13 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return turn @ nod @ tilt
 
 
+def angles(matrix: np.ndarray) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees of a rotation [3,3], with |pitch| < 90: the inverse of :func:`rotation`."""
+    yaw, roll = np.arctan2(matrix[0, 2], matrix[2, 2]), -np.arctan2(matrix[1, 0], matrix[1, 1])
+    pitch = np.arcsin(np.clip(matrix[1, 2], -1, 1))
+    return float(np.rad2deg(yaw)), float(np.rad2deg(pitch)), float(np.rad2deg(roll))
+
+
 def turn_head(vertices: np.ndarray, follow: np.ndarray, matrix: np.ndarray, pivot: np.ndarray) -> np.ndarray:
     """Rotate vertices [N,3] about ``pivot`` [3], each by its share ``follow`` [N] of the angle of ``matrix`` [3,3].
 
