@@ -137,7 +137,7 @@ def judge(image: Variable, points: Variable, config: ModelConfig, fixed: bool = 
 
 
 def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
-    """Create the parameters in the current parameter scope, those of the discriminator if asked for, and no more."""
+    """Create the parameters in the current scope without computing anything; inference needs no discriminator's."""
     size = config.image_size
     image = Variable((1, 3, size, size))
     synthesise(encode_references(Variable((1, 1, 3, size, size)), config), keypoints_of(image, config), config)

@@ -34,15 +34,10 @@ def residual_block(x: Variable, training: bool) -> Variable:
 
 
 def hourglass(x: Variable, expansion: int, max_features: int, blocks: int, training: bool) -> Variable:
-    """Encoder-decoder whose decoder concatenates the encoder's output of each level.
+    """Encoder-decoder whose decoder concatenates the encoder's output of each of ``blocks`` levels.
 
-    Args:
-        x: [N,C,H,W], H and W divisible by 2^blocks.
-        expansion, max_features: level i has min(max_features, expansion * 2^(i+1)) channels.
-        blocks: number of levels.
-
-    Returns:
-        [N,expansion + C,H,W] (FOMM's Hourglass.out_filters).
+    Level i has min(max_features, expansion * 2^(i+1)) channels. x [N,C,H,W], H and W divisible by 2^blocks ->
+    [N,expansion + C,H,W] (FOMM's Hourglass.out_filters).
     """
     levels = [x]
     for i in range(blocks):

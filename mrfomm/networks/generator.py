@@ -27,16 +27,10 @@ def warp_features(features: Variable, motion: Motion) -> tuple[Variable, Variabl
     Deformation and occlusion are resized to the features where the sizes differ.
     """
     height, width = features.shape[2:]
-    occlusion = resize(motion.occlusion, height, width)
-    warped = ops.warp(features, _resize_grid(motion.deformation, height, width))
-    return ops.multiply(warped, occlusion), occlusion
-
-
-def _resize_grid(deformation: Variable, height: int, width: int) -> Variable:
-    if deformation.shape[1:3] == (height, width):
-        return deformation
-    channels_first = resize(F.transpose(deformation, (0, 3, 1, 2)), height, width)
-    return F.transpose(channels_first, (0, 2, 3, 1))
+    occlusion, grid = resize(motion.occlusion, height, width), motion.deformation
+    if grid.shape[1:3] != (height, width):
+        grid = F.transpose(resize(F.transpose(grid, (0, 3, 1, 2)), height, width), (0, 2, 3, 1))
+    return ops.multiply(ops.warp(features, grid), occlusion), occlusion
 
 
 def decode(

@@ -47,15 +47,14 @@ def estimate_motion(
         variance: of the keypoints' Gaussians.
         training: batch norm uses and updates batch statistics.
     """
-    batch, channels, height, width = image.shape
+    batch, _, height, width = image.shape
     count = driving.value.shape[1]
     sparse = sparse_motions(reference, driving, height, width)  # [N,n+1,2,h,w]
     heatmaps = heatmap_difference(driving.value, reference.value, height, width, variance)
     background = Variable.from_numpy_array(np.zeros((batch, 1, height, width), np.float32))
     heatmaps = F.reshape(F.concatenate(background, heatmaps, axis=1), (batch, count + 1, 1, height, width))
     warped = _warp_by_each(image, sparse)  # [N,n+1,3,h,w]
-    hints = F.concatenate(heatmaps, warped, axis=2)  # [N,n+1,4,h,w]
-    hints = F.reshape(hints, (batch, (count + 1) * (1 + channels), height, width))
+    hints = F.reshape(F.concatenate(heatmaps, warped, axis=2), (batch, -1, height, width))  # [N,(n+1)*4,h,w]
     with nn.parameter_scope("motion"):
         with nn.parameter_scope("hourglass"):
             features = hourglass(hints, expansion, max_features, blocks, training)
@@ -65,7 +64,8 @@ def estimate_motion(
             occlusions = ops.filters(features.shape[1], 1, KERNEL)
     mask, occlusion = ops.convolutions(features, [masks, occlusions], pad=KERNEL // 2)
     mask, occlusion = F.softmax(mask, axis=1), F.sigmoid(occlusion)
-    return Motion(_combine(sparse, mask), occlusion, mask)
+    weighted = ops.multiply(sparse, F.reshape(mask, (batch, count + 1, 1, height, width)))
+    return Motion(F.transpose(F.sum(weighted, axis=1), (0, 2, 3, 1)), occlusion, mask)
 
 
 def sparse_motions(reference: Keypoints, driving: Keypoints, height: int, width: int) -> Variable:
@@ -88,10 +88,3 @@ def _warp_by_each(image: Variable, sparse: Variable) -> Variable:
     grid = F.reshape(F.transpose(sparse, (0, 1, 3, 4, 2)), (batch, count * height, width, 2))  # one below the other
     warped = F.reshape(ops.warp(image, grid), (batch, -1, count, height, width))  # [N,3,m,h,w]
     return F.transpose(warped, (0, 2, 1, 3, 4))
-
-
-def _combine(sparse: Variable, mask: Variable) -> Variable:
-    """Mask-weighted sum of the sparse motions: [N,m,2,h,w], [N,m,h,w] -> [N,h,w,2]."""
-    batch, count, height, width = mask.shape
-    weighted = ops.multiply(sparse, F.reshape(mask, (batch, count, 1, height, width)))
-    return F.transpose(F.sum(weighted, axis=1), (0, 2, 3, 1))

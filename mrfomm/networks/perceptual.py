@@ -37,15 +37,17 @@ def vgg19_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Vari
 def vgg16_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Variable]:
     """VGG16's relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 (torchvision's VGG16, the other network of LPIPS).
 
-    Of a normalised image [N,3,H,W] of at least 16 pixels a side; the parameters are ``conv{stage}_{i}/{W,b}``.
+    Of a normalised image [N,3,H,W] of at least 16 pixels a side, with 64, 128, 256, 512, 512 channels; the parameters
+    are ``conv{stage}_{i}/{W,b}``.
     """
     return [stage[-1] for stage in _vgg_stages(x, parameters, "", VGG16_COUNTS)]
 
 
 def alexnet_features(x: Variable, parameters: Mapping[str, Variable]) -> list[Variable]:
-    """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS): 64 to 384 channels.
+    """AlexNet's five ReLU outputs (torchvision's AlexNet, the default network of LPIPS).
 
-    Of a normalised image [N,3,H,W] of at least 31 pixels a side; the parameters are ``conv{1..5}/{W,b}``.
+    Of a normalised image [N,3,H,W] of at least 31 pixels a side, with 64, 192, 384, 256, 256 channels; the parameters
+    are ``conv{1..5}/{W,b}``.
     """
     features = []
     for i, (stride, pad) in enumerate(ALEXNET_LAYERS, start=1):

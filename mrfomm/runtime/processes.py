@@ -1,6 +1,6 @@
 """The processes that share a training run: one, or several that Open MPI's ``mpirun`` starts (extra ``mpi``).
 
-One per GPU, or one per share of the cores on a CPU, on one machine or several (docs/scaling.md)::
+One per GPU, or one per share of the cores on a CPU, on one machine or several (docs/install.md)::
 
     mpirun -n 4 python train.py --config configs/vox-256.yaml --data data/vox
 
@@ -200,11 +200,7 @@ def _told(what: str) -> int | None:
 
 
 def _join(announced: int) -> tuple["MPI.Intracomm", "MPI.Comm"]:
-    """mpi4py's communicators of all processes and of those on this machine.
-
-    Raises:
-        UserError: there are not as many as announced by ``mpirun``.
-    """
+    """mpi4py's communicators of all processes, which must be as many as announced, and of those on this machine."""
     try:
         from mpi4py import MPI
     except ImportError as error:
@@ -227,11 +223,10 @@ def _share_cores(local: "MPI.Comm") -> None:
 @contextlib.contextmanager
 def _silence(wanted: bool) -> Iterator[None]:
     """Context manager in which nothing is printed, if wanted. What is logged still shows: it is this process' own."""
-    with contextlib.ExitStack() as stack:
-        if wanted:
-            sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(sink))
-            stack.enter_context(contextlib.redirect_stderr(sink))
+    if not wanted:
+        yield
+        return
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield
 
 
@@ -257,11 +252,7 @@ def _mpi_for_nnabla() -> Iterator[None]:
 
 
 def _agreed_context(name: str, world: "MPI.Intracomm", device: int) -> nn.Context:
-    """``choose_context``, on which all processes agree.
-
-    Raises:
-        UserError: not all have a GPU.
-    """
+    """``choose_context``, on which all processes agree; a UserError where not all have a GPU."""
     context = choose_context(name, device)
     if len(set(world.allgather(context.backend[0]))) > 1:
         raise UserError(

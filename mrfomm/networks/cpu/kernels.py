@@ -8,6 +8,7 @@ Compiled code is kept beside this file or, where that can't be written, in the u
 overrides both). Where there is neither, every process compiles anew, which takes some ten seconds.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,7 @@ from numpy import ndarray
 
 from mrfomm.networks.cpu.batch_norm import Line
 
-# numba computes in float64 where a Python number meets a float32.
-ZERO: Any = np.float32(0)
+ZERO: Any = np.float32(0)  # numba computes in float64 where a Python number meets a float32
 ONE: Any = np.float32(1)
 BLOCK = 512  # points of a warp that one thread takes at once
 
@@ -27,16 +27,15 @@ BLOCK = 512  # points of a warp that one thread takes at once
 _FAST_SUMS = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function: Callable, **options: Any) -> Any:
-    options = {"nogil": True, "fastmath": _FAST_SUMS, **options}
+def _compiled(function: Callable, parallel: bool = False) -> Any:
+    options: dict = {"nogil": True, "fastmath": _FAST_SUMS, "parallel": parallel}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder for compiled code
         return numba.njit(**options)(function)
 
 
-def _parallel(function: Callable) -> Any:
-    return _compiled(function, parallel=True)
+_parallel = functools.partial(_compiled, parallel=True)
 
 
 @_parallel

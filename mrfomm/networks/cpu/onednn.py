@@ -51,6 +51,7 @@ class _Argument(ctypes.Structure):  # dnnl_exec_arg_t
     _fields_ = (("index", c_int), ("memory", c_void_p))
 
 
+_Shapes = Mapping[int, Sequence[int]]  # by argument
 _Step = tuple[_Handle, "Array[_Argument]"]  # a primitive and what it is executed with
 
 
@@ -103,15 +104,13 @@ class OneDNN:
     def dense(self, shape: Sequence[int]) -> _Handle:
         """The layout of a C-contiguous array."""
         strides = _Dims(*(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
-        return self._layout("strides", shape, strides)
+        function = "memory_desc_create_with_strides"
+        return self.create("memory_desc", function, len(shape), _Dims(*shape), _FLOAT32, strides)
 
     def free(self, shape: Sequence[int]) -> _Handle:
         """A layout left to the primitive's choice."""
-        return self._layout("tag", shape, _ANY)
-
-    def _layout(self, how: str, shape: Sequence[int], order: Any) -> _Handle:
-        function = f"memory_desc_create_with_{how}"
-        return self.create("memory_desc", function, len(shape), _Dims(*shape), _FLOAT32, order)
+        function = "memory_desc_create_with_tag"
+        return self.create("memory_desc", function, len(shape), _Dims(*shape), _FLOAT32, _ANY)
 
     def wanted(self, description: _Handle, argument: int) -> _Handle:
         """The layout a primitive wants an argument in. It belongs to the description."""
@@ -131,8 +130,9 @@ class OneDNN:
 
     def reorder(self, source: tuple[_Handle, _Handle], target: tuple[_Handle, _Handle]) -> _Step:
         """Copy one (layout, memory) to another."""
-        function, ends = "reorder_primitive_desc_create", (source[0], self.engine, target[0], self.engine)
-        return self.step(self.create("primitive_desc", function, *ends, None), {_SRC: source[1], _DST: target[1]})
+        ends = (source[0], self.engine, target[0], self.engine)
+        description = self.create("primitive_desc", "reorder_primitive_desc_create", *ends, None)
+        return self.step(description, {_SRC: source[1], _DST: target[1]})
 
     def execute(self, steps: Sequence[_Step]) -> None:
         if not hasattr(self._thread, "stream"):
@@ -153,9 +153,7 @@ class OneDNN:
 class _Operation:
     """A primitive on dense arrays of the given shapes by argument, called with the arrays in the same order."""
 
-    def __init__(
-        self, dnn: OneDNN, description: _Handle, shapes: Mapping[int, Sequence[int]], outputs: Sequence[int]
-    ) -> None:
+    def __init__(self, dnn: OneDNN, description: _Handle, shapes: _Shapes, outputs: Sequence[int]) -> None:
         self._dnn = dnn
         self._outer: list[_Handle] = []
         self._inner: list[tuple[_Handle, int, int]] = []  # memory, argument, bytes
