@@ -15,12 +15,12 @@ import numpy as np
 from benchmarks.timing import median_seconds
 from mrfomm import bundled
 from mrfomm.checkpoint import ParameterTree
-from mrfomm.commands.train import load_perceptual
 from mrfomm.config import load_config
 from mrfomm.data.loader import Batch
 from mrfomm.errors import command_parser
 from mrfomm.networks import ops
 from mrfomm.runtime.processes import start_processes
+from mrfomm.training.step import load_perceptual
 from mrfomm.training.trainer import Trainer
 
 

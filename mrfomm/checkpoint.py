@@ -1,4 +1,4 @@
-"""Checkpoints: folders with the configuration, the parameters and, during training, everything a resumed run needs.
+"""Parameters, and the files they are kept in: nnabla's ``.h5`` and checkpoint folders.
 
 ::
 
@@ -8,25 +8,19 @@
       solver_NAME.h5       state of each solver (training only)
       state.json           step, and the size and SHA-256 of every other file
 
-A folder is written under another name, synchronised, then renamed; it is renamed again before it is deleted: under its
-final name it is whole, whenever the program is killed. What a killed run left under other names, ``tidy`` puts right.
-``state.json`` lets a reader notice files that were damaged later.
+Under its final name a folder is whole, whenever the program is killed (``store.whole_folder``). ``state.json`` lets a
+reader notice files that were damaged later.
 """
 
+import contextlib
 import io
 import json
+import math
 import os
 import re
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import (
-    Any,
-    BinaryIO,
-    NamedTuple,
-)
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import nnabla as nn
@@ -34,20 +28,19 @@ import numpy as np
 from nnabla.solver import Solver
 
 from mrfomm.config import Config, config_from_dict, config_to_yaml, read_yaml
-from mrfomm.errors import AnyPath, UserError
-from mrfomm.h5_file import read_h5
-from mrfomm.store import OLD, PARTIAL, own_name, sha256_of, synchronise, whole_file, whole_folder
+from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.store import sha256_of, synchronise, whole_file, whole_folder
 
 PREFIX, BEST = "checkpoint-", "best"
-_OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{OLD}")
 _CHECKPOINT_FILE = re.compile(r"config\.yaml|state\.json|parameters\.h5|solver_\w+\.h5")
 _MAX_TEXT_BYTES = 1 << 20  # of config.yaml and state.json, which have some thousand
+_MAX_EXPANSION = 16  # of compressed data; weights shrink by less
 
 Parameters = Mapping[str, nn.Variable | np.ndarray]  # by name
 
 
 class Checkpoint(NamedTuple):
-    """folder; config: Config; parameters: name -> float32 array; state: the numbers of state.json."""
+    """What a checkpoint folder holds; parameters: name -> float32 array; state: the numbers of state.json."""
 
     folder: Path
     config: Config
@@ -56,15 +49,12 @@ class Checkpoint(NamedTuple):
 
 
 class ParameterTree:
-    """A private set of nnabla parameters, apart from the global one.
-
-    Graphs built inside ``with tree.scope():`` create and share parameters in this tree.
-    """
+    """A private set of nnabla parameters: graphs built inside ``with tree.scope():`` create and share them."""
 
     def __init__(self) -> None:
         self._root: dict[str, object] = {}
 
-    def scope(self) -> AbstractContextManager[object]:
+    def scope(self) -> contextlib.AbstractContextManager[object]:
         """Context manager: ``nn.parameter_scope`` on this tree."""
         return nn.parameter_scope("", self._root)
 
@@ -79,19 +69,13 @@ class ParameterTree:
             return {name: value for name, value in nn.get_parameters().items() if name.startswith(prefixes)}
 
     def assign(self, arrays: Mapping[str, np.ndarray], source: AnyPath, missing_allowed: Iterable[str] = ()) -> None:
-        """Fill every parameter from arrays by name.
-
-        Args:
-            arrays: name -> array.
-            source: named in errors.
-            missing_allowed: prefixes of parameters that may keep their initial value when ``arrays`` lacks them.
+        """Fill every parameter from arrays by name; those with an allowed prefix may keep their value for want of one.
 
         Raises:
-            UserError: a parameter is missing, left over or of another shape.
+            UserError: a parameter is missing, left over or of another shape; the source is named.
         """
-        parameters = self.all()
-        optional = {name for name in parameters if name.startswith(tuple(missing_allowed)) and name not in arrays}
-        shapes = {name: variable.shape for name, variable in parameters.items() if name not in optional}
+        optional, parameters = tuple(missing_allowed), self.all()
+        shapes = {n: value.shape for n, value in parameters.items() if n in arrays or not n.startswith(optional)}
         for name, array in check_arrays(arrays, shapes, source).items():
             parameters[name].d = np.asarray(array, np.float32)  # nnabla would take float64 over
 
@@ -99,23 +83,21 @@ class ParameterTree:
 def check_arrays(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: AnyPath
 ) -> Mapping[str, np.ndarray]:
-    """The arrays, if they are finite and exactly those of ``shapes`` (name -> shape).
-
-    Raises:
-        UserError: a parameter is missing, left over, of another shape, or not finite.
-    """
+    """The arrays, if they are finite and exactly those of ``shapes`` (name -> shape); else a UserError."""
     for name in sorted(arrays.keys() - shapes.keys()):
         raise UserError(f"{source}: parameter {name} has no place in this model; the configuration doesn't fit")
     for name, shape in shapes.items():
         if name not in arrays:
             raise UserError(f"{source}: parameter {name} is missing; the configuration doesn't fit the weights")
         if arrays[name].shape != tuple(shape):
-            raise UserError(
-                f"{source}: parameter {name} has shape {arrays[name].shape}, the configuration asks for {tuple(shape)}"
-            )
+            found = f"has shape {arrays[name].shape}, the configuration asks for {tuple(shape)}"
+            raise UserError(f"{source}: parameter {name} {found}")
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"{source}: parameter {name} holds values that aren't finite; use other weights")
     return arrays
+
+
+# Folders
 
 
 def save_checkpoint(
@@ -125,29 +107,22 @@ def save_checkpoint(
     state: Mapping[str, object] | None = None,
     solvers: Mapping[str, Solver] | None = None,
 ) -> None:
-    """Write a checkpoint folder in one step (an existing checkpoint is replaced at the end).
+    """Write a checkpoint folder in one step; an older checkpoint there is replaced at the end.
 
-    Args:
-        folder: its final path.
-        config: Config.
-        parameters: name -> Variable or array.
-        state: JSON-able numbers to keep (step and the like).
-        solvers: name -> nnabla solver.
+    ``state``: JSON-able numbers to keep (step and the like). ``solvers``: by name.
 
     Raises:
         UserError: the folder can't be written (no room, no permission), or holds something else.
     """
-    folder = Path(folder)
-    _check_replaceable(folder)
+    _check_replaceable(Path(folder))
     with whole_folder(os.path.realpath(folder)) as aside:  # a link stays
         (aside / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
         write_h5(aside / "parameters.h5", parameters)
         for name, solver in (solvers or {}).items():
             write_states(aside / f"solver_{name}.h5", solver)
         files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
-        (aside / "state.json").write_text(
-            json.dumps({"state": state or {}, "files": files}, indent=1), encoding="utf-8"
-        )
+        manifest = json.dumps({"state": state or {}, "files": files}, indent=1)
+        (aside / "state.json").write_text(manifest, encoding="utf-8")
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -162,49 +137,6 @@ def _check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder}: holds something else than a checkpoint ({others[0]}); choose a new folder")
 
 
-def save_parameters(path: AnyPath, parameters: Parameters) -> None:
-    """Write parameters (name -> Variable or array) as one .h5 file, in one step.
-
-    Raises:
-        UserError: the file can't be written.
-    """
-    with whole_file(path) as aside:
-        write_h5(aside, parameters)
-        synchronise(aside)
-
-
-def write_h5(path: AnyPath, parameters: Parameters) -> None:
-    """Write parameters (name -> Variable or array) in nnabla's format."""
-    variables = {
-        name: value if isinstance(value, nn.Variable) else nn.Variable.from_numpy_array(value)
-        for name, value in parameters.items()
-    }
-    _write_h5(path, lambda file: nn.save_parameters(file, variables, extension=".h5"))
-
-
-def write_states(path: AnyPath, solver: Solver) -> None:
-    """Write the states of a solver's parameters as nnabla's ``solver.save_states`` does."""
-
-    def write(file: BinaryIO) -> None:
-        with h5py.File(file, "w") as root:
-            for index, (name, state) in enumerate(solver.get_states().items()):
-                group = root.create_group(name)
-                group.attrs["index"] = index
-                group["t"] = state.t
-                for order, (key, value) in enumerate(state.pstate.items()):
-                    group[key] = value.data.get_data("r")
-                    group[key].attrs["index"] = order
-
-    _write_h5(path, write)
-
-
-def _write_h5(path: AnyPath, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` make a file in memory, then write that: on a full disk, the HDF5 library itself may crash."""
-    buffer = io.BytesIO()
-    write(buffer)
-    Path(path).write_bytes(buffer.getbuffer())
-
-
 def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read a checkpoint: a folder of one, or a run folder's best or else newest.
 
@@ -212,35 +144,9 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
         UserError: no checkpoint there, or it is damaged; the message names the file.
     """
     folder = find_checkpoint(path)
-    manifest = verify_checkpoint(folder)
-    config = config_from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    return Checkpoint(folder, config, read_h5(folder / "parameters.h5"), manifest["state"])
-
-
-def run_of(path: AnyPath) -> Path:
-    """The run folder that ``path`` means: itself, or the one around a checkpoint that is named."""
-    path = Path(path)
-    named = path.name == BEST or path.name.startswith(PREFIX)
-    return path.parent if named and (path.parent / "config.yaml").is_file() else path
-
-
-def load_resumable(path: AnyPath) -> Checkpoint:
-    """A run's newest whole checkpoint, or one that is named; damaged ones are told on stderr and stepped over.
-
-    Raises:
-        UserError: the run has no whole checkpoint, or the one that is named isn't.
-    """
-    run = run_of(path)
-    if run != Path(path):
-        return load_checkpoint(path)
-    folders = list_checkpoints(run)[::-1]
-    for folder in folders:
-        try:
-            return load_checkpoint(folder)
-        except UserError as error:
-            print(f"stepping over a checkpoint: {' '.join(str(error).split())}", file=sys.stderr)
-    other = f"go on from {run / BEST}" if (run / BEST).is_dir() else "start anew with --output"
-    raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); {other}")
+    state = verify_checkpoint(folder)["state"]
+    config = config_from_dict(read_yaml(folder / "config.yaml"), folder / "config.yaml")
+    return Checkpoint(folder, config, read_h5(folder / "parameters.h5"), state)
 
 
 def find_checkpoint(path: AnyPath) -> Path:
@@ -251,108 +157,41 @@ def find_checkpoint(path: AnyPath) -> Path:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; give a checkpoint folder or a run folder")
     if not path.is_dir():
-        raise UserError(
-            f"{path}: is a file, not a checkpoint folder; turn foreign weights into one: python -m mrfomm.convert"
-        )
-    best = path / BEST
-    candidates = ([best] if (best / "state.json").is_file() else []) + list_checkpoints(path)[::-1]
-    if not candidates:
+        remedy = "turn foreign weights into one: python -m mrfomm.convert"
+        raise UserError(f"{path}: is a file, not a checkpoint folder; {remedy}")
+    if (path / BEST / "state.json").is_file():
+        return path / BEST
+    found = list_checkpoints(path)
+    if not found:
         raise UserError(f"{path}: holds no checkpoint (no state.json, no {PREFIX}*); give the folder of one")
-    return candidates[0]
-
-
-def checkpoint_name(step: int) -> str:
-    """The name of the checkpoint of a step; later ones come later in the alphabet."""
-    return f"{PREFIX}{step:08d}"
+    return found[-1]
 
 
 def list_checkpoints(run: AnyPath) -> list[Path]:
     """The checkpoints of a run folder, oldest first."""
-    run = Path(run)
-    paths = run.iterdir() if run.is_dir() else ()  # glob() would take a folder that can't be listed for an empty one
+    paths = Path(run).iterdir() if Path(run).is_dir() else ()  # glob() would take one that can't be listed for empty
     return sorted(path for path in paths if path.name.startswith(PREFIX) and path.is_dir())
 
 
-def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints of a run folder.
-
-    Raises:
-        UserError: one can't be deleted.
-    """
-    for folder in list_checkpoints(run)[:-keep]:
-        aside = own_name(folder, PARTIAL)
-        try:
-            folder.rename(aside)  # so that none stands there half deleted
-            shutil.rmtree(aside)
-        except OSError as error:
-            raise UserError(f"{folder}: can't delete this old checkpoint ({error}); see to its permissions") from error
-
-
-def tidy(run: AnyPath) -> None:
-    """Put right what a killed run left in its folder: half-written files go, a checkpoint half replaced comes back.
-
-    Raises:
-        UserError: something can't be renamed or deleted.
-    """
-    run = Path(run)
-    try:
-        for old in run.glob(f".*{OLD}"):
-            named = _OLD_NAME.fullmatch(old.name)
-            if named and not (run / named[1]).exists():
-                old.rename(run / named[1])
-        for path in (*run.glob(f".*{OLD}"), *run.glob(f".*{PARTIAL}"), *run.rglob(f"{PARTIAL}-*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise UserError(f"{run}: can't clear away what a killed run left ({error}); see to its permissions") from error
-
-
-def set_later_aside(run: AnyPath, step: int) -> None:
-    """Rename the checkpoints after a step to ``later-NAME``, or ``damaged-NAME`` if they are; tell it on stderr.
-
-    Otherwise they would count as the newest, and the others would be deleted as old.
-    """
-    for later in (path for path in list_checkpoints(run) if path.name > checkpoint_name(step)):
-        try:
-            load_checkpoint(later)
-        except UserError:
-            set_aside(later, "damaged")
-        else:
-            print(f"{later}: is of a later step; kept as {set_aside(later, 'later').name}", file=sys.stderr)
-
-
-def set_aside(folder: Path, why: str) -> Path:
-    """Rename a checkpoint to ``WHY-NAME``, so that it doesn't count as one; returns its new path."""
-    aside = folder.with_name(f"{why}-{folder.name}")
-    try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"{folder}: can't rename this {why} checkpoint ({error}); move it away") from error
-    return aside
-
-
 def verify_checkpoint(folder: AnyPath) -> dict[str, Any]:
-    """Check every file of a checkpoint against state.json and return its content.
+    """The content of state.json, against which every file of the checkpoint has been checked.
 
     Raises:
         UserError: naming the first file that is missing or damaged.
     """
-    folder = Path(folder)
-    for name in ("state.json", "config.yaml"):
-        if (folder / name).is_file() and (folder / name).stat().st_size > _MAX_TEXT_BYTES:
-            raise UserError(f"{folder / name}: larger than a checkpoint's can be; use another checkpoint")
-    path = folder / "state.json"
+    path = Path(folder, "state.json")
+    for text in (path, path.with_name("config.yaml")):
+        if text.is_file() and text.stat().st_size > _MAX_TEXT_BYTES:
+            raise UserError(f"{text}: larger than a checkpoint's can be; use another checkpoint")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
-        files = manifest["files"]
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
         if not isinstance(manifest["state"], dict) or not {"config.yaml", "parameters.h5"} <= set(expected):
             raise ValueError("incomplete")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged or not a checkpoint's; use another checkpoint") from error
     for name, (size, digest) in expected.items():
-        path = folder / name
+        path = Path(folder, name)
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path}: missing from the checkpoint; use another checkpoint")
         if path.stat().st_size != size or sha256_of(path) != digest:
@@ -362,3 +201,97 @@ def verify_checkpoint(folder: AnyPath) -> dict[str, Any]:
 
 def _fingerprint(path: Path) -> dict[str, int | str]:
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+# HDF5 files
+
+
+def save_parameters(path: AnyPath, parameters: Parameters) -> None:
+    """Write parameters as one .h5 file, in one step; a UserError tells that it can't be written."""
+    with whole_file(path) as aside:
+        write_h5(aside, parameters)
+        synchronise(aside)
+
+
+def write_h5(path: AnyPath, parameters: Parameters) -> None:
+    """Write parameters in nnabla's format."""
+    values = {
+        name: value if isinstance(value, nn.Variable) else nn.Variable.from_numpy_array(value)
+        for name, value in parameters.items()
+    }
+    with _made_in_memory(path) as file:
+        nn.save_parameters(file, values, extension=".h5")
+
+
+def write_states(path: AnyPath, solver: Solver) -> None:
+    """Write the states of a solver's parameters as nnabla's ``solver.save_states`` does."""
+    with _made_in_memory(path) as file, h5py.File(file, "w") as root:
+        for index, (name, state) in enumerate(solver.get_states().items()):
+            group = root.create_group(name)
+            group.attrs["index"] = index
+            group["t"] = state.t
+            for order, (key, value) in enumerate(state.pstate.items()):
+                group[key] = value.data.get_data("r")
+                group[key].attrs["index"] = order
+
+
+@contextlib.contextmanager
+def _made_in_memory(path: AnyPath) -> Iterator[BinaryIO]:
+    """A file in memory, written out at the end: on a full disk, the HDF5 library itself may crash."""
+    buffer = io.BytesIO()
+    yield buffer
+    Path(path).write_bytes(buffer.getbuffer())
+
+
+def read_h5(path: AnyPath) -> dict[str, np.ndarray]:
+    """Every array of an HDF5 file by name, in the order of the names: ``a/b/W`` is the dataset of that path.
+
+    Nothing outside the file is touched: links and data that lead elsewhere are refused.
+
+    Raises:
+        UserError: unreadable or damaged file, a soft or external link, external or virtual data, something other than
+            numbers, or arrays larger than the file can hold.
+    """
+    check_is_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            datasets = sorted(_datasets(file, path))
+            room = os.stat(path).st_size * _MAX_EXPANSION
+            for name, dataset in datasets:
+                room -= math.prod(dataset.shape) * dataset.dtype.itemsize
+                if room < 0:
+                    raise UserError(f"{path}: {name} is larger than the file can hold; fetch the file again")
+            return {name: np.asarray(dataset[()]) for name, dataset in datasets}
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # all of these are h5py's
+        raise UserError(f"{path}: can't be read as HDF5 ({error}); fetch the file again") from error
+
+
+def _datasets(file: h5py.File, path: AnyPath) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Name and dataset of every array; walks without recursion, and along hard links only."""
+    visited, pending = {_address(file)}, [("", file)]
+    while pending:
+        prefix, group = pending.pop()
+        for key in group:
+            name, link = prefix + key, group.get(key, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise UserError(f"{path}: {name} is a {type(link).__name__}; use a file without links")
+            item = group[key]
+            if isinstance(item, h5py.Dataset):
+                _check_numbers(item, f"{path}: {name}")
+                yield name, item
+            elif isinstance(item, h5py.Group) and _address(item) not in visited:
+                visited.add(_address(item))
+                pending.append((f"{name}/", item))
+            else:
+                raise UserError(f"{path}: {name} is neither array nor a group of its own; use another file")
+
+
+def _address(group: h5py.Group) -> int:
+    return h5py.h5o.get_info(group.id).addr
+
+
+def _check_numbers(dataset: h5py.Dataset, place: str) -> None:
+    if dataset.external or dataset.is_virtual:
+        raise UserError(f"{place} has its data in another file; use a file that holds it")
+    if dataset.shape is None or dataset.dtype.kind not in "fiub":
+        raise UserError(f"{place} holds {dataset.dtype}, not numbers; use a file of nnabla parameters")

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrfomm.checkpoint import load_checkpoint, save_checkpoint
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.training.trainer import GENERATOR_SIDE
+from mrfomm.training.step import GENERATOR_SIDE
 
 
 def halve(parameters):

@@ -14,13 +14,12 @@ from mrfomm.checkpoint import (
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
-    load_resumable,
-    remove_old_checkpoints,
+    read_h5,
     save_checkpoint,
     save_parameters,
 )
 from mrfomm.errors import UserError
-from mrfomm.h5_file import read_h5
+from mrfomm.training.run_folder import load_resumable, remove_old_checkpoints
 
 
 @pytest.fixture

@@ -50,15 +50,7 @@ def mirrored(grid: np.ndarray) -> np.ndarray:
 
 
 def deform_points(points: nn.Variable, theta: nn.Variable, control: nn.Variable) -> tuple[nn.Variable, nn.Variable]:
-    """T and its derivative at keypoints, differentiable.
-
-    Args:
-        points: Variable [B,n,2].
-        theta, control: Variables that hold a Deformation.
-
-    Returns:
-        (T(points) [B,n,2], dT/dz at the points [B,n,2,2]).
-    """
+    """T(points) [B,n,2] and dT/dz [B,n,2,2] at keypoints [B,n,2], differentiable; Variables hold the Deformation."""
     batch, count, _ = points.shape
     centres = control.shape[1]
     linear = F.slice(theta, stop=(batch, 2, 2))  # [B,2,2]
@@ -78,10 +70,9 @@ def deform_points(points: nn.Variable, theta: nn.Variable, control: nn.Variable)
     sign.need_grad = False  # d|z|/dz is piecewise constant; nnabla's sign would pass the gradient straight through
     # d spline / d (x, y), [B*n,1,2]
     gradient = F.batch_matmul(F.reshape(slope, (-1, 1, centres)), F.reshape(sign, (-1, centres, 2)))
-    jacobian = F.broadcast(F.reshape(linear, (batch, 1, 2, 2)), (batch, count, 2, 2)) + F.broadcast(
-        F.reshape(gradient, (batch, count, 1, 2)), (batch, count, 2, 2)
-    )
-    return moved + spline, jacobian
+    shape = (batch, count, 2, 2)
+    linear = F.broadcast(F.reshape(linear, (batch, 1, 2, 2)), shape)
+    return moved + spline, linear + F.broadcast(F.reshape(gradient, (batch, count, 1, 2)), shape)
 
 
 def equivariance_losses(
@@ -89,12 +80,7 @@ def equivariance_losses(
 ) -> tuple[nn.Variable, nn.Variable]:
     """Mean |p - T(p_T)| and mean |I - J^-1 (dT/dz J_T)| (FOMM, equations 11 and 12).
 
-    Args:
-        keypoints: Keypoints of the frame. transformed: Keypoints of the deformed frame.
-        theta, control: Variables that hold the Deformation.
-
-    Returns:
-        (value loss, jacobian loss), scalars.
+    Of the Keypoints of a frame, those of the deformed frame, and the Deformation in two Variables.
     """
     moved, jacobian = deform_points(transformed.value, theta, control)
     value = mean(F.abs(keypoints.value - moved))

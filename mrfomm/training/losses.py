@@ -25,27 +25,20 @@ def perceptual_loss(
     network: str,
     parameters: Mapping[str, nn.Variable],
 ) -> nn.Variable:
-    """Sum over scales and layers of the mean |difference| of a frozen network's features.
+    """Sum over scales and layers of the mean |difference| of a frozen network's features, ``vgg19`` or ``alexnet``.
 
-    Args:
-        predictions, targets: image pyramids, lists of [N,3,h,w] in [0,1]. No gradient flows to the targets.
-        network: ``vgg19`` or ``alexnet``.
-        parameters: of the network, name -> Variable.
-
-    Returns:
-        scalar.
+    Image pyramids are lists of [N,3,h,w] in [0,1]. No gradient flows to the targets.
     """
     extract = _FEATURES[network]
     total = 0
-    for prediction, target in zip(predictions, targets):
-        generated, real = (extract(normalise(images), parameters) for images in (prediction, target))
-        total = feature_matching_loss(generated, real) + total
+    for images in zip(predictions, targets):
+        total = feature_matching_loss(*(extract(normalise(image), parameters) for image in images)) + total
     return total
 
 
 def pixel_loss(predictions: Sequence[nn.Variable], targets: Sequence[nn.Variable]) -> nn.Variable:
     """Sum over scales of the mean |difference|."""
-    return sum(mean_absolute(prediction, target) for prediction, target in zip(predictions, targets))
+    return sum(map(mean_absolute, predictions, targets))
 
 
 def feature_matching_loss(generated: Sequence[nn.Variable], real: Sequence[nn.Variable]) -> nn.Variable:
@@ -55,18 +48,13 @@ def feature_matching_loss(generated: Sequence[nn.Variable], real: Sequence[nn.Va
     """
     for feature in real:
         feature.need_grad = False
-    return sum(mean_absolute(ours, theirs) for ours, theirs in zip(generated, real))
+    return sum(map(mean_absolute, generated, real))
 
 
 def separation_loss(points: nn.Variable, distance: float) -> nn.Variable:
-    """Keeps keypoints apart (the keypoint prior of face-vid2vid, Wang et al. 2021, without its term for depth).
+    """Keeps keypoints [N,n,2] in [-1,1] apart (prior of face-vid2vid, Wang et al. 2021, without its term for depth).
 
-    Args:
-        points: [N,n,2] in [-1,1].
-        distance: squared distance below which two keypoints repel each other.
-
-    Returns:
-        scalar: mean over N of the sum over ordered pairs of max(0, distance - |p_i - p_j|^2).
+    Mean over N of the sum over ordered pairs of max(0, distance - |p_i - p_j|^2): ``distance`` is squared.
     """
     batch, count, _ = points.shape
     one = F.reshape(points, (batch, count, 1, 2))
@@ -81,13 +69,8 @@ def warp_loss(image: nn.Variable, deformation: nn.Variable, driving: nn.Variable
     Close to the warp loss of Zhao and Zhang (*Thin-Plate Spline Motion Model*, 2022), which compares the encoder's
     features; pictures do before the encoder knows anything. Coarse scales tell of motions that are far off.
 
-    Args:
-        image: [N,3,h,w], references at the motion network's size.
-        deformation: [N,h,w,2], see ``Motion``.
-        driving: [N,3,h,w], the driving frame of each.
-
-    Returns:
-        scalar: the sum over WARP_SCALES of the mean |difference|.
+    References [N,3,h,w] at the motion network's size, ``Motion.deformation`` [N,h,w,2], driving frame of each
+    [N,3,h,w] -> the sum over WARP_SCALES of the mean |difference|.
     """
     return pixel_loss(image_pyramid(warp(image, deformation), WARP_SCALES), image_pyramid(driving, WARP_SCALES))
 

@@ -1,20 +1,43 @@
-"""Frames of held-out clips, for validation during training."""
+"""How well the model reconstructs held-out clips, and whether it draws finite pictures at all."""
 
-from mrfomm.data.clips import open_clip
+import hashlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrfomm.checkpoint import ParameterTree
+from mrfomm.config import Config
+from mrfomm.data.clips import Clip, find_clips, open_clip
+from mrfomm.data.loader import Batch
 from mrfomm.data.sampling import reference_indices, spread
+from mrfomm.reenactment.animator import Animator, images_to_array
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
+
+DRIVING_PER_CLIP = 8  # frames of each held-out clip
+
+HeldOut = tuple[np.ndarray, np.ndarray]  # references uint8 [K,S,S,3], driving uint8 [N,S,S,3] of a clip, RGB
 
 
-def validation_pairs(clips, num_references, max_per_clip, size):
-    """Yield the references and some driving frames of every clip, one clip in memory at a time.
+def held_out(folder: Path, config: Config) -> list[HeldOut]:
+    """References and driving frames of clips spread over a folder; none where there is no such folder.
 
-    Args:
-        clips: sequence of Clip, such as part of ``find_clips("data/vox/test")``.
-        num_references: K; the references are the first, last, middle... frame (``reference_indices``).
-        max_per_clip: number of evenly spaced driving frames per clip; fewer in shorter clips.
-        size: side of the frames.
+    Clips are sorted by person: the first few of VoxCeleb's would be one person's.
+    """
+    if not config.train.validation_clips:
+        return []
+    if not folder.is_dir():
+        print(f"{folder}: not there, so nothing is validated and there will be no best/", file=sys.stderr)
+        return []
+    clips = find_clips(folder)
+    chosen = [clips[i] for i in spread(len(clips), config.train.validation_clips)]
+    return list(validation_pairs(chosen, config.data.num_references, DRIVING_PER_CLIP, config.model.image_size))
 
-    Yields:
-        (clip, references uint8 [K,S,S,3], driving frames uint8 [N,S,S,3]), RGB.
+
+def validation_pairs(clips: Iterable[Clip], num_references: int, max_per_clip: int, size: int) -> Iterator[HeldOut]:
+    """The first, last, middle... frame of every clip as its references, and evenly spaced driving frames.
 
     Raises:
         BrokenClip: a clip can't be read; a score over fewer clips would not compare.
@@ -22,4 +45,29 @@ def validation_pairs(clips, num_references, max_per_clip, size):
     for clip in clips:
         frames = open_clip(clip)
         references = frames.read(reference_indices(frames.length, num_references), size)
-        yield clip, references, frames.read(spread(frames.length, max_per_clip), size)
+        yield references, frames.read(spread(frames.length, max_per_clip), size)
+
+
+def digest_of(clips: Iterable[HeldOut]) -> str:
+    """SHA-256 of the pictures of held-out clips, which decides whether two validation errors can be compared."""
+    digest = hashlib.sha256()
+    for pictures in itertools.chain.from_iterable(clips):
+        digest.update(repr(pictures.shape).encode())
+        digest.update(pictures.tobytes())
+    return digest.hexdigest()
+
+
+def reconstruction_error(config: Config, tree: ParameterTree, clips: Sequence[HeldOut]) -> float:
+    """Mean |prediction - driving| over clips, driven by their own frames."""
+    errors = []
+    for references, driving in clips:
+        animator = Animator(NnablaGraphs(config.model, tree), images_to_array(references), batch=4)
+        frames = images_to_array(driving)
+        errors.append(np.abs(animator.render(animator.keypoints(frames)) - frames).mean())
+    return float(np.mean(errors))
+
+
+def is_finite(config: Config, tree: ParameterTree, batch: Batch) -> bool:
+    """Whether the model draws a finite picture of a batch's first sample."""
+    animator = Animator(NnablaGraphs(config.model, tree), batch.references[0])
+    return bool(np.isfinite(animator.render(animator.keypoints(batch.driving[:1]))).all())

@@ -5,94 +5,89 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mrfomm.errors import UserError, check_is_file
+from mrfomm.errors import AnyPath, UserError, check_is_file, named
 from mrfomm.store import named_writing, whole_file
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
 NOT_CURVES = ("step", "epoch", "time", "broken_clips")
 
+Row = dict[str, Any]  # step, epoch, time, and numbers by name
+
 
 class RunLog:
-    """Writes the log of a run.
+    """Writes the log of a run into its folder.
 
-    Args:
-        folder: of the run.
-        tensorboard: also write event files to ``folder/tensorboard`` (extra ``tensorboard``).
-
-    Raises:
-        UserError: TensorBoard's writer is asked for and not installed.
+    ``tensorboard``: also write event files, to ``folder/tensorboard``; a UserError tells that their writer is missing.
     """
 
-    def __init__(self, folder, tensorboard=False):
+    def __init__(self, folder: AnyPath, tensorboard: bool = False) -> None:
         self._folder = Path(folder)
         self._writer = _event_writer() if tensorboard else None
 
     @functools.cached_property
-    def _events(self):
+    def _events(self) -> Any:
         return self._writer and self._writer(str(self._folder / TENSORBOARD))
 
-    def write(self, step, epoch, values):
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Append one row: numbers by name, at a step. Those that aren't finite, which JSON doesn't know, are null."""
         row = {"step": step, "epoch": epoch, "time": round(time.time(), 2), **values}
         with named_writing(self._folder / LOG), open(self._folder / LOG, "a", encoding="utf-8") as file:
             file.write(_line(row))
         self._add_scalars(row)
 
-    def _add_scalars(self, row):
+    def _add_scalars(self, row: Row) -> None:
         for name, value in row.items() if self._events else ():
             if name not in ("step", "epoch", "time") and value is not None:
                 self._events.add_scalar(name, value, row["step"], row.get("time"))
 
-    def picture(self, step, image):
+    def picture(self, step: int, image: np.ndarray) -> None:
         """Keep a picture uint8 [H,W,3] of a step, and draw the curves anew."""
         with whole_file(self._folder / "pictures" / f"{step:08d}.png") as path:
             Image.fromarray(image).save(path)
         self._add_image(step, image)
         draw_curves(read_log(self._folder), self._folder / CURVES)
 
-    def _add_image(self, step, image, when=None):
+    def _add_image(self, step: int, image: np.ndarray, when: float | None = None) -> None:
         if self._events:
             self._events.add_image("batch", image, step, when, dataformats="HWC")
 
-    def close(self):
+    def close(self) -> None:
         """Finish the event files, which are written in the background."""
         if self._events:
             self._events.close()
 
-    def rewind(self, step):
+    def rewind(self, step: int) -> None:
         """Leave what a run has written up to a step: rows, pictures, curves; event files are made anew from them."""
         rows = [row for row in read_log(self._folder) if row["step"] <= step]
         with whole_file(self._folder / LOG) as path:
             path.write_text("".join(map(_line, rows)), encoding="utf-8")
         pictures = {int(path.stem): path for path in self._folder.glob("pictures/*.png") if path.stem.isdecimal()}
-        self._delete(CURVES, TENSORBOARD, *(path for number, path in pictures.items() if number > step))
+        later = [pictures.pop(number) for number in list(pictures) if number > step]
+        for path in (self._folder / CURVES, self._folder / TENSORBOARD, *later):
+            with named(path, "can't be deleted", "see to its permissions"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         draw_curves(rows, self._folder / CURVES)
         for row in rows:
             self._add_scalars(row)
-        for number in sorted(number for number in pictures if number <= step and self._events):
-            self._add_image(number, np.asarray(Image.open(pictures[number])), pictures[number].stat().st_mtime)
-
-    def _delete(self, *names):
-        for path in (self._folder / name for name in names):
-            try:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(f"{path}: can't be deleted ({error.strerror}); see to its permissions") from error
+        for number, path in sorted(pictures.items() if self._events else ()):
+            self._add_image(number, np.asarray(Image.open(path)), path.stat().st_mtime)
 
 
-def _line(row):
+def _line(row: Row) -> str:
     """A row as a line of strict JSON."""
     lost = {name: None for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     return json.dumps({**row, **lost}) + "\n"
 
 
-def read_log(folder):
+def read_log(folder: AnyPath) -> list[Row]:
     """The rows of a run's log; a last line cut short by a kill is left out.
 
     Raises:
@@ -102,14 +97,12 @@ def read_log(folder):
     if not path.exists():
         return []
     check_is_file(path)
-    try:
+    with named(path, "can't be read", "move it away"):
         text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror}); move it away") from error
     return [_row(line, f"{path}, line {n}") for n, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1)]
 
 
-def _row(line, place):
+def _row(line: str, place: str) -> Row:
     try:
         row = json.loads(line)
         if not isinstance(row, dict) or not isinstance(row["step"], int):
@@ -119,7 +112,7 @@ def _row(line, place):
     return row
 
 
-def draw_curves(rows, path):
+def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Draw every logged number against the step, a panel each, as a PNG."""
     values = (item for row in rows for item in row.items())
     names = list(dict.fromkeys(name for name, value in values if name not in NOT_CURVES and value is not None))
@@ -132,8 +125,7 @@ def draw_curves(rows, path):
     for axes in panels[len(names) :]:
         axes.remove()
     for axes, name in zip(panels, names):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axes.plot(*zip(*points), linewidth=1)
+        axes.plot(*zip(*((row["step"], row[name]) for row in rows if row.get(name) is not None)), linewidth=1)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
@@ -141,7 +133,7 @@ def draw_curves(rows, path):
         figure.savefig(aside, dpi=80)
 
 
-def _event_writer():
+def _event_writer() -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:

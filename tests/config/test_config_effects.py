@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints, load_resumable
+from mrfomm.checkpoint import list_checkpoints
 from mrfomm.commands import train
 from mrfomm.config import Config, config_to_yaml
 from mrfomm.data import loader
 from mrfomm.errors import UserError
 from mrfomm.training import watch
+from mrfomm.training.run_folder import load_resumable
 
 # A run in which every part takes part: two steps, stage 2, perceptual loss, all pictures and validations.
 EVERYTHING = {

@@ -10,14 +10,13 @@ import tiny
 import yaml
 from test_torch_file import Storage, Tensor, save, torch_names  # noqa: F401 - the latter is a fixture for all tests
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint, write_h5
+from mrfomm.checkpoint import ParameterTree, load_checkpoint, read_h5, write_h5
 from mrfomm.config import ModelConfig, config_to_yaml, read_yaml
 from mrfomm.convert import conversion
 from mrfomm.convert.__main__ import main
 from mrfomm.convert.name_map import nnabla_examples_names, vgg19_names
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.errors import UserError
-from mrfomm.h5_file import read_h5
 from mrfomm.model import create_parameters, load_model
 from mrfomm.networks.perceptual import vgg19_shapes
 

@@ -10,6 +10,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from mrfomm.checkpoint import read_h5
 from mrfomm.config import ModelConfig, read_yaml
 from mrfomm.convert.conversion import parameter_shapes
 from mrfomm.convert.name_map import (
@@ -26,7 +27,6 @@ from mrfomm.convert.name_map import (
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.convert.upstream_config import config_from_upstream
 from mrfomm.errors import UserError
-from mrfomm.h5_file import read_h5
 from mrfomm.model import encode_references, keypoints_of, synthesise
 from mrfomm.networks.discriminator import discriminate
 from mrfomm.networks.perceptual import vgg19_shapes

@@ -19,12 +19,12 @@ from eval.bins.metric import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
 from mrfomm import bundled, provenance
+from mrfomm.checkpoint import _fingerprint, read_h5
 from mrfomm.commands import train
 from mrfomm.config import load_config
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.data.clips import BrokenClip, find_clips, open_clip
 from mrfomm.errors import UserError, check_is_file, run_command
-from mrfomm.h5_file import read_h5
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment.backends import Engine
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_stepped_over_in_one_line(tmp_path, capsys):
         path = tmp_path / "run" / f"checkpoint-{number:08d}" / "config.yaml"
         record = json.loads(path.with_name("state.json").read_text())
         path.write_text("model: {a: [\n b\n")
-        record["files"]["config.yaml"] = train.load_resumable.__globals__["_fingerprint"](path)
+        record["files"]["config.yaml"] = _fingerprint(path)
         path.with_name("state.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="no whole checkpoint"):
         train.load_resumable(tmp_path / "run")

@@ -22,11 +22,11 @@ import tiny
 import yaml
 
 from mrfomm import bundled
-from mrfomm.checkpoint import load_resumable
 from mrfomm.commands import animate, train
 from mrfomm.config import config_to_yaml
 from mrfomm.convert import __main__ as convert
 from mrfomm.errors import run_command
+from mrfomm.training.run_folder import load_resumable
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "fomm-tiny"
 HEAD_ROOM = 1 << 30  # bytes of address space; the largest claims here are thousands of times that

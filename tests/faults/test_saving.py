@@ -16,17 +16,15 @@ from train_and_die import die_at
 
 from mrfomm.checkpoint import (
     list_checkpoints,
-    load_resumable,
-    remove_old_checkpoints,
+    read_h5,
     save_checkpoint,
     save_parameters,
-    tidy,
     verify_checkpoint,
     write_h5,
     write_states,
 )
 from mrfomm.errors import UserError
-from mrfomm.h5_file import read_h5
+from mrfomm.training.run_folder import load_resumable, remove_old_checkpoints, tidy
 from mrfomm.training.watch import RunLog
 
 PAGE = 4096

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint, load_resumable, verify_checkpoint
+from mrfomm.checkpoint import list_checkpoints, load_checkpoint, read_h5, verify_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.errors import UserError
-from mrfomm.h5_file import read_h5
 from mrfomm.store import locked
 from mrfomm.training import trainer as training
+from mrfomm.training.run_folder import load_resumable
 from mrfomm.training.watch import read_log
 
 FAULTS = Path(__file__).parent
@@ -242,11 +242,11 @@ def test_a_run_that_is_to_outlive_its_terminal_does(monkeypatch):
     """nohup ignores SIGHUP, and so does the run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with training._StopRequest() as stop:
+        with training._stop_requests() as requests:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.requested
+            assert not requests
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.requested
+            assert requests
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -14,14 +14,13 @@ from tiny import vgg_arrays
 from eval.lpips import Lpips, load_lpips
 from mrfomm import bundled
 from mrfomm.checkpoint import ParameterTree
-from mrfomm.commands.train import load_perceptual
 from mrfomm.config import load_config
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import vgg19_shapes
 from mrfomm.onnx.graphs import GRAPHS
 from mrfomm.onnx.trace import Sizes
-from mrfomm.training.trainer import DiscriminatorStep, GeneratorStep
+from mrfomm.training.step import DiscriminatorStep, GeneratorStep, load_perceptual
 
 CONFIGS = sorted(bundled.CONFIGS.glob("*.yaml"))
 MODES = (*LEARNED_MODES, "mean", "occlusion")

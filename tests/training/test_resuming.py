@@ -17,6 +17,7 @@ from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import SampleMaker, check_lengths, frames_up_to
 from mrfomm.data.sampling import epoch_order
 from mrfomm.errors import UserError
+from mrfomm.training import step as steps
 from mrfomm.training import trainer as training
 from mrfomm.training.watch import read_log
 
@@ -267,7 +268,7 @@ def test_weights_that_overflow_are_never_the_newest_checkpoint(tmp_path, data, h
 
 def test_a_checkpoint_whose_next_step_is_not_finite_does_not_count(tmp_path, data, monkeypatch):
     """As pictures can be finite where losses or gradients aren't. A lower rate wouldn't help from there."""
-    original = training.GeneratorStep.run
+    original = steps.GeneratorStep.run
     poisoned = {8}
 
     def run_step(self, batch, deformation):
@@ -277,7 +278,7 @@ def test_a_checkpoint_whose_next_step_is_not_finite_does_not_count(tmp_path, dat
     made = []
     step = training.Trainer.step
     monkeypatch.setattr(training.Trainer, "step", lambda self, batch: made.append(step(self, batch)) or made[-1])
-    monkeypatch.setattr(training.GeneratorStep, "run", run_step)
+    monkeypatch.setattr(steps.GeneratorStep, "run", run_step)
     with pytest.raises(UserError, match="step 8: not finite: pixel; the batch is in") as error:
         start(tmp_path, data)
     run = tmp_path / "run"
@@ -289,7 +290,7 @@ def test_a_checkpoint_whose_next_step_is_not_finite_does_not_count(tmp_path, dat
 
 
 def test_nothing_to_go_back_to_is_said(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(training.GeneratorStep, "run", lambda self, *_: {"pixel": math.nan})
+    monkeypatch.setattr(steps.GeneratorStep, "run", lambda self, *_: {"pixel": math.nan})
     with pytest.raises(UserError, match="begin anew with a lower train.learning_rate$"):
         start(tmp_path, data)
 

@@ -12,15 +12,17 @@ import tiny
 from reference.geometry import downsample
 from reference.layers import grid_sample
 
-from mrfomm.checkpoint import ParameterTree, list_checkpoints, load_checkpoint, load_resumable
+from mrfomm.checkpoint import ParameterTree, list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch
 from mrfomm.errors import UserError
 from mrfomm.model import judge
 from mrfomm.reenactment.animator import images_to_array
+from mrfomm.training import step as steps
 from mrfomm.training import trainer as training
 from mrfomm.training.equivariance import draw_deformation
+from mrfomm.training.run_folder import load_resumable
 from mrfomm.training.trainer import learning_rate
 
 TWO_STAGES = pytest.mark.parametrize("discriminator", [False, True], ids=["stage1", "stage2"])
@@ -58,7 +60,7 @@ def test_learning_rate_is_the_papers():
 def test_warp_loss_of_a_step_pairs_each_reference_with_its_own_driving_frame():
     config = tiny.config(data={"num_references": 2}, loss={"warp": 3.0})
     with ParameterTree().scope():
-        step = training.GeneratorStep(config, 2, None)
+        step = steps.GeneratorStep(config, 2, None)
     images = images_to_array(tiny.frames(6))
     step.references.d, step.driving.d = images[:4].reshape(step.references.shape), images[4:]
     deformation = step.synthesis.motion.deformation
@@ -83,7 +85,7 @@ def test_adversarial_losses_of_a_step_compare_prediction_and_driving_frame(keypo
     rng = np.random.default_rng(5)
     batch = Batch(*(rng.random((2, *shape, 32, 32), np.float32) for shape in ((config.data.num_references, 3), (3,))))
     with ParameterTree().scope():
-        step = training.GeneratorStep(config, 2, None)
+        step = steps.GeneratorStep(config, 2, None)
         for _ in range(2):  # the second time in buffers that the first one has used
             found = step.run(batch, draw_deformation(rng, 2, 0.05, 0.005, config.loss.tps_points))
         points = nn.Variable.from_numpy_array(step.driving_points.d)
@@ -161,8 +163,9 @@ def test_the_learning_rate_falls_for_both_sides(tmp_path, data, monkeypatch):
     original = training.Trainer.step
 
     def step(self, batch):
+        losses = original(self, batch)
         rates.append((self.progress.epoch, *(s.learning_rate() for s in self._solvers.values())))
-        return original(self, batch)
+        return losses
 
     monkeypatch.setattr(training.Trainer, "step", step)
     changes = {"discriminator": True, "epochs": 3, "milestones": [1], "learning_rate": 1e-3}
@@ -219,7 +222,7 @@ def test_shown_values_survive_the_clearing_of_buffers():
     frames = images_to_array(tiny.frames(6))
     batch = Batch(frames[:4].reshape(2, 2, 3, 32, 32), frames[4:])
     with tree.scope():
-        step = training.GeneratorStep(config, 2, None)
+        step = steps.GeneratorStep(config, 2, None)
     step.run(batch, draw_deformation(np.random.default_rng(0), 2, 0.05, 0.005, 5))
     shown = [variable.d.copy() for variable in step._shown]
     nn.forward_all(list(step._shown))

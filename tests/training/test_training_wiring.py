@@ -7,12 +7,11 @@ import tiny
 from reference import geometry as expected
 from reference.layers import grid_sample
 
-from mrfomm.commands.train import load_perceptual
 from mrfomm.data.loader import Batch
 from mrfomm.model import judge, keypoints_of
-from mrfomm.training import trainer as training
+from mrfomm.training import validation
 from mrfomm.training.equivariance import deform_grid, draw_deformation, mirrored
-from mrfomm.training.trainer import DiscriminatorStep, GeneratorStep
+from mrfomm.training.step import DiscriminatorStep, GeneratorStep, load_perceptual
 
 TEACHES = {  # a part of the network that the loss must reach
     "perceptual": ("generator/", "motion/", "keypoints/"),
@@ -97,16 +96,16 @@ def test_validation_compares_the_model_with_the_driving_frames():
     config = tiny.config()
     tree = tiny.random_tree(config.model)
     references, driving = tiny.frames(2, seed=1), tiny.frames(5, seed=2)
-    animator = training.Animator(training.NnablaGraphs(config.model, tree), training.images_to_array(references))
-    pictures = animator.render(animator.keypoints(training.images_to_array(driving)))
+    animator = validation.Animator(validation.NnablaGraphs(config.model, tree), validation.images_to_array(references))
+    pictures = animator.render(animator.keypoints(validation.images_to_array(driving)))
     wanted = np.abs(pictures - driving.transpose(0, 3, 1, 2) / 255).mean()
-    found = training.reconstruction_error(config, tree, [(references, driving), (references, driving)])
+    found = validation.reconstruction_error(config, tree, [(references, driving), (references, driving)])
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_held_out_clips_are_told_apart():
     references, driving = tiny.frames(2, seed=1), tiny.frames(5, seed=2)
-    same = training.digest_of([(references.copy(), driving.copy())])
-    assert same == training.digest_of([(references, driving)])
+    same = validation.digest_of([(references.copy(), driving.copy())])
+    assert same == validation.digest_of([(references, driving)])
     others = [[], [(references, driving[:4])], [(driving, references)], [(references, driving ^ 1)]]
-    assert len({same, *map(training.digest_of, others)}) == 5
+    assert len({same, *map(validation.digest_of, others)}) == 5

@@ -16,9 +16,10 @@ def write_clip(path, length, size=6):
 def test_references_and_driving_frames(tmp_path):
     write_clip(tmp_path / "long.png", 21)
     write_clip(tmp_path / "short.png", 2)
-    pairs = list(validation_pairs(find_clips(tmp_path), num_references=3, max_per_clip=5, size=6))
-    assert [clip.name for clip, _, _ in pairs] == ["long", "short"]
-    for (_, references, driving), numbers in zip(pairs, [([0, 20, 10], [0, 5, 10, 15, 20]), ([0, 1, 0], [0, 1])]):
+    clips = find_clips(tmp_path)
+    assert [clip.name for clip in clips] == ["long", "short"]
+    pairs = list(validation_pairs(clips, num_references=3, max_per_clip=5, size=6))
+    for (references, driving), numbers in zip(pairs, [([0, 20, 10], [0, 5, 10, 15, 20]), ([0, 1, 0], [0, 1])]):
         assert references.shape == (3, 6, 6, 3)
         assert references.dtype == driving.dtype == np.uint8
         assert references[:, 0, 0, 0].tolist() == numbers[0]

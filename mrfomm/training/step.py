@@ -1,0 +1,148 @@
+"""The graphs of one step: the generator side's with its losses, and in stage 2 the discriminator's.
+
+As in FOMM the generator side (generator, fusion, motion, keypoint detector) is updated first; the discriminator then
+learns from the same prediction, detached, so that the generator runs once.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import nnabla as nn
+import numpy as np
+
+from mrfomm import bundled
+from mrfomm.checkpoint import check_arrays, read_h5
+from mrfomm.config import Config, LossConfig, needs_perceptual
+from mrfomm.data.loader import Batch
+from mrfomm.errors import UserError
+from mrfomm.media.pictures import tile, training_row
+from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_each, synthesise
+from mrfomm.networks.geometry import downsample
+from mrfomm.networks.ops import warp
+from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
+from mrfomm.training import losses
+from mrfomm.training.equivariance import Deformation, deform_grid, equivariance_losses, mirrored
+
+GENERATOR_SIDE = ("generator/", "fusion/", "motion/", "keypoints/")
+DISCRIMINATOR_SIDE = ("discriminator/",)
+PICTURED = 4  # samples of a batch that are shown
+
+Losses = Iterator[tuple[str, nn.Variable]]  # by name, weighted
+Frozen = Mapping[str, nn.Variable]  # parameters of the perceptual network
+
+
+class GeneratorStep:
+    """The generator side's graph for batches of a fixed size, in the current parameter scope.
+
+    references [B,K,3,S,S], driving [B,3,S,S] in [0,1] -> keypoints -> motion, warp, fusion, decoder -> losses.
+    ``perceptual``: None where no perceptual network is asked for.
+    """
+
+    def __init__(self, config: Config, batch: int, perceptual: Frozen | None) -> None:
+        size, count = config.model.image_size, config.data.num_references
+        self.references = nn.Variable((batch, count, 3, size, size))
+        self.driving = nn.Variable((batch, 3, size, size))
+        self.grid = nn.Variable((batch, size, size, 2))
+        self.theta = nn.Variable((batch, 2, 3))
+        self.control = nn.Variable((batch, config.loss.tps_points**2))
+
+        self._encoded = encode_references(self.references, config.model, training=True)
+        self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
+        self.synthesis = synthesise(self._encoded, self.driving_keypoints, config.model, training=True)
+        self.losses = dict(self._all_losses(config, perceptual))
+        self.total = sum(self.losses.values())
+
+        for variable in self.losses.values():
+            variable.persistent = True
+        self.prediction = kept(self.synthesis.prediction)
+        self.driving_points = kept(self.driving_keypoints.value)
+        others = (self.synthesis.occlusion, self.synthesis.mask, self._encoded.keypoints.value)
+        self._shown = (self.prediction, self.driving_points, *map(kept, others))
+
+    def _all_losses(self, config: Config, perceptual: Frozen | None) -> Losses:
+        yield from self._image_losses(config.loss, perceptual)
+        if config.loss.equivariance_value or config.loss.equivariance_jacobian:
+            yield from self._equivariance_losses(config)
+        if config.loss.separation:
+            apart = losses.separation_loss(self.driving_keypoints.value, config.loss.separation_distance)
+            yield "separation", config.loss.separation * apart
+        if config.loss.warp:
+            yield "warp", config.loss.warp * self._warp_loss(config)
+        if config.train.discriminator:
+            yield from self._adversarial_losses(config)
+
+    def _image_losses(self, loss: LossConfig, perceptual: Frozen | None) -> Losses:
+        predictions = losses.image_pyramid(self.synthesis.prediction, loss.scales)
+        targets = losses.image_pyramid(self.driving, loss.scales)
+        if perceptual is not None:
+            seen = losses.perceptual_loss(predictions, targets, loss.perceptual_network, perceptual)
+            yield "perceptual", loss.perceptual * seen
+        if loss.pixel:
+            yield "pixel", loss.pixel * losses.pixel_loss(predictions, targets)
+
+    def _equivariance_losses(self, config: Config) -> Losses:
+        transformed = keypoints_of(warp(self.driving, self.grid), config.model, training=True)
+        value, jacobian = equivariance_losses(self.driving_keypoints, transformed, self.theta, self.control)
+        yield "equivariance_value", config.loss.equivariance_value * value
+        yield "equivariance_jacobian", config.loss.equivariance_jacobian * jacobian
+
+    def _warp_loss(self, config: Config) -> nn.Variable:
+        driving = repeat_each(downsample(self.driving, config.model.motion.scale), config.data.num_references)
+        return losses.warp_loss(self._encoded.image, self.synthesis.motion.deformation, driving)
+
+    def _adversarial_losses(self, config: Config) -> Losses:
+        points = self.driving_keypoints.value.get_unlinked_variable(need_grad=False)
+        generated = judge(self.synthesis.prediction, points, config.model, fixed=True)
+        real = judge(self.driving, points, config.model, fixed=True)
+        yield "adversarial", config.loss.adversarial * losses.generator_adversarial_loss(generated.score)
+        matching = losses.feature_matching_loss(generated.features, real.features)
+        yield "feature_matching", config.loss.feature_matching * matching
+
+    def run(self, batch: Batch, deformation: Deformation) -> dict[str, float]:
+        """Forward and backward: fills the gradients, returns the losses."""
+        self.references.d, self.driving.d = batch
+        self.theta.d, self.control.d = deformation
+        self.grid.d = mirrored(deform_grid(deformation, *self.driving.shape[2:]))
+        nn.forward_all([self.total, *self._shown], clear_no_need_grad=True)
+        self.total.backward(clear_buffer=True)
+        return {name: float(variable.d) for name, variable in self.losses.items()}
+
+    def picture(self) -> np.ndarray:
+        """A picture of the last batch, uint8 [H,W,3]: one row a sample (see ``pictures.training_row``)."""
+        prediction, driving_points, occlusion, mask, points = (variable.d for variable in self._shown)
+        points = points.reshape(*self.references.shape[:2], -1, 2)  # [B,K,n,2]
+        arrays = (self.references.d, self.driving.d, prediction, occlusion, mask, points, driving_points)
+        return tile([training_row(*sample) for sample in itertools.islice(zip(*arrays), PICTURED)])
+
+
+class DiscriminatorStep:
+    """The discriminator's graph on the prediction and keypoints of a GeneratorStep, both detached."""
+
+    def __init__(self, config: Config, generator: GeneratorStep) -> None:
+        prediction = generator.prediction.get_unlinked_variable(need_grad=False)
+        points = generator.driving_points.get_unlinked_variable(need_grad=False)
+        real = judge(generator.driving, points, config.model)
+        generated = judge(prediction, points, config.model)
+        self.loss = config.loss.adversarial * losses.discriminator_loss(real.score, generated.score)
+        self.loss.persistent = True
+
+    def run(self) -> dict[str, float]:
+        """Forward and backward after the generator's step: fills the gradients, returns the loss."""
+        self.loss.forward(clear_no_need_grad=True)
+        self.loss.backward(clear_buffer=True)
+        return {"discriminator": float(self.loss.d)}
+
+
+def load_perceptual(loss: LossConfig) -> Frozen | None:
+    """The frozen perceptual network's parameters, or None: AlexNet is bundled, VGG19 the user brings."""
+    if not needs_perceptual(loss):
+        return None
+    if loss.perceptual_network == "alexnet":
+        with np.load(bundled.LPIPS_ALEXNET) as file:
+            return load_frozen({name: file[name] for name in file.files if name.startswith("conv")})
+    if not loss.perceptual_weights:
+        raise UserError(
+            "loss.perceptual_weights: name the VGG19 file made by `python -m mrfomm.convert vgg19.pth -o vgg19.h5`, "
+            "or take loss.perceptual_network=alexnet, whose weights are bundled"
+        )
+    return load_frozen(check_arrays(read_h5(loss.perceptual_weights), vgg19_shapes(), loss.perceptual_weights))
