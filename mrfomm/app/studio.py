@@ -81,10 +81,9 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
 
 
 class Workshop:
-    """Fills the orders of the page's visitors, one at a time.
+    """Fills the orders of the page's visitors, one at a time. Arguments are as of animate.py.
 
-    Args:
-        weights: checkpoint or run folder. context, backend: as of animate.py. limits: Limits.
+    ``fusion_modes`` are those that the weights can do, the trained one first.
 
     Raises:
         UserError: the weights can't be loaded.
@@ -96,13 +95,8 @@ class Workshop:
         self._context = context
         self._backend = backend
         self._busy = threading.Lock()
-        self.trained_fusion = load_model(weights).config.fusion.mode
-
-    @property
-    def fusion_modes(self) -> list[str]:
-        """The modes that the weights can do, the trained one first."""
-        others = [mode for mode in FUSION_MODES if mode not in LEARNED_MODES and mode != self.trained_fusion]
-        return [self.trained_fusion, *others]
+        trained = load_model(weights).config.fusion.mode
+        self.fusion_modes = [trained, *(mode for mode in FUSION_MODES if mode not in (trained, *LEARNED_MODES))]
 
     def animate(self, order: Order, folder: AnyPath, watch: Watch) -> Delivery:
         """Fill an Order: write its files into a folder. ``watch``: see Reenactor.

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -116,16 +117,8 @@ def open_driving(args: argparse.Namespace) -> FrameSource:
 
 def make_reenactor(args: argparse.Namespace, model: Model) -> Reenactor:
     """The Reenactor that the command line asks for."""
-    return Reenactor(
-        model,
-        args.refs,
-        crop=args.crop,
-        backend=args.backend,
-        batch=args.batch,
-        breakdown=bool(args.masks),
-        tell=tell,
-        watch=watch,
-    )
+    face = partial(Reenactor, model, args.refs, crop=args.crop, tell=tell, watch=watch)
+    return face(backend=args.backend, batch=args.batch, breakdown=bool(args.masks))
 
 
 def write(args: argparse.Namespace, transfer: Transfer) -> str:

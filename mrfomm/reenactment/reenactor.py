@@ -103,10 +103,11 @@ class Reenactor:
     ) -> None:
         if not len(references):
             raise ValueError("at least one reference is needed")
+        self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
+        pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
         engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
         self.size = engine.size
-        self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
-        self.references = [self._fit_picture(each, number) for number, each in enumerate(references, 1)]
+        self.references = [fit(picture, engine.size) for picture in pictures]
         self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
 
     @property
@@ -167,7 +168,9 @@ class Reenactor:
             check_finite(breakdown.warped)
             yield from zip(array_to_images(prediction), map(Breakdown, *breakdown))
 
-    def _fit_picture(self, picture: AnyPath | np.ndarray, number: int) -> np.ndarray:
-        name = f"reference {number}" if isinstance(picture, np.ndarray) else picture
-        image = picture if isinstance(picture, np.ndarray) else read_image(picture)
-        return fit(crop(image, find_image_box(image, name, self._tell)) if self._crop else image, self.size)
+    def _read(self, picture: AnyPath | np.ndarray, number: int) -> np.ndarray:
+        if isinstance(picture, np.ndarray):
+            image, name = picture, f"reference {number}"
+        else:
+            image, name = read_image(picture), str(picture)
+        return crop(image, find_image_box(image, name, self._tell)) if self._crop else image
