@@ -61,12 +61,12 @@ class Pattern(NamedTuple):
 
 def pattern_folders(root: AnyPath) -> list[Path]:
     """The folders in a folder, sorted by name, without hidden ones; UserError if there are fewer than two."""
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give a folder of <subject>_<illumination>/yaw.mp4 and yaw.csv ...")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    layout = "<subject>_<illumination>/yaw.mp4"
+    if not Path(root).is_dir():
+        raise UserError(f"{root}: no such folder; give a folder of {layout} and yaw.csv ...")
+    folders = sorted(path for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(folders) < 2:
-        raise UserError(f"{root}: holds fewer than two patterns (folders); give <subject>_<illumination>/yaw.mp4 ...")
+        raise UserError(f"{root}: holds fewer than two patterns (folders); give {layout} ...")
     return folders
 
 
@@ -150,13 +150,12 @@ def read_labels(path: AnyPath) -> np.ndarray:
         raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
     if not angles:
         raise UserError(f"{path}: no row below the column names; give one for every frame")
-    by_frame = dict(angles)
-    absent = [frame for frame in range(len(angles)) if frame not in by_frame]
+    by_frame, length = dict(angles), len(angles)
+    absent = set(range(length)) - set(by_frame)
     if absent:
-        raise UserError(
-            f"{path}: {len(angles)} rows, but none for frame {absent[0]}; number the frames 0, 1, 2 ... once each"
-        )
-    return np.array([by_frame[frame] for frame in range(len(angles))])
+        wanted = "number the frames 0, 1, 2 ... once each"
+        raise UserError(f"{path}: {length} rows, but none for frame {min(absent)}; {wanted}")
+    return np.array([by_frame[frame] for frame in range(length)])
 
 
 def _row(place: str, row: dict[str, str]) -> tuple[int, list[float]]:
@@ -199,9 +198,8 @@ def read_content(path: AnyPath) -> Content:
         count += 1
     frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
     if not count or frames.length != count:
-        raise UserError(
-            f"{path}: {frames.length} frames, {count} at a constant rate; encode it again at a constant frame rate"
-        )
+        remedy = "encode it again at a constant frame rate"
+        raise UserError(f"{path}: {frames.length} frames, {count} at a constant rate; {remedy}")
     return Content(frames, height, width, digest.hexdigest())
 
 

@@ -10,9 +10,6 @@ import base64
 import heapq
 import io
 import json
-import shlex
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +21,7 @@ from eval.bins.folders import PairScore, digest_of
 from eval.bins.metric import Bin, Score
 from eval.bins.tables import draw_curves
 from eval.labels import KINDS, find_media, read_content, read_labels
-from eval.results import provenance, read_rows
+from eval.results import made_by, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, check_is_file, command_parser, run_command
@@ -73,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--frames {args.frames}: give a number, at least 1")
     data = None if args.data is None else Path(args.data)
     sections = [read_result(Path(path), data, args.frames) for path in args.results]
-    command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
-    versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
-    page = render(sections, args.title, f"Made by python -m eval.report {command}; {versions}")
+    page = render(sections, args.title, "Made by {}; {}".format(*made_by("eval.report", arguments)))
     with whole_file(args.output) as aside:
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files needn't be text
     print(args.output)
@@ -102,9 +97,6 @@ def read_result(folder: Path, data: Path | None, count: int) -> Section:
     )
 
 
-# Folders of eval.bins
-
-
 def bins_section(folder: Path, data: Path | None, count: int) -> Section:
     """Tables, curves per angle, and frames of the best and worst bins if the recordings are given."""
     rows = read_rows(folder / "bins.jsonl")
@@ -127,10 +119,9 @@ def curves(rows: Sequence[dict[str, Any]], measure: str) -> str:
     for row in rows:
         found.setdefault(_key_of(row), []).append(Bin(row["angle"], row[measure], row["true"], row["generated"]))
     pairs = [PairScore(*key, Score(bins, 0)) for key, bins in found.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "curves.png"
-        draw_curves(path, pairs, list(dict.fromkeys(pair.method for pair in pairs)), measure)
-        return _data_uri(path.read_bytes())
+    file = io.BytesIO()
+    draw_curves(file, pairs, list(dict.fromkeys(pair.method for pair in pairs)), measure)
+    return _data_uri(file)
 
 
 def _key_of(row: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -160,9 +151,6 @@ def frame_at(path: Path, digest: str, labels: Path, kind: str, angle: float, siz
     if digest_of(content, angles) != digest:
         raise UserError(f"{path}: it or {labels} isn't what was scored; give the same --data, or run eval.bins again")
     return content.frames.read([int(np.abs(angles - angle).argmin())], size)[0]
-
-
-# Folders of reconstruct.py and animate.py
 
 
 def run_section(folder: Path, count: int) -> Section:
@@ -203,9 +191,6 @@ def masks_section(folder: Path) -> Section:
     return Section(f"Masks: {folder}", "", {"What each reference supplies": pictures}, "")
 
 
-# The page
-
-
 def read_table(folder: Path) -> str:
     """table.md as HTML."""
     markdown_it, _ = _import_libraries()
@@ -232,11 +217,11 @@ def picture_row(pictures: list[np.ndarray], smallest: int = SMALLEST_FRAME) -> s
     factor = max(1, smallest // len(joined))
     file = io.BytesIO()
     Image.fromarray(joined.repeat(factor, axis=0).repeat(factor, axis=1)).save(file, "PNG")
-    return _data_uri(file.getvalue())
+    return _data_uri(file)
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(png: io.BytesIO) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
 def _as_text(values: dict[str, Any]) -> str:

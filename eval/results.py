@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import platform
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,11 +25,8 @@ Numbers = Sequence[float] | np.ndarray
 Values = Mapping[Any, Mapping[Any, float]]  # clip or pair, drawn independently -> frame or bin -> value
 
 
-# Files: names in them needn't be text
-
-
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a text file, aside and then renamed; its folder is made if need be."""
+    """Write a text file, aside and then renamed, in which names of files needn't be text; makes its folder."""
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
@@ -64,9 +63,6 @@ def provenance() -> dict[str, str]:
     return versions
 
 
-# Intervals
-
-
 class Interval(NamedTuple):
     """A mean and the bounds of its bootstrap interval."""
 
@@ -83,10 +79,8 @@ def bootstrap_interval(
     Args:
         values: [n] numbers, n >= 1, that were drawn independently: of clips or pairs, not of the frames of a clip,
             which resemble each other. With n = 1 the interval has no width and says nothing.
-        weights: [n] non-negative numbers, such as frames in each clip; None weighs all alike. A resample takes a
-            value with its weight.
-        seed: of the resampling.
-        resamples: how many samples of n values are drawn with replacement.
+        weights: [n] non-negative numbers, such as frames in each clip; a resample takes a value with its weight.
+        seed, resamples: of the resampling, how many samples of n values are drawn with replacement.
         level: share of the resampled means inside the interval.
 
     Raises:
@@ -98,20 +92,14 @@ def bootstrap_interval(
         raise ValueError(f"values {values.shape} and weights {weights.shape}: give one weight a value, at least one")
     if weights.min() < 0 or weights.sum() <= 0:
         raise ValueError("weights must not be negative, and their sum must be positive")
-    means = _resampled_means(values, weights, np.random.default_rng(seed), resamples)
-    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(np.average(values, weights=weights)), float(low), float(high))
-
-
-def _resampled_means(values: np.ndarray, weights: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Weighted means of ``resamples`` samples with replacement: [n] -> [resamples]."""
-    means = []
+    rng, means = np.random.default_rng(seed), []
     for start in range(0, resamples, _RESAMPLES_AT_A_TIME):
         drawn = rng.integers(len(values), size=(min(_RESAMPLES_AT_A_TIME, resamples - start), len(values)))  # [R,n]
         total = weights[drawn].sum(axis=1)
         drawn, total = drawn[total > 0], total[total > 0]  # a sample of nothing but zero weights has no mean
         means.append((values * weights)[drawn].sum(axis=1) / total)
-    return np.concatenate(means)
+    low, high = np.quantile(np.concatenate(means), ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(np.average(values, weights=weights)), float(low), float(high))
 
 
 def paired_difference(a: Numbers, b: Numbers, weights: Numbers | None = None) -> Interval:
@@ -141,9 +129,6 @@ def in_common(first: Values, second: Values) -> tuple[Values, Values]:
     return ours, theirs
 
 
-# Tables
-
-
 def interval_cell(values: Values, subtracted: Values | None = None, weighted: bool = False) -> str | None:
     """The mean over the units and its interval, as a table shows them; None without a value.
 
@@ -171,18 +156,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"{len(row)} cells for {len(header)} columns: {row}")
-    columns = [[str(name), *(row[i] for row in rows)] for i, name in enumerate(header)]
-    lines = zip(*map(_aligned, columns))
+    lines = zip(*(_aligned(name, [row[i] for row in rows]) for i, name in enumerate(header)))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _aligned(column: Sequence[object]) -> list[str]:
-    """The lines of a column, the rule below its name among them."""
-    right = any(isinstance(value, (int, float)) for value in column)
-    name, *texts = map(_text, column)
-    width = max(3, len(name), *map(len, texts))
-    rule = "-" * (width - 1) + (":" if right else "-")
-    return [text.rjust(width) if right else text.ljust(width) for text in (name, rule, *texts)]
+def _aligned(name: str, values: Sequence[object]) -> list[str]:
+    """The lines of a column: its name, the rule below, its values."""
+    right = any(isinstance(value, (int, float)) for value in values)
+    texts = [_text(value) for value in (name, *values)]
+    width = max(3, *map(len, texts))
+    texts.insert(1, "-" * (width - 1) + (":" if right else "-"))
+    return [text.rjust(width) if right else text.ljust(width) for text in texts]
 
 
 def _text(value: object) -> str:
@@ -191,7 +175,14 @@ def _text(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def notes_list(lines: Iterable[str], command: str) -> str:
-    """What has to be known about numbers, as a Markdown list that ends in the command and the versions."""
+def made_by(module: str, arguments: Sequence[object] | None) -> tuple[str, str]:
+    """The command line of a module's ``main`` and the versions of ``provenance``, for people."""
+    words = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
+    return f"python -m {module} {words}".strip(), versions
+
+
+def notes_list(lines: Iterable[str], module: str, arguments: Sequence[object] | None) -> str:
+    """What has to be known about numbers, as a Markdown list that ends in the command and the versions."""
+    command, versions = made_by(module, arguments)
     return "".join(f"- {line}\n" for line in (*lines, f"Command: `{command}`", f"Versions: {versions}"))

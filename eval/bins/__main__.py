@@ -6,9 +6,7 @@ recordings of the same head angle. `eval/labels.py` describes the data, `eval/bi
 
 import argparse
 import os
-import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +29,7 @@ from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
 from mrfomm.reenactment.backends import BACKENDS, backend_name, open_engine
 from mrfomm.runtime.context import CONTEXTS, use_context
-from mrfomm.store import PARTIAL, locked
+from mrfomm.store import PARTIAL, locked, whole_file
 
 FUSION_NAMES = {"patch": "patch-wise", "element": "element-wise"}
 REFERENCE_COUNTS = {"frontal": 1, "all": 3}
@@ -96,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{args.data}: no bin holds both a true and a generated frame; see --range and the labels")
         write_rows(output / "scores.jsonl", score_rows(pairs, args.features, axis, output))
         write_rows(output / "bins.jsonl", bin_rows(pairs, args.features))
-        draw_curves(output / "curves.png", pairs, names, args.features)
-        paper = args.features == "lpips" and Path(args.lpips_weights or bundled.LPIPS_ALEXNET) == bundled.LPIPS_ALEXNET
+        with whole_file(output / "curves.png") as aside:
+            draw_curves(aside, pairs, names, args.features)
+        weights = Path(args.lpips_weights or bundled.LPIPS_ALEXNET)
+        of_paper = args.features == "lpips" and weights == bundled.LPIPS_ALEXNET
         remarks = notes(pairs, patterns, args.data, axis, faces=args.features == "identity")
-        command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
-        parts = [score_table(pairs, names, args.features, paper), difference_table(pairs, names)]
-        parts.append(notes_list(remarks, f"python -m eval.bins {command}"))
-        text = "\n".join(filter(None, parts))
+        tables = [score_table(pairs, names, args.features, of_paper), difference_table(pairs, names)]
+        text = "\n".join(filter(None, [*tables, notes_list(remarks, "eval.bins", arguments)]))
         write_text(output / "table.md", text)
     print(text, end="")
     return 0

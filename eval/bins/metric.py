@@ -42,8 +42,7 @@ class Axis(NamedTuple):
     @property
     def centres(self) -> np.ndarray:
         """The bins' middles, float64 [n]."""
-        edges = self.edges
-        return (edges[:-1] + edges[1:]) / 2
+        return (self.edges[:-1] + self.edges[1:]) / 2
 
     def bins(self, angles: np.ndarray) -> np.ndarray:
         """Number of the bin of each angle: [N] degrees -> int [N], OUTSIDE where |angle| > limit."""
@@ -135,12 +134,21 @@ def score(
     The features of one bin are in memory at a time. ``batch`` images are described at once, which changes speed and
     memory only; ``advance`` is called with their number then.
     """
+
+    def average(images: Images, indices: np.ndarray) -> FeatureMean:
+        total = FeatureMean()
+        for start in range(0, len(indices), batch):
+            part = indices[start : start + batch]
+            total.add(extractor.features(images.read(part)))
+            advance(len(part))
+        return total
+
     bins: list[list[Bin]] = [[] for _ in generated]
     dropped = [0] * len(generated)
     for task in plan_bins(axis, true.angles, [images.angles for images in generated]):
-        true_mean = _average(extractor, true, task.true, batch, advance)
+        true_mean = average(true, task.true)
         for i, indices in task.generated.items():
-            mean = _average(extractor, generated[i], indices, batch, advance)
+            mean = average(generated[i], indices)
             dropped[i] += len(task.true) - true_mean.count + len(indices) - mean.count
             if true_mean.count and mean.count:
                 (distance,) = extractor.distance(true_mean.mean(), mean.mean())
@@ -165,17 +173,6 @@ class FeatureMean:
     def mean(self) -> list[np.ndarray]:
         """The mean as a list of arrays [1,...], empty if nothing was added."""
         return [total[None] / self.count for total in self._sums]
-
-
-def _average(
-    extractor: Extractor, images: Images, indices: np.ndarray, batch: int, advance: Callable[[int], object]
-) -> FeatureMean:
-    total = FeatureMean()
-    for start in range(0, len(indices), batch):
-        part = indices[start : start + batch]
-        total.add(extractor.features(images.read(part)))
-        advance(len(part))
-    return total
 
 
 class IdentityFeatures:

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +13,6 @@ from eval.bins.folders import PairScore
 from eval.bins.metric import Axis
 from eval.labels import KINDS, Pattern
 from eval.results import AnyPath, Values, interval_cell, markdown_table, provenance
-from mrfomm.store import whole_file
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
     "FOMM": (0.117, 0.131, 0.160),
@@ -25,31 +24,20 @@ PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
 def score_rows(pairs: Iterable[PairScore], measure: str, axis: Axis, output: AnyPath) -> Iterator[dict[str, Any]]:
     """A row a pair and sequence: its score (None without a bin), bins, images averaged and left out, and what it is of:
     the path of the frames (from ``output``) and the digests of these and of the truth."""
-    versions = provenance()
+    settings = {"bin_width": axis.width, "range": axis.limit, "versions": provenance()}
     for pair in pairs:
-        score = pair.score
-        yield {
-            **_labels(pair),
-            measure: score.mean if score.bins else None,
-            "bins": len(score.bins),
-            "true": sum(b.true for b in score.bins),
-            "generated": sum(b.generated for b in score.bins),
-            "dropped": score.dropped,
-            "frames": os.path.relpath(pair.frames, output),
-            "digests": pair.digests,
-            "size": pair.size,
-            "bin_width": axis.width,
-            "range": axis.limit,
-            "versions": versions,
-        }
+        score, bins = pair.score, pair.score.bins
+        counts = {"bins": len(bins), "true": sum(b.true for b in bins), "generated": sum(b.generated for b in bins)}
+        frames = {"frames": os.path.relpath(pair.frames, output), "digests": pair.digests, "size": pair.size}
+        found = {measure: score.mean if bins else None, **counts, "dropped": score.dropped}
+        yield {**_labels(pair), **found, **frames, **settings}
 
 
 def bin_rows(pairs: Iterable[PairScore], measure: str) -> Iterator[dict[str, Any]]:
     """A row a bin: the angle of its middle, its score, and how many images each side averaged."""
     for pair in pairs:
         for b in pair.score.bins:
-            counts = {"true": b.true, "generated": b.generated}
-            yield {**_labels(pair), "angle": b.angle, measure: b.distance, **counts}
+            yield {**_labels(pair), "angle": b.angle, measure: b.distance, "true": b.true, "generated": b.generated}
 
 
 def _labels(pair: PairScore) -> dict[str, str]:
@@ -80,26 +68,24 @@ def difference_table(pairs: Sequence[PairScore], names: Sequence[str]) -> str:
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
-def notes(pairs: Sequence[PairScore], patterns: Sequence[Pattern], data: AnyPath, axis: Axis, faces: bool) -> list[str]:
+def notes(
+    pairs: Sequence[PairScore], patterns: Sequence[Pattern], data: AnyPath, axis: Axis, faces: bool
+) -> Iterator[str]:
     """What has to be known about the numbers. faces: only frames that show one could be scored."""
     scored = [pair for pair in pairs if pair.score.bins]
     lengths = {(p.name, kind): clip.content.frames.length for p in patterns for kind, clip in p.sequences.items()}
     total = sum(lengths[pair.driving, pair.kind] for pair in pairs)
     used = sum(b.generated for pair in scored for b in pair.score.bins)
-    dropped = sum(pair.score.dropped for pair in pairs)
-    size = pairs[0].size
-    lines = [
-        "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns).",
-        f"{len(patterns)} patterns; pairs scored: {pairs_scored(scored)}; {len(pairs) - len(scored)} results without a "
-        "common bin.",
-        f"Recordings: {data}",
-        f"Bins of {axis.width:g} degrees, {-axis.limit:g} to {axis.limit:g}.",
-        f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size.",
-        f"{used} of {total} generated frames were averaged in a bin that has true ones.",
-    ]
+    lost, size = len(pairs) - len(scored), pairs[0].size
+    yield "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns)."
+    yield f"{len(patterns)} patterns; pairs scored: {pairs_scored(scored)}; {lost} results without a common bin."
+    yield f"Recordings: {data}"
+    yield f"Bins of {axis.width:g} degrees, {-axis.limit:g} to {axis.limit:g}."
+    yield f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size."
+    yield f"{used} of {total} generated frames were averaged in a bin that has true ones."
     if faces:
-        lines.append(f"{dropped} true or generated frames, counted in every comparison, show no face and are left out.")
-    return lines
+        dropped = sum(pair.score.dropped for pair in pairs)
+        yield f"{dropped} true or generated frames, counted in every comparison, show no face and are left out."
 
 
 def pairs_scored(scored: Iterable[PairScore]) -> str:
@@ -113,8 +99,8 @@ def pairs_scored(scored: Iterable[PairScore]) -> str:
     return "; ".join(f"{name} {text}" for name, text in texts.items())
 
 
-def draw_curves(path: AnyPath, pairs: Sequence[PairScore], names: Sequence[str], measure: str) -> None:
-    """A panel a kind of sequence: the mean over pairs against the angle, one line a method."""
+def draw_curves(file: AnyPath | BinaryIO, pairs: Sequence[PairScore], names: Sequence[str], measure: str) -> None:
+    """A PNG with a panel a kind of sequence: the mean over pairs against the angle, one line a method."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS):
         for name in names:
@@ -124,8 +110,7 @@ def draw_curves(path: AnyPath, pairs: Sequence[PairScore], names: Sequence[str],
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(measure)
     figure.axes[0].legend(fontsize=8)
-    with whole_file(path) as aside:
-        figure.savefig(aside, dpi=100)
+    figure.savefig(file, dpi=100)
 
 
 def curve(pairs: Iterable[PairScore], method: str, kind: str) -> tuple[list[float], list[float]]:

@@ -13,7 +13,6 @@ first from the bundled clips with the bundled model if it isn't there.
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from eval.detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backen
 from eval.lpips import load_lpips
 from eval.reconstruction.metrics import Measures
 from eval.reconstruction.runs import open_runs, score_runs
-from eval.reconstruction.tables import PAPER_IDENTITY, report, summary_rows
-from eval.results import write_rows, write_text
+from eval.reconstruction.tables import PAPER_IDENTITY, difference_table, notes, score_table, summary_rows
+from eval.results import notes_list, write_rows, write_text
 from mrfomm import bundled
 from mrfomm.commands import reconstruct
 from mrfomm.errors import UserError, command_parser, run_command
@@ -62,14 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measures = load_measures(args)
     weights = [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path]
     methods = open_runs(folders_of(args), args.data)
-    command = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     with locked(args.output, make=True):
         with use_context(args.context):
             score_runs(measures, methods, args.output, args.batch, weights)
-        table = report(methods, measures.columns, f"python -m eval.reconstruction {command}".strip())
+        remarks = notes_list(notes(methods, measures.columns), "eval.reconstruction", arguments)
+        tables = [score_table(methods, measures.columns), difference_table(methods, measures.columns)]
+        text = "\n".join(filter(None, [*tables, remarks]))
         write_rows(Path(args.output, "summary.jsonl"), summary_rows(methods, measures.columns))
-        write_text(Path(args.output, "table.md"), table)
-    print(table, end="")
+        write_text(Path(args.output, "table.md"), text)
+    print(text, end="")
     return 0
 
 

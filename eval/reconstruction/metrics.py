@@ -6,7 +6,7 @@ Images are arrays [H,W,C] in [0,1]; landmarks are [n,2], (x, y) in pixels; embed
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -104,25 +104,23 @@ class Column(NamedTuple):
     backend: str = ""
 
 
-class Measures:
-    """What ``score`` takes of every frame: L1D, PSNR, SSIM, LPIPS, and AKD and AED by back ends of eval.detectors.
+def columns_of(landmarks: Iterable[str], identity: Iterable[str], backbone: str = "") -> list[Column]:
+    """The columns of a table, in order, for back ends and LPIPS' network by name."""
+    akd, aed = (
+        [Column(f"{key}_{name}", f"{title} ({name})", name) for name in names]
+        for key, title, names in (("akd", "AKD", landmarks), ("aed", "AED", identity))
+    )
+    euclidean = [Column(c.key.replace("_", "_euclidean_", 1), f"Euclidean {c.title}", c.backend) for c in (*akd, *aed)]
+    of_pixels = [Column("psnr", "PSNR"), Column("ssim", "SSIM"), Column("lpips", f"LPIPS ({backbone})", backbone)]
+    return [Column("l1", "L1D"), *akd, *aed, *of_pixels, *euclidean]
 
-    ``columns`` are in the order of the table.
-    """
+
+class Measures:
+    """What ``score`` takes of every frame: L1D, PSNR, SSIM, LPIPS, and AKD and AED by back ends of eval.detectors."""
 
     def __init__(self, lpips: "Lpips", landmarks: Mapping[str, Find] = {}, identity: Mapping[str, Find] = {}) -> None:
         self.lpips, self.landmarks, self.identity = lpips, landmarks, identity
-        backbone = lpips.backbone.name
-        self.columns = [
-            Column("l1", "L1D"),
-            *(Column(f"akd_{name}", f"AKD ({name})", name) for name in landmarks),
-            *(Column(f"aed_{name}", f"AED ({name})", name) for name in identity),
-            Column("psnr", "PSNR"),
-            Column("ssim", "SSIM"),
-            Column("lpips", f"LPIPS ({backbone})", backbone),
-            *(Column(f"akd_euclidean_{name}", f"Euclidean AKD ({name})", name) for name in landmarks),
-            *(Column(f"aed_euclidean_{name}", f"Euclidean AED ({name})", name) for name in identity),
-        ]
+        self.columns = columns_of(landmarks, identity, lpips.backbone.name)
         self._found: dict[tuple[Find, bytes], np.ndarray | None] = {}  # by back end and digest of a true frame
 
     def begin_clip(self) -> None:

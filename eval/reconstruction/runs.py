@@ -34,9 +34,6 @@ class Method(NamedTuple):
     rows: dict[str, list[dict[str, Any]]]
 
 
-# What is scored
-
-
 def open_runs(folders: Mapping[str, AnyPath], data: AnyPath | None = None) -> list[Method]:
     """Methods that aren't scored yet, of run folders by name. data: where the true clips are, if not where they were.
 
@@ -81,9 +78,6 @@ def _check_same_clips(first: Method, second: Method) -> None:
                 f"{first.truth[clip]} and {second.truth[clip]} are two clips of one name: {first.name} and "
                 f"{second.name} are results of different data; score them apart from each other"
             )
-
-
-# Scoring
 
 
 def score_runs(

@@ -4,22 +4,18 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eval.reconstruction.metrics import AKD_SIZE, Column
+from eval.reconstruction.metrics import AKD_SIZE, Column, columns_of
 from eval.reconstruction.runs import Method
-from eval.results import Values, bootstrap_interval, interval_cell, markdown_table, notes_list, provenance, unit_means
+from eval.results import Values, bootstrap_interval, interval_cell, markdown_table, provenance, unit_means
 
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
-PAPER_COLUMNS = [
-    Column("l1", "L1D"),
-    Column(f"akd_{PAPER_LANDMARKS}", f"AKD ({PAPER_LANDMARKS})", PAPER_LANDMARKS),
-    Column(f"aed_{PAPER_IDENTITY}", f"AED ({PAPER_IDENTITY})", PAPER_IDENTITY),
-]
-PAPER = {  # VoxCeleb1, arXiv 2202.10758: L1D, AKD, AED
+PAPER = {  # VoxCeleb1, arXiv 2202.10758: PAPER_COLUMNS
     "FOMM": (0.043, 1.294, 0.140),
     "pseudo multi-reference FOMM": (0.033, 1.191, 0.093),
     "patch-wise": (0.031, 1.159, 0.084),
     "element-wise": (0.032, 1.156, 0.078),
 }
+PAPER_COLUMNS = columns_of([PAPER_LANDMARKS], [PAPER_IDENTITY])[:3]  # L1D, AKD, AED
 
 
 def values_of(method: Method, key: str) -> Values:
@@ -46,13 +42,6 @@ def summary_rows(methods: Sequence[Method], columns: Sequence[Column]) -> Iterat
             "settings": method.run.settings._asdict(),
             "versions": versions,
         }
-
-
-def report(methods: Sequence[Method], columns: Sequence[Column], command: str) -> str:
-    """The tables and what has to be known about them, in Markdown."""
-    parts = [score_table(methods, columns), difference_table(methods, columns)]
-    parts.append(notes_list(_notes(methods, columns), command))
-    return "\n".join(filter(None, parts))
 
 
 def score_table(methods: Sequence[Method], columns: Sequence[Column]) -> str:
@@ -84,7 +73,7 @@ def _clips_if_unequal(methods: Sequence[Method], count: int) -> str:
     return f" ({_counted(count, 'clip')})" if len({frozenset(method.rows) for method in methods}) > 1 else ""
 
 
-def _notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]:
+def notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]:
     """What has to be known about the numbers."""
     size = methods[0].run.settings.image_size
     scaled = f", landmarks scaled by {AKD_SIZE}/{size}" if size != AKD_SIZE else ""

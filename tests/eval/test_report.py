@@ -137,7 +137,7 @@ def test_curves_are_of_the_rows(files, tmp_path, monkeypatch):
 
     def draw(path, results, names, measure):
         drawn.extend(results)
-        imageio.imwrite(path, np.zeros((4, 4, 3), np.uint8))
+        imageio.imwrite(path, np.zeros((4, 4, 3), np.uint8), format="png")
 
     monkeypatch.setattr(report, "draw_curves", draw)
     make(files, tmp_path, "bins")
