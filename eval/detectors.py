@@ -43,10 +43,9 @@ def landmark_backend(name: str) -> Find:
 
 
 def identity_backend(name: str, weights: AnyPath | None = None) -> Find:
-    """Load one of IDENTITY_BACKENDS. weights: OpenFace's ``nn4.small2.v1.t7``, for ``openface`` only.
+    """Load one of IDENTITY_BACKENDS; ``weights``, OpenFace's ``nn4.small2.v1.t7``, are for ``openface`` only.
 
-    Raises:
-        UserError: its extra is missing, or its weights are missing, unreadable or not wanted.
+    UserError: its extra is missing, or its weights are missing, unreadable or not wanted.
     """
     if name == "openface":
         return _openface(weights)
@@ -103,9 +102,8 @@ def _face_alignment_landmarks() -> Find:
 
 def _dlib_identity() -> Find:
     find_shape = _dlib_shape()
-    network = _import("dlib", "dlib").face_recognition_model_v1(
-        _model_file("dlib_face_recognition_resnet_model_v1.dat")
-    )
+    path = _model_file("dlib_face_recognition_resnet_model_v1.dat")
+    network = _import("dlib", "dlib").face_recognition_model_v1(path)
 
     def find(image: np.ndarray) -> np.ndarray | None:
         large = _enlarged(image)
@@ -137,11 +135,7 @@ def _openface(weights: AnyPath | None) -> Find:
     return find
 
 
-_LANDMARKS = {
-    "mediapipe": _mediapipe_landmarks,
-    "dlib": _dlib_landmarks,
-    "face_alignment": _face_alignment_landmarks,
-}
+_LANDMARKS = {"mediapipe": _mediapipe_landmarks, "dlib": _dlib_landmarks, "face_alignment": _face_alignment_landmarks}
 LANDMARK_BACKENDS = tuple(_LANDMARKS)
 IDENTITY_BACKENDS = ("dlib", "openface")
 

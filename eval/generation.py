@@ -60,11 +60,8 @@ class Plan(NamedTuple):
 
 
 def reference_frames(pattern: Pattern, count: int, poses: Poses) -> list[int]:
-    """Frames of a pattern's yaw sequence nearest to yaw 0 and, if ``count`` is 3 and not 1, to -30 and +30.
-
-    Raises:
-        UserError: no frame is near enough.
-    """
+    """Frames of a pattern's yaw sequence nearest to yaw 0 and, if ``count`` is 3 and not 1, to -30 and +30; UserError
+    if one isn't near enough."""
     sequence = pattern.sequences["yaw"]
     wanted = {yaw: f"yaw {yaw:+g}" if yaw else "yaw 0" for yaw in (FRONTAL, *SIDES)[:count]}
     return [_nearest(np.abs(sequence.own_angles - yaw), sequence, what, poses) for yaw, what in wanted.items()]
@@ -127,11 +124,7 @@ def missing_entries(plans: Iterable[Plan]) -> list[Plan]:
 
 
 def is_whole(entry: Entry) -> bool:
-    """Whether an entry's folder holds what its manifest promises, undamaged.
-
-    Raises:
-        UserError: it holds something that isn't ours to replace.
-    """
+    """Whether an entry's folder holds what its manifest promises, undamaged; UserError if it isn't ours to replace."""
     if entry.folder.exists() and not (entry.folder / MANIFEST).exists():
         raise UserError(f"{entry.folder}: holds something else than frames of eval.bins; choose another --output")
     try:

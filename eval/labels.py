@@ -71,11 +71,7 @@ def pattern_folders(root: AnyPath) -> list[Path]:
 
 
 def read_patterns(folders: Iterable[Path]) -> list[Pattern]:
-    """Read and check the recordings in patterns' folders.
-
-    Raises:
-        UserError: names the file that is missing, unreadable or contradicts another.
-    """
+    """Read the recordings in patterns' folders; UserError names a file that is missing, unreadable or doesn't fit."""
     patterns = [_read_pattern(folder) for folder in folders]
     first, *others = (sequence for pattern in patterns for sequence in pattern.sequences.values())
     for other in others:
@@ -129,13 +125,10 @@ def check_labelled(path: AnyPath, labels: AnyPath) -> None:
 
 
 def read_labels(path: AnyPath) -> np.ndarray:
-    """Read a label file: columns frame, yaw, pitch, roll (in any order, others ignored), a row for each frame.
+    """Read a label file -> float64 [N,3]: yaw, pitch, roll in degrees, in the order of the frames.
 
-    Returns:
-        float64 [N,3]: yaw, pitch, roll in degrees, in the order of the frames.
-
-    Raises:
-        UserError: missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
+    Its columns frame, yaw, pitch, roll come in any order, others are ignored; there is a row for each frame. UserError:
+    missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
     """
     check_is_file(path)
     try:
@@ -182,11 +175,7 @@ def _number(place: str, text: str | None) -> float:
 
 
 def read_content(path: AnyPath) -> Content:
-    """Decode a clip once from end to end.
-
-    Raises:
-        UserError: a frame is damaged, frames differ in size, or the frame rate varies.
-    """
+    """Decode a clip from end to end; UserError: a frame is damaged, frames differ in size, or the frame rate varies."""
     digest, count, first = hashlib.sha256(), 0, ""
     for frame in open_frames(path):
         height, width = frame.shape[:2]

@@ -59,15 +59,10 @@ def load_lpips(path: AnyPath) -> "Lpips":
 
 
 class Lpips:
-    """The metric on one set of weights.
+    """The metric on one set of weights: name -> array; the names tell the backbone, ``source`` is named in errors.
 
-    Args:
-        arrays: name -> array; the names tell the backbone.
-        source: named in errors.
-
-    Raises:
-        UserError: the names are not exactly those of AlexNet or VGG16 with five heads, the shapes don't fit each other,
-            or values aren't finite.
+    UserError: the names are not exactly those of AlexNet or VGG16 with five heads, the shapes don't fit each other, or
+    values aren't finite.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], source: AnyPath = "LPIPS weights") -> None:

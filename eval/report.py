@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read_result(folder: Path, data: Path | None, count: int) -> Section:
     """The Section of a RESULT with ``count`` best and worst frames; data: the recordings of eval.bins.
 
-    Raises:
-        UserError: the folder holds no result, or a part of it is missing or damaged.
+    UserError: the folder holds no result, or a part of it is missing or damaged.
     """
     if (folder / "bins.jsonl").is_file():
         return bins_section(folder, data, count)
@@ -173,13 +172,12 @@ def frame_picture(folder: Path, clip: str, source: Path, frame: FrameRow) -> Pic
     """A rebuilt frame of a run's folder beside its truth."""
     picture = read_image(folder / frame.file)
     truth = open_clip(Clip(source, source.stem, source.stem))
-    if frame.frame >= truth.length:
-        raise UserError(
-            f"{source}: has {truth.length} frames, but frame {frame.frame} was scored; make the result again"
-        )
-    (true,) = truth.read([frame.frame], len(picture))
+    number, length = frame.frame, truth.length
+    if number >= length:
+        raise UserError(f"{source}: has {length} frames, but frame {number} was scored; make the result again")
+    (true,) = truth.read([number], len(picture))
     check_l1(float(l1_distances(picture[None], true[None])[0]), frame, folder, source)
-    return Picture(picture_row([true, picture]), f"L1D {frame.l1:.4f}: {clip}, frame {frame.frame}; left the truth")
+    return Picture(picture_row([true, picture]), f"L1D {frame.l1:.4f}: {clip}, frame {number}; left the truth")
 
 
 def masks_section(folder: Path) -> Section:

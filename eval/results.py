@@ -77,14 +77,11 @@ def bootstrap_interval(
     """Mean of independent values with a percentile bootstrap interval (Efron, 1979).
 
     Args:
-        values: [n] numbers, n >= 1, that were drawn independently: of clips or pairs, not of the frames of a clip,
-            which resemble each other. With n = 1 the interval has no width and says nothing.
-        weights: [n] non-negative numbers, such as frames in each clip; a resample takes a value with its weight.
+        values: [n], n >= 1, drawn independently: of clips or pairs, not of the frames of a clip, which resemble each
+            other. With n = 1 the interval has no width and says nothing.
+        weights: [n], not negative and not all 0, such as frames in each clip; a resample takes a value with its weight.
         seed, resamples: of the resampling, how many samples of n values are drawn with replacement.
         level: share of the resampled means inside the interval.
-
-    Raises:
-        ValueError: no values, values and weights of different lengths, or a sum of weights that is not positive.
     """
     values = np.asarray(values, np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)

@@ -5,6 +5,7 @@ axis, lpips = bins.Axis(2, 60), load_lpips(bundled.LPIPS_ALEXNET)
 pairs = bins.score_folders(lpips, axis, read_patterns(pattern_folders("recordings")), {"mine": "frames/mine"})
 """
 
+import importlib
 from collections.abc import Sequence
 
 from eval.bins.folders import score_folders
@@ -15,6 +16,4 @@ __all__ = ["Axis", "Images", "main", "score", "score_folders"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m eval.bins`, which needs models, back ends and matplotlib."""
-    from eval.bins.__main__ import main as command
-
-    return command(arguments)
+    return importlib.import_module("eval.bins.__main__").main(arguments)

@@ -43,13 +43,8 @@ def score_folders(
 ) -> list[PairScore]:
     """Score what methods made of every pair of patterns against the recordings of its reference pattern.
 
-    Args:
-        extractor, axis, batch: as for ``score``.
-        patterns: of ``eval.labels.read_patterns``.
-        methods: name -> folder of clips or folders of frames ``<reference>/<driving>/<kind>``.
-
-    Raises:
-        UserError: a clip is missing or damaged, has not its driving sequence's frames, or differs in size.
+    methods: name -> folder of clips or folders of frames ``<reference>/<driving>/<kind>``; the others as for ``score``.
+    UserError: a clip is missing or damaged, has not its driving sequence's frames, or differs in size.
     """
     true = {(pattern.name, kind): clip for pattern in patterns for kind, clip in pattern.sequences.items()}
     sets = _open_sets(patterns, methods)
@@ -60,8 +55,8 @@ def score_folders(
         truth = Images(true[key].own_angles, partial(true[key].content.frames.read, size=size))
         jobs.append((key, truth, [Images(clip.angles, partial(clip.content.frames.read, size=size)) for clip in clips]))
     results = []
-    total = sum(_described(axis, truth, generated) for _, truth, generated in jobs)
-    with tqdm(total=total, desc="scoring", unit="frame") as bar:
+    plans = (plan_bins(axis, truth.angles, [images.angles for images in made]) for _, truth, made in jobs)
+    with tqdm(total=sum(task.images for plan in plans for task in plan), desc="scoring", unit="frame") as bar:
         for key, truth, generated in jobs:
             digest = digest_of(true[key].content, truth.angles)
             for clip, found in zip(sets[key], score(extractor, axis, truth, generated, batch, bar.update)):
@@ -96,11 +91,6 @@ def _open_clip(folder: Path, driving: Pattern, kind: str) -> tuple[Path, Content
     if length != wanted:
         raise UserError(f"{path}: {length} frames, its driving sequence has {wanted}; generate it again")
     return path, content
-
-
-def _described(axis: Axis, true: Images, generated: list[Images]) -> int:
-    """How many images ``score`` describes."""
-    return sum(task.images for task in plan_bins(axis, true.angles, [images.angles for images in generated]))
 
 
 def digest_of(content: Content, angles: np.ndarray) -> str:

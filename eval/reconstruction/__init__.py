@@ -5,6 +5,7 @@ rows = reconstruction.score(measures, truth, pictures)
 methods = reconstruction.score_runs(measures, open_runs({"mine": "results/mine"}), "reconstruction-scores")
 """
 
+import importlib
 from collections.abc import Sequence
 
 from eval.reconstruction.metrics import Measures, score
@@ -15,6 +16,4 @@ __all__ = ["Measures", "Method", "main", "open_runs", "score", "score_runs"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m eval.reconstruction`, which can also rebuild the bundled clips first."""
-    from eval.reconstruction.__main__ import main as command
-
-    return command(arguments)
+    return importlib.import_module("eval.reconstruction.__main__").main(arguments)

@@ -37,8 +37,7 @@ class Method(NamedTuple):
 def open_runs(folders: Mapping[str, AnyPath], data: AnyPath | None = None) -> list[Method]:
     """Methods that aren't scored yet, of run folders by name. data: where the true clips are, if not where they were.
 
-    Raises:
-        UserError: no reconstruction, an unfinished one, no truth for it, or runs that can't be compared.
+    UserError: no reconstruction, an unfinished one, no truth for it, or runs that can't be compared.
     """
     methods = [_open_run(name, Path(folder), data) for name, folder in folders.items()]
     sizes = {method.run.settings.image_size for method in methods}
@@ -89,8 +88,7 @@ def score_runs(
     before the next one begins, and stay there if that one fails. Those of other frames, measures, versions or weights
     (digests of their files) are replaced.
 
-    Raises:
-        UserError: a frame or its truth is missing, damaged or of another size, or not what the manifest says.
+    UserError: a frame or its truth is missing, damaged or of another size, or not what the manifest says.
     """
     made_with = {"columns": [column.key for column in measures.columns], "weights": weights, "versions": provenance()}
     for method in methods:

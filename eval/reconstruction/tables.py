@@ -20,28 +20,20 @@ PAPER_COLUMNS = columns_of([PAPER_LANDMARKS], [PAPER_IDENTITY])[:3]  # L1D, AKD,
 
 def values_of(method: Method, key: str) -> Values:
     """Clip -> frame -> value of a measure, of the frames that have one."""
-    return {
-        clip: {row["frame"]: row[key] for row in rows if row[key] is not None} for clip, rows in method.rows.items()
-    }
+    frames = ((clip, [row for row in rows if row[key] is not None]) for clip, rows in method.rows.items())
+    return {clip: {row["frame"]: row[key] for row in rows} for clip, rows in frames}
 
 
 def summary_rows(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    """A dictionary for every method and column: the mean over frames, its interval over clips, and what it rests on."""
+    """A row for every method and column: the mean over frames, its interval over clips, and what it rests on."""
     versions = provenance()
     for method, column in itertools.product(methods, columns):
         means, counts = unit_means(values_of(method, column.key))
         interval = bootstrap_interval(means, counts)._asdict() if means else dict.fromkeys(("mean", "low", "high"))
-        yield {
-            "method": method.name,
-            "measure": column.key,
-            "backend": column.backend,
-            **interval,
-            "clips": len(means),
-            "frames": sum(counts),
-            "dropped": sum(map(len, method.rows.values())) - sum(counts),
-            "settings": method.run.settings._asdict(),
-            "versions": versions,
-        }
+        names = {"method": method.name, "measure": column.key, "backend": column.backend}
+        dropped = sum(map(len, method.rows.values())) - sum(counts)
+        rests_on = {"clips": len(means), "frames": sum(counts), "dropped": dropped}
+        yield {**names, **interval, **rests_on, "settings": method.run.settings._asdict(), "versions": versions}
 
 
 def score_table(methods: Sequence[Method], columns: Sequence[Column]) -> str:
