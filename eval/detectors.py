@@ -22,15 +22,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Optional
+from typing import Any
 
 import cv2
 import numpy as np
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
-
-if TYPE_CHECKING:
-    import dlib
 
 Find = Callable[[np.ndarray], np.ndarray | None]  # a back end
 _SMALLEST = 256  # pixels: shorter side of the image in which a face is looked for
@@ -140,13 +137,13 @@ LANDMARK_BACKENDS = tuple(_LANDMARKS)
 IDENTITY_BACKENDS = ("dlib", "openface")
 
 
-def _dlib_shape() -> Callable[[np.ndarray], Optional["dlib.full_object_detection"]]:
-    """Finds the first face's 68 landmarks in pixels of an image, as dlib's own type."""
+def _dlib_shape() -> Callable[[np.ndarray], Any]:
+    """Finds the first face's 68 landmarks in pixels of an image, as a dlib.full_object_detection, or None."""
     library = _import("dlib", "dlib")
     detector = library.get_frontal_face_detector()
     predictor = library.shape_predictor(_model_file("shape_predictor_68_face_landmarks.dat"))
 
-    def find(image: np.ndarray) -> Optional["dlib.full_object_detection"]:
+    def find(image: np.ndarray) -> Any:
         boxes = detector(image, 0) or detector(image, 1)  # the second at twice the size
         return predictor(image, boxes[0]) if boxes else None
 

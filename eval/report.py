@@ -32,14 +32,8 @@ from mrfomm.store import whole_file
 
 MASK_PICTURES = 4
 SMALLEST_FRAME, SMALLEST_MASKS = 128, 400  # pixels: smaller pictures are enlarged
+Picture = tuple[str, str]  # data URI of a PNG, and a caption of one line
 EXTREMES = (("Best", heapq.nsmallest), ("Worst", heapq.nlargest))
-
-
-class Picture(NamedTuple):
-    """source: data URI of a PNG; caption: a line of text."""
-
-    source: str
-    caption: str
 
 
 class Section(NamedTuple):
@@ -102,7 +96,7 @@ def bins_section(folder: Path, data: Path | None, count: int) -> Section:
     measure = next((name for name in ("lpips", "identity") if rows and name in rows[0]), None)
     if measure is None:
         raise UserError(f"{folder / 'bins.jsonl'}: no row with a score; run eval.bins again")
-    groups = {"Curves per angle": [Picture(curves(rows, measure), f"{measure}, mean over pairs; lower is better")]}
+    groups = {"Curves per angle": [(curves(rows, measure), f"{measure}, mean over pairs; lower is better")]}
     scores = read_rows(folder / "scores.jsonl")
     if data:
         for title, choose in EXTREMES:
@@ -139,7 +133,7 @@ def bin_picture(folder: Path, data: Path, row: dict[str, Any], measure: str, sco
         for path, digest, pattern in zip((truth, generated), reversed(score["digests"]), (reference, driving))
     ]
     caption = f"{measure} {row[measure]:.4f} at {kind} {row['angle']:g}: {method}, {reference} driven by {driving}"
-    return Picture(picture_row(pictures), f"{caption}; left the truth")
+    return picture_row(pictures), f"{caption}; left the truth"
 
 
 def frame_at(path: Path, digest: str, labels: Path, kind: str, angle: float, size: int) -> np.ndarray:
@@ -177,7 +171,7 @@ def frame_picture(folder: Path, clip: str, source: Path, frame: FrameRow) -> Pic
         raise UserError(f"{source}: has {length} frames, but frame {number} was scored; make the result again")
     (true,) = truth.read([number], len(picture))
     check_l1(float(l1_distances(picture[None], true[None])[0]), frame, folder, source)
-    return Picture(picture_row([true, picture]), f"L1D {frame.l1:.4f}: {clip}, frame {number}; left the truth")
+    return picture_row([true, picture]), f"L1D {frame.l1:.4f}: {clip}, frame {number}; left the truth"
 
 
 def masks_section(folder: Path) -> Section:
@@ -185,7 +179,7 @@ def masks_section(folder: Path) -> Section:
     files = sorted(folder.glob("*.png"))
     note = "a row a reference: input, its warp, mask, masked warp; at the end the result"
     chosen = [files[i] for i in spread(len(files), MASK_PICTURES)]
-    pictures = [Picture(picture_row([read_image(file)], SMALLEST_MASKS), f"{file.name}: {note}") for file in chosen]
+    pictures = [(picture_row([read_image(file)], SMALLEST_MASKS), f"{file.name}: {note}") for file in chosen]
     return Section(f"Masks: {folder}", "", {"What each reference supplies": pictures}, "")
 
 
