@@ -44,8 +44,8 @@ COMMANDS = {
     "reconstruct": "mrfomm.commands.reconstruct",
     "train": "mrfomm.commands.train",
     "convert": "mrfomm.convert.__main__",
-    "bins": "eval.bins",
-    "score": "eval.reconstruction",
+    "bins": "eval.bins.__main__",
+    "score": "eval.reconstruction.__main__",
     "report": "eval.report",
 }
 EXTRA_MEMORY = 3 << 30  # bytes of addresses beyond those of the parent
