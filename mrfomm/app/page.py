@@ -14,7 +14,7 @@ from typing import Any
 import gradio
 
 from mrfomm import bundled
-from mrfomm.app.studio import MAX_REFERENCES, Order, Result, Workshop
+from mrfomm.app.studio import MAX_REFERENCES, Delivery, Order, Workshop
 from mrfomm.app.visitors import Sessions, StoppedError
 from mrfomm.errors import UserError, as_reported
 from mrfomm.reenactment.motion import Transfer
@@ -171,7 +171,7 @@ def _job(studio: Workshop, folder: str, sessions: Sessions) -> Callable[..., lis
     return animate
 
 
-def _shown(result: Result, folder: str) -> list[Any]:
+def _shown(result: Delivery, folder: str) -> list[Any]:
     """What becomes of beside, download, strip, notes, hint and shares."""
     text = "\n".join(without_folder(line, folder) for line in result.notes)
     return [

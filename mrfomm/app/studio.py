@@ -80,6 +80,9 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
     return replace(source, _open=checked)
 
 
+BoundedSource = bounded  # the name that scripts know
+
+
 class Workshop:
     """Fills the orders of the page's visitors, one at a time. Arguments are as of animate.py.
 

@@ -50,4 +50,4 @@ class NnablaGraphs:
     def _build(self, name: str, sizes: Sizes) -> _Built:
         with nn.context_scope(self._context), self._tree.scope():
             inputs, outputs = GRAPHS[name](self._config, sizes)
-            return _Built(inputs, {each: kept(variable) for each, variable in outputs.items()}, {})
+            return _Built(dict(inputs), {each: kept(variable) for each, variable in outputs.items()}, {})

@@ -7,7 +7,7 @@ used: from the iteration, or from the next ``write``.
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ _END: Any = object()
 _Item = TypeVar("_Item")
 
 
-def read_ahead(items: Iterable[_Item], depth: int = DEPTH) -> Iterator[_Item]:
+def read_ahead(items: Iterable[_Item], depth: int = DEPTH) -> Generator[_Item, None, None]:
     """Iterate over ``items`` with a thread that is up to ``depth`` items ahead.
 
     The thread ends with the iterable, with its error (raised here in its turn), or when this generator is closed.

@@ -42,8 +42,8 @@ SHORTER = {
 }
 # Commands that a test of their own runs: servers, and what takes long whatever is put behind it.
 RUN_ELSEWHERE = {
-    "mrfomm.app": "tests/test_app.py",
-    "benchmarks.run": "tests/test_benchmarks.py",
+    "mrfomm.app": "tests/app/test_app.py",
+    "benchmarks.run": "tests/project/test_benchmarks.py",
     "pytest": "tests/conftest.py",
 }
 
