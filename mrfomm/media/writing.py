@@ -29,11 +29,15 @@ _MARK = b"mrFM"  # the chunk by which our PNG frames are known; editors don't co
 _FASTEST_GIF = 50  # frames per second: browsers show a delay of 1/100 s as 1/10 s
 
 
+# Macroblock trees read memory that x264 has not set: without them the same frames give the same bytes.
+_H264 = {"crf": "18", "x264-params": "mbtree=0"}
+
+
 class _Container(NamedTuple):
     codec: str = "libx264"
     pixels: str = "yuv420p"
     multiple: int = 2  # what height and width must be a multiple of
-    options: dict[str, str] = {"crf": "18"}
+    options: dict[str, str] = _H264
     muxing: dict[str, str] = {}
     copied_audio: tuple[str, ...] = ()  # the codecs that players expect in it
     other_audio: str = "aac"  # the encoder for all others; "": the container has no sound
@@ -45,7 +49,7 @@ _CONTAINERS = {
     ".mov": _MP4,
     ".mkv": _Container(copied_audio=("aac", "mp3", "mp3float", "opus", "vorbis", "flac")),
     # AVI has no time stamps: B-frames and a codec's delay would move the pictures
-    ".avi": _Container(options={"crf": "18", "bf": "0"}, other_audio="pcm_s16le"),
+    ".avi": _Container(options={**_H264, "bf": "0"}, other_audio="pcm_s16le"),
     ".gif": _Container("gif", "pal8", 1, {}, other_audio=""),
 }
 

@@ -1,7 +1,10 @@
 """One reader for all: every kind of clip as ffmpeg decodes it, in its own time; and what is written says what it is."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -885,3 +888,27 @@ def test_a_movie_cut_in_its_index_or_its_fragments_is_refused(tmp_path, clap):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=rf"{name}: "):
             list(open_frames(tmp_path / name))
+
+
+TESTS = Path(__file__).parent.parent
+SAME_BYTES = """
+import hashlib, sys
+import tiny
+from mrfomm.media.writing import open_sink
+with open_sink(sys.argv[1], 25) as sink:
+    for frame in tiny.frames(40):
+        sink.write(frame)
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi"])
+def test_the_same_frames_give_the_same_bytes_whatever_memory_held(suffix, tmp_path):
+    """MALLOC_PERTURB_ fills memory that nobody has set with a byte."""
+    digests = set()
+    for fill in ("0", "85", "170"):
+        command = [sys.executable, "-c", SAME_BYTES, str(tmp_path / f"{fill}{suffix}")]
+        paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        environment = {**os.environ, "MALLOC_PERTURB_": fill, "PYTHONPATH": paths}
+        digests.add(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert len(digests) == 1
