@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.heads import appearance
-from mrfomm.heads.dataset import PAPER_FRAMING, draw_identity
 from mrfomm.heads.geometry import load_template
 from mrfomm.heads.motion import AXES
-from mrfomm.heads.person import make_person, make_stage, render_frame, texture_size
-from mrfomm.heads.textures import make_canvas
+from mrfomm.heads.painted.canvas import make_canvas
+from mrfomm.heads.person import draw_identity, make_person, render_frame, texture_size
+from mrfomm.heads.scene import PAPER_FRAMING, Backdrop, Scene, make_stage, paper_lights, sample_scene
 from mrfomm.store import whole_file
 
 SIZE = 192
@@ -24,9 +23,9 @@ COLUMNS = 8
 def conventions(template, canvas, seed):
     """A row for each angle, a head for each of its values: uint8 [H,W,3]."""
     person = make_person(template, canvas, draw_identity(template, np.random.default_rng(seed)))
-    backdrop = appearance.Backdrop("plain", ((0.75, 0.77, 0.8),) * 3, 0)
-    scene = appearance.Scene(appearance.paper_lights()["soft"], backdrop, PAPER_FRAMING)
-    stage, face = make_stage(person, scene, SIZE), np.zeros(len(person.units))
+    backdrop = Backdrop("plain", ((0.75, 0.77, 0.8),) * 3, 0)
+    scene = Scene(paper_lights()["soft"], backdrop, PAPER_FRAMING)
+    stage, face = make_stage(person.bounds, scene, SIZE), np.zeros(len(template.units))
     rows = []
     for axis, values in TURNS.items():
         poses = [tuple(value * (axis == name) for name in AXES) for value in values]
@@ -41,8 +40,8 @@ def people(template, canvas, seed):
     frames = []
     for _ in range(3 * COLUMNS):
         person = make_person(template, canvas, draw_identity(template, rng))
-        stage = make_stage(person, appearance.sample_scene(rng), SIZE)
-        frames.append(render_frame(person, stage, (0, 0, 0), np.zeros(len(person.units))))
+        stage = make_stage(person.bounds, sample_scene(rng), SIZE)
+        frames.append(render_frame(person, stage, (0, 0, 0), np.zeros(len(template.units))))
     return np.concatenate([np.concatenate(frames[i : i + COLUMNS], 1) for i in range(0, len(frames), COLUMNS)])
 
 

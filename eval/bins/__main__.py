@@ -23,12 +23,13 @@ from eval.lpips import load_lpips
 from eval.results import notes_list, write_rows, write_text
 from mrfomm import bundled
 from mrfomm.checkpoint import find_checkpoint
+from mrfomm.commands.options import add_computing
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
-from mrfomm.reenactment.backends import BACKENDS, backend_name, open_engine
-from mrfomm.runtime.context import CONTEXTS, use_context
+from mrfomm.reenactment.backends import backend_name, open_engine
+from mrfomm.runtime.context import use_context
 from mrfomm.store import PARTIAL, locked, whole_file
 
 FUSION_NAMES = {"patch": "patch-wise", "element": "element-wise"}
@@ -67,9 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--pose-tolerance", type=float, default=5, metavar="DEGREES", help=tolerance_help)
     add("--allow-missing-poses", action="store_true", help="take the nearest frame then (else an error)")
     add("-o", "--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs it (auto: onnx on a CPU, if installed)")
-    add("--batch", type=int, default=4, metavar="N", help="frames per call of a network (%(default)s)")
+    add_computing(parser, batch=4)
     return parser.parse_args(arguments)
 
 

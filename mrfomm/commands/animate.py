@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled, provenance
+from mrfomm.commands.options import add_computing
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.crop import FaceFinder
@@ -20,10 +21,9 @@ from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.model import Model, load_model, model_digest
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
-from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
 from mrfomm.reenactment.reenactor import Reenactor, Write, open_writers
-from mrfomm.runtime.context import CONTEXTS, use_context
+from mrfomm.runtime.context import use_context
 
 OUTPUT = "result.mp4"
 REFERENCES = "pictures of the face (bundled ones)"
@@ -50,9 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
     add("--no-provenance", action="store_true", help="leave out the record that it is synthetic, with its sources")
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
-    add("--batch", type=int, default=1, metavar="N", help="driving frames per call of the network (%(default)s)")
+    add_computing(parser, batch=1)
     return parser.parse_args(arguments)
 
 

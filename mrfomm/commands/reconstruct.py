@@ -9,14 +9,15 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
+from mrfomm.commands.options import add_computing
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.graphs import fingerprint
-from mrfomm.reenactment.backends import BACKENDS, backend_name, open_engine
+from mrfomm.reenactment.backends import backend_name, open_engine
 from mrfomm.reenactment.reconstruction import ClipRow, Run, RunSettings, append_clip, locked_run, rebuild_clip
-from mrfomm.runtime.context import CONTEXTS, use_context
+from mrfomm.runtime.context import use_context
 
 NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 
@@ -36,9 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--pseudo", action="store_true", help=PSEUDO)
     add("-o", "--output", metavar="DIR", default="reconstruction", help="folder for frames and manifest (%(default)s)")
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
-    add("--batch", type=int, default=4, metavar="N", help="driving frames per call of the network (%(default)s)")
+    add_computing(parser, batch=4)
     return parser.parse_args(arguments)
 
 

@@ -14,6 +14,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
 from typing import Any, Literal, NamedTuple
@@ -87,12 +88,13 @@ def _clip(path: Path) -> Clip:
     return Clip(path, name, name.split("#")[0])
 
 
-class Frames(NamedTuple):
+@dataclass(frozen=True)
+class Frames:
     """The frames of a clip by number; holds no open file and is small."""
 
     clip: Clip
     length: int
-    decode: Callable[[Sequence[int]], Iterator[np.ndarray]]  # yields uint8 RGB of ascending, distinct numbers
+    _decode: Callable[[Sequence[int]], Iterator[np.ndarray]]  # yields uint8 RGB of ascending, distinct numbers
 
     def read(self, indices: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
         """Frames in the order of ``indices`` (0..length-1, maybe repeated): uint8 [N,size,size,3] RGB, by ``fit``.
@@ -106,7 +108,7 @@ class Frames(NamedTuple):
         if not 0 <= wanted[0] <= wanted[-1] < self.length:
             raise IndexError(f"{self.clip.path}: frames {wanted} asked for, it has {self.length}")
         with _named(self.clip):
-            decoded = {index: fit(frame, size) for index, frame in zip(wanted, self.decode(wanted))}
+            decoded = {index: fit(frame, size) for index, frame in zip(wanted, self._decode(wanted))}
         return np.stack([decoded[int(index)] for index in indices])  # [N,H,W,3]
 
 

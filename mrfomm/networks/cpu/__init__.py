@@ -1,7 +1,8 @@
 """Operators for the CPU that run several times faster than nnabla's own, where their libraries are installed.
 
 nnabla's CPU kernels run in one thread and use 128-bit vectors. :mod:`mrfomm.networks.cpu.functions` replaces the ones
-that dominate, by oneDNN (convolution) and by loops compiled with numba (the others): the extra ``cpu``.
+that dominate, by oneDNN (convolution) and by loops compiled with numba (the others): the extra ``cpu``,
+`pip install -e .[cpu]`.
 """
 
 
