@@ -5,11 +5,7 @@ Importing the package imports neither; nnabla is imported with what needs it.
 
 import importlib
 import logging
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mrfomm.model import load_model as load_model
-    from mrfomm.reenactment.reenactor import Reenactor as Reenactor
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -19,7 +15,7 @@ _DOORS = {"Reenactor": "mrfomm.reenactment.reenactor", "load_model": "mrfomm.mod
 logging.getLogger("nnabla").setLevel(logging.WARNING)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_DOORS[name]), name)

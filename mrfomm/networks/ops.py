@@ -21,9 +21,8 @@ from nnabla.initializer import BaseInitializer, ConstantInitializer, UniformInit
 from nnabla.parameter import get_parameter_or_create
 
 from mrfomm.networks import cpu
+from mrfomm.networks.cpu.batch_norm import BATCH_NORM_DECAY, BATCH_NORM_EPS
 
-BATCH_NORM_EPS = 1e-5
-BATCH_NORM_DECAY = 0.9  # nnabla's sense: running = 0.9 * running + 0.1 * batch
 SWITCH = "MRFOMM_CPU_OPERATORS"  # environment variable; "0" leaves everything to nnabla
 
 

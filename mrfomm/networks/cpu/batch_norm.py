@@ -7,7 +7,9 @@ from types import ModuleType
 import numpy as np
 
 from mrfomm.networks.cpu.array_function import ArrayFunction, Gradient, flat
-from mrfomm.networks.ops import BATCH_NORM_DECAY, BATCH_NORM_EPS
+
+BATCH_NORM_EPS = 1e-5
+BATCH_NORM_DECAY = 0.9  # nnabla's sense: running = 0.9 * running + 0.1 * batch
 
 # mean, scale, shift [C] and floor of what is done to each value: max(z, floor) with z = (x - mean) * scale + shift
 Line = tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]
