@@ -53,7 +53,7 @@ MEDIAPIPE = ["mediapipe==0.10.9", "opencv-contrib-python>=4.7,<4.12"]
 DLIB = ["dlib-bin>=19.24", "face-recognition-models==0.3.0"]
 FACE_ALIGNMENT = ["face-alignment>=1.4,<2"]  # brings torch, and fetches its weights when first used
 
-# The page of mrfomm/app.py; starlette is what Gradio is built on.
+# The page of mrfomm/app; starlette is what Gradio is built on.
 APP = ["gradio>=6.20,<7", "starlette"]
 
 REPORT = ["jinja2>=3.1,<4", "markdown-it-py>=3,<5"]
