@@ -111,8 +111,9 @@ class Loader:
             )
         self.steps_per_epoch = samples // needed
         self._maker = SampleMaker(self._items, self.size, self.num_references, self.options, self.seed)
+        self._shape = self.batch_size, self.num_references + 1, 3, self.size, self.size
         ahead = _BATCHES_AHEAD * self.batch_size
-        self._pool = WorkerPool(self._maker, self.num_workers, ahead) if self.num_workers else None
+        self._pool = WorkerPool(self._maker, self.num_workers, self._shape[1:], ahead) if self.num_workers else None
 
     def __enter__(self) -> "Loader":
         return self
@@ -139,8 +140,9 @@ class Loader:
         tasks = ((epoch, int(index)) for index in order.ravel())
         samples = self._pool.map(tasks) if self._pool else map(self._maker, tasks)
         for _ in order:
-            frames = np.stack([self._checked(sample) for sample in itertools.islice(samples, self.batch_size)])
-            frames = frames / np.float32(255)  # [B,K+1,3,H,W]
+            frames = np.empty(self._shape, np.float32)  # [B,K+1,3,H,W]
+            for place, sample in zip(frames, samples):  # in this order: zip asks for no sample that has no place
+                np.divide(self._checked(sample), np.float32(255), out=place)
             yield Batch(frames[:, :-1], frames[:, -1])
 
     def _checked(self, sample: Sample) -> np.ndarray:

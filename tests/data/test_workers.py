@@ -71,7 +71,7 @@ def start():
     pools = []
 
     def start(function, num_workers=2, ahead=4):
-        pools.append(WorkerPool(function, num_workers, ahead))
+        pools.append(WorkerPool(function, num_workers, SHAPE, ahead))
         return pools[-1]
 
     yield start
@@ -105,6 +105,12 @@ def test_no_more_is_computed_ahead_than_asked_for(start):
     for _ in range(10):
         next(results)
     assert len(taken) == 15  # 6 ahead at first, one more after every result but the last
+
+
+def test_an_array_stays_until_the_next_one_is_asked_for(start):
+    for task, (array, _) in enumerate(start(square).map(range(12))):
+        time.sleep(0.05)  # the workers go on
+        assert (array == task * task).all()
 
 
 def test_a_new_map_takes_over_from_one_left_halfway(start):
@@ -173,7 +179,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the backg
 print("the main script runs", flush=True)
 from mrfomm.data.workers import WorkerPool
 import test_workers as t
-pool = WorkerPool(t.square, 2, 4)
+pool = WorkerPool(t.square, 2, t.SHAPE, 4)
 results = pool.map(range(100))
 print(*sorted({next(results)[1] for _ in range(4)}), flush=True)
 if sys.argv[1] == "wait":
