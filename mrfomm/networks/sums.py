@@ -7,10 +7,11 @@ everywhere.
 """
 
 import math
+from collections.abc import Iterable
 
 import nnabla.functions as F
 import numpy as np
-from nnabla import Variable
+from nnabla import NdArray, Variable
 
 
 def sum_last(x: Variable, copies: int = 1) -> Variable:
@@ -25,3 +26,15 @@ def mean(x: Variable) -> Variable:
     rows = math.prod(x.shape[: x.ndim // 2])
     partial = sum_last(F.reshape(x, (rows, -1)))  # [rows,1]
     return F.reshape(sum_last(F.reshape(partial, (1, rows))), ()) / x.size
+
+
+def sum_of_squares(arrays: Iterable[NdArray]) -> Variable:
+    """The sum of the squares of all values of the arrays, which are read where they lie: [1,1]."""
+    return sum_last(F.reshape(F.concatenate(*map(_squares_of_rows, arrays), axis=0), (1, -1)))
+
+
+def _squares_of_rows(array: NdArray) -> Variable:
+    """[n,...] -> [n,1,1]."""
+    rows = Variable((array.shape[0], 1, array.size // array.shape[0]))
+    rows.data = array.view(rows.shape)
+    return F.batch_matmul(rows, rows, transpose_b=True)

@@ -33,20 +33,22 @@ def draw_deformation(
     return Deformation(theta.astype(np.float32), control.astype(np.float32))
 
 
-def deform_grid(deformation: Deformation, height: int, width: int) -> np.ndarray:
-    """T of every pixel of a frame: float32 array [B,height,width,2]."""
-    theta, control = deformation
+def deform_grid(theta: nn.Variable, control: nn.Variable, height: int, width: int) -> nn.Variable:
+    """T of every pixel of a frame, [B,height,width,2], by a Deformation in two Variables."""
+    batch, centres = control.shape
     grid = coordinate_grid(height, width).reshape(-1, 2)  # [P,2]
-    moved = grid @ theta[:, :, :2].transpose(0, 2, 1) + theta[:, None, :, 2]  # [B,P,2]
-    distance = np.abs(grid[:, None] - _control_points(control.shape[1])).sum(-1)  # [P,points^2]
-    spline = control @ (distance**2 * np.log(distance + EPS)).T  # [B,P]
-    return (moved + spline[..., None]).reshape(len(theta), height, width, 2).astype(np.float32)
+    distance = np.abs(grid[:, None] - _control_points(centres)).sum(-1)  # [P,centres]
+    terms = np.concatenate([grid, np.ones((len(grid), 1), np.float32), distance**2 * np.log(distance + EPS)], axis=1)
+    spline = F.broadcast(F.reshape(control, (batch, 1, centres)), (batch, 2, centres))  # for x and y alike
+    weights = F.reshape(F.concatenate(theta, spline, axis=2), (2 * batch, 3 + centres))
+    moved = F.affine(weights, nn.Variable.from_numpy_array(np.ascontiguousarray(terms.T)))  # [2B,P]
+    return F.transpose(F.reshape(moved, (batch, 2, height, width)), (0, 2, 3, 1))
 
 
-def mirrored(grid: np.ndarray) -> np.ndarray:
-    """Coordinates beyond [-1,1] as those of the same place in a frame mirrored at its borders: array like ``grid``."""
-    turns = np.mod(grid + 1, 4)  # 0 at one border, 2 at the other, and back
-    return (np.where(turns > 2, 4 - turns, turns) - 1).astype(np.float32)
+def mirrored(grid: nn.Variable) -> nn.Variable:
+    """Coordinates beyond [-1,1] as those of the same place in a frame mirrored at its borders: like ``grid``."""
+    turns = (grid + 1) / 4  # whole at one border, a half more at the other, and back
+    return 1 - 4 * F.abs(turns - F.floor(turns) - 0.5)
 
 
 def deform_points(points: nn.Variable, theta: nn.Variable, control: nn.Variable) -> tuple[nn.Variable, nn.Variable]:

@@ -5,9 +5,10 @@ learns from the same prediction, detached, so that the generator runs once.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 
 from mrfomm import bundled
@@ -20,6 +21,7 @@ from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_ea
 from mrfomm.networks.geometry import downsample
 from mrfomm.networks.ops import warp
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
+from mrfomm.networks.sums import sum_of_squares
 from mrfomm.training import losses
 from mrfomm.training.equivariance import Deformation, deform_grid, equivariance_losses, mirrored
 
@@ -42,7 +44,6 @@ class GeneratorStep:
         size, count = config.model.image_size, config.data.num_references
         self.references = nn.Variable((batch, count, 3, size, size))
         self.driving = nn.Variable((batch, 3, size, size))
-        self.grid = nn.Variable((batch, size, size, 2))
         self.theta = nn.Variable((batch, 2, 3))
         self.control = nn.Variable((batch, config.loss.tps_points**2))
 
@@ -81,7 +82,8 @@ class GeneratorStep:
             yield "pixel", loss.pixel * losses.pixel_loss(predictions, targets)
 
     def _equivariance_losses(self, config: Config) -> Losses:
-        transformed = keypoints_of(warp(self.driving, self.grid), config.model, training=True)
+        grid = mirrored(deform_grid(self.theta, self.control, *self.driving.shape[2:]))
+        transformed = keypoints_of(warp(self.driving, grid), config.model, training=True)
         value, jacobian = equivariance_losses(self.driving_keypoints, transformed, self.theta, self.control)
         yield "equivariance_value", config.loss.equivariance_value * value
         yield "equivariance_jacobian", config.loss.equivariance_jacobian * jacobian
@@ -98,14 +100,11 @@ class GeneratorStep:
         matching = losses.feature_matching_loss(generated.features, real.features)
         yield "feature_matching", config.loss.feature_matching * matching
 
-    def run(self, batch: Batch, deformation: Deformation) -> dict[str, float]:
-        """Forward and backward: fills the gradients, returns the losses."""
+    def run(self, batch: Batch, deformation: Deformation) -> None:
+        """Compute the losses and the gradients."""
         self.references.d, self.driving.d = batch
         self.theta.d, self.control.d = deformation
-        self.grid.d = mirrored(deform_grid(deformation, *self.driving.shape[2:]))
-        nn.forward_all([self.total, *self._shown], clear_no_need_grad=True)
-        self.total.backward(clear_buffer=True)
-        return {name: float(variable.d) for name, variable in self.losses.items()}
+        differentiate(self.total, *self._shown)
 
     def picture(self) -> np.ndarray:
         """A picture of the last batch, uint8 [H,W,3]: one row a sample (see ``pictures.training_row``)."""
@@ -126,11 +125,25 @@ class DiscriminatorStep:
         self.loss = config.loss.adversarial * losses.discriminator_loss(real.score, generated.score)
         self.loss.persistent = True
 
-    def run(self) -> dict[str, float]:
-        """Forward and backward after the generator's step: fills the gradients, returns the loss."""
-        self.loss.forward(clear_no_need_grad=True)
-        self.loss.backward(clear_buffer=True)
-        return {"discriminator": float(self.loss.d)}
+    def run(self) -> None:
+        """Compute the loss and the gradients, after the generator's step."""
+        differentiate(self.loss)
+
+
+def differentiate(loss: nn.Variable, *shown: nn.Variable) -> None:
+    """Forward, of what is shown as well, and backward."""
+    nn.forward_all([loss, *shown], clear_no_need_grad=True)
+    loss.backward(clear_buffer=True)
+
+
+def figures_of(losses: Iterable[nn.Variable], sides: Iterable[Mapping[str, nn.Variable]]) -> nn.Variable:
+    """What a step came to: the losses, then the squared gradient norm of each side's parameters.
+
+    One small array, for which the host waits once a step, and which tells whether all is finite.
+    """
+    values = [loss.get_unlinked_variable(need_grad=False) for loss in losses]  # computed by the step itself
+    values += [sum_of_squares(parameter.grad for parameter in side.values()) for side in sides]
+    return F.concatenate(*(F.reshape(value, (1,)) for value in values), axis=0)
 
 
 def load_perceptual(loss: LossConfig) -> Frozen | None:

@@ -5,11 +5,10 @@ import functools
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 from nnabla.solver import Solver
@@ -20,12 +19,20 @@ from mrfomm.config import Config, TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch, Loader
 from mrfomm.data.workers import STOP_SIGNALS
 from mrfomm.errors import UserError
+from mrfomm.runtime.overlap import read_ahead
 from mrfomm.runtime.processes import Communicator
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, draw_deformation
 from mrfomm.training.resuming import best_so_far, load_states, resumed_position
 from mrfomm.training.run_folder import Progress, checkpoint_name, diverged, remove_old_checkpoints, set_later_aside
-from mrfomm.training.step import DISCRIMINATOR_SIDE, GENERATOR_SIDE, DiscriminatorStep, Frozen, GeneratorStep
+from mrfomm.training.step import (
+    DISCRIMINATOR_SIDE,
+    GENERATOR_SIDE,
+    DiscriminatorStep,
+    Frozen,
+    GeneratorStep,
+    figures_of,
+)
 from mrfomm.training.validation import HeldOut, digest_of, is_finite, reconstruction_error
 from mrfomm.training.watch import RunLog
 
@@ -64,9 +71,12 @@ class Trainer:
             self.generator = GeneratorStep(config, config.train.batch_size // communicator.size, perceptual)
             self.discriminator = DiscriminatorStep(config, self.generator) if config.train.discriminator else None
         communicator.broadcast(tree.all())
-        self._solvers = {"generator": self._solver(GENERATOR_SIDE)}
+        self._solvers, self._losses = {"generator": self._solver(GENERATOR_SIDE)}, self.generator.losses
         if self.discriminator:
             self._solvers["discriminator"] = self._solver(DISCRIMINATOR_SIDE)
+            self._losses = {**self._losses, "discriminator": self.discriminator.loss}
+        sides = (solver.get_parameters() for solver in self._solvers.values())
+        self._figures = figures_of(self._losses.values(), sides)
 
     def _solver(self, prefixes: tuple[str, ...]) -> Solver:
         solver = S.Adam(self.config.train.learning_rate, *ADAM_BETAS)
@@ -123,8 +133,8 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, requests: Sequence[int]) -> bool:
         """Returns whether it came to its end: a request to stop is heeded after each step."""
-        with self._bar(epoch) as bar:
-            for batch in self._batches(epoch):
+        with self._bar(epoch) as bar, contextlib.closing(self._batches(epoch)) as batches:
+            for batch in batches:
                 losses, self._batch = self.step(batch), batch
                 self.progress = Progress(epoch, self.progress.batch + 1, self.progress.step + 1)
                 bar.update()
@@ -144,22 +154,32 @@ class Trainer:
         elapsed = bar.format_dict["elapsed"]
         return self.config.train.batch_size * (bar.n - bar.initial) / elapsed if elapsed else 0.0
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """The loader's. Where it fails, the steps made are saved; several processes can't agree on that any more."""
+    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+        """The loader's, the next one made during a step.
+
+        Where it fails, the steps made are saved; several processes can't agree on that any more.
+        """
         try:
-            yield from self._loader.epoch(epoch, self.progress.batch)
+            yield from read_ahead(self._loader.epoch(epoch, self.progress.batch), depth=1)
         except UserError:
             if self._communicator.size == 1:
                 self.save()
             raise
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One update of both sides; returns the losses by name, averaged over the processes."""
-        losses = self._update("generator", batch, functools.partial(self.generator.run, batch, self._deformation()))
+        """One update of both sides; returns the losses by name, averaged over the processes.
+
+        Raises:
+            UserError: a loss or a gradient isn't finite; the parameters may have taken that on already.
+        """
+        self._update("generator", functools.partial(self.generator.run, batch, self._deformation()))
         if self.discriminator:
-            losses |= self._update("discriminator", batch, self.discriminator.run)
-        mean = self._communicator.mean(np.array(list(losses.values())))
-        return dict(zip(losses, map(float, mean)))
+            self._update("discriminator", self.discriminator.run)
+        self._figures.forward()
+        if not np.isfinite(self._figures.d).all():
+            self._check_finite(batch)
+        mean = self._communicator.mean(self._figures.d[: len(self._losses)].astype(np.float64))
+        return dict(zip(self._losses, map(float, mean)))
 
     def _deformation(self) -> Deformation:
         """This process' share of the global batch's deformations, drawn anew from the seed and the step."""
@@ -170,28 +190,27 @@ class Trainer:
         start = self._communicator.rank * share
         return Deformation(*(array[start : start + share] for array in whole))
 
-    def _update(self, side: str, batch: Batch, run: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Let one side learn from its ``run``, which fills its gradients; returns the losses."""
+    def _update(self, side: str, run: Callable[[], None]) -> None:
+        """Let one side learn from its ``run``, which fills its gradients."""
         solver = self._solvers[side]
         solver.set_learning_rate(learning_rate(self.config.train, self.progress.epoch))
         solver.zero_grad()
-        losses = run()
+        run()
         self._communicator.average_gradients(solver.get_parameters())
-        if solver.check_inf_or_nan_grad() or not np.isfinite(list(losses.values())).all():
-            raise self._non_finite(losses, solver.get_parameters(), batch)
         solver.update()
-        return losses
 
-    def _non_finite(
-        self, losses: Mapping[str, float], parameters: Mapping[str, nn.Variable], batch: Batch
-    ) -> UserError:
+    def _check_finite(self, batch: Batch) -> None:
+        """Keep the batch and end, unless only the square of a gradient was too large a number."""
+        names = [name for name, loss in self._losses.items() if not np.isfinite(loss.d)]
+        for solver in self._solvers.values():
+            names += [name for name, value in solver.get_parameters().items() if not np.isfinite(value.g).all()]
+        if not names:
+            return
         path = self._folder / f"non-finite-step{self.progress.step:08d}-rank{self._communicator.rank}.npz"
         with whole_file(path) as aside:
             np.savez_compressed(aside, **batch._asdict())
-        names = [name for name, value in losses.items() if not np.isfinite(value)]
-        names += [name for name, value in parameters.items() if not np.isfinite(value.g).all()]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return self._diverged(f"{shown}; the batch is in {path}")
+        raise self._diverged(f"{shown}; the batch is in {path}")
 
     def _diverged(self, what: str) -> UserError:
         return diverged(self._folder, self.progress.step, what)
@@ -199,7 +218,7 @@ class Trainer:
     def _after_step(self, losses: Mapping[str, float]) -> None:
         train, step = self.config.train, self.progress.step
         if step % train.log_every == 0:
-            norm = gradient_norm(self._solvers["generator"].get_parameters())
+            norm = math.sqrt(self._figures.d[len(self._losses)])  # of the generator side
             broken = self._communicator.union(self._loader.broken)  # each process meets clips of its own
             self._log({**losses, "gradient_norm": norm, "broken_clips": len(broken)})
         if step % train.picture_every == 0 and self._communicator.rank == 0:
@@ -240,11 +259,6 @@ class Trainer:
             save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
             remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
         self._communicator.barrier()
-
-
-def gradient_norm(parameters: Mapping[str, nn.Variable]) -> float:
-    """Euclidean norm of all gradients together."""
-    return math.sqrt(sum(float(np.vdot(value.g, value.g)) for value in parameters.values()))
 
 
 @contextlib.contextmanager

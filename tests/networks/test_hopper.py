@@ -20,7 +20,7 @@ from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import vgg19_shapes
 from mrfomm.onnx.graphs import GRAPHS
 from mrfomm.onnx.trace import Sizes
-from mrfomm.training.step import DiscriminatorStep, GeneratorStep, load_perceptual
+from mrfomm.training.step import DiscriminatorStep, GeneratorStep, figures_of, load_perceptual
 
 CONFIGS = sorted(bundled.CONFIGS.glob("*.yaml"))
 MODES = (*LEARNED_MODES, "mean", "occlusion")
@@ -31,7 +31,7 @@ BINARY = {"Add2", "Sub2", "Mul2", "Div2", "Pow2", "Maximum2", "Minimum2", "Absol
 # A function of none of these kinds is not known to be safe; InstanceNormalization, SpectralNorm and Min are not.
 HARMLESS = {
     *("Abs", "AddScalar", "Exp", "Identity", "LeakyReLU", "Log", "MulScalar", "PowScalar", "RSubScalar", "ReLU"),
-    *("Sigmoid", "Sign"),  # element by element
+    *("Floor", "Sigmoid", "Sign"),  # element by element
     *("Assign", "Concatenate", "Reshape", "Slice", "Transpose"),  # copies
     *("Affine", "BatchMatmul"),  # cuBLAS
     *("AveragePooling", "Convolution", "MaxPooling", "Softmax"),  # cuDNN
@@ -113,27 +113,30 @@ def with_fusion(config, mode):
 
 
 @pytest.fixture
-def scope():
-    """Parameters of the test's own that take no memory."""
-    with ParameterTree().scope(), ops.without_values():
-        yield
+def parameters():
+    """A ParameterTree of the test's own, of which nothing takes memory."""
+    tree = ParameterTree()
+    with tree.scope(), ops.without_values():
+        yield tree
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_training(scope, path, mode):
+def test_training(parameters, path, mode):
     """Both stages: the first one's graph is part of the second's."""
     config = load_config(path, ["train.discriminator=true"])
     is_vgg = config.loss.perceptual_network == "vgg19"
     perceptual = {n: nn.Variable(s) for n, s in vgg19_shapes().items()} if is_vgg else load_perceptual(config.loss)
     generator = GeneratorStep(with_fusion(config, mode), config.train.batch_size, perceptual)
     discriminator = DiscriminatorStep(config, generator)
-    check(generator._shown, [generator.total, discriminator.loss])
+    figures = figures_of(generator.losses.values(), [parameters.trainable(side) for side in ("", "discriminator/")])
+    assert figures.shape == (len(generator.losses) + 2,)
+    check([*generator._shown, figures], [generator.total, discriminator.loss])
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_inference(scope, path, mode):
+def test_inference(parameters, path, mode):
     model = with_fusion(load_config(path, []), mode).model
     signatures = [build(model, sizes) for build in GRAPHS.values() for sizes in (Sizes(1, 1), Sizes(2, 3))]
     check([output for signature in signatures for output in signature.outputs.values()])

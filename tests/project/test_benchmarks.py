@@ -79,12 +79,30 @@ def test_backends_compute_the_same():
     assert np.abs(results[-1]["prediction"] - signature.outputs["prediction"].d).max() < 1e-5
 
 
-def test_training_step_prints_its_profile(capfd):
-    training_step.main(["--batch", "2", "--seconds", "0", "--profile"])
+def test_training_step_prints_its_figures_and_its_profile(capfd):
+    case = ["--configs", "person-64", "--references", "3", "--stages", "2"]
+    assert training_step.main([*case, "--batch", "2", "--seconds", "0", "--profile"]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert result["processes"] == 1
+    wanted = {"config": "person-64", "references": 3, "stage": 2, "batch": 2, "context": "cpu:float", "processes": 1}
+    assert wanted.items() <= result.items()
     assert {"Convolution forward", "Convolution backward"} <= result["profile"].keys()
-    assert min(result["seconds"], *result["profile"].values()) > 0
+    assert min(result["seconds"], result["memory_mb"], *result["profile"].values()) > 0
+    assert 0 < result["host_share"] < 0.5
+
+
+def test_training_step_gives_each_case_a_process_and_ends_at_one_that_fails(monkeypatch):
+    ran = []
+
+    def run(command, cwd):
+        ran.append(" ".join(command[3:9]))
+        return SimpleNamespace(returncode=2 if "vox-256" in command else 0)
+
+    monkeypatch.setattr(training_step.subprocess, "run", run)
+    assert training_step.main([]) == 0
+    cases = [f"--configs heads-64 --references {count} --stages {stage}" for count in (1, 3) for stage in (1, 2)]
+    assert ran == cases
+    assert training_step.main(["--configs", "vox-256", "heads-64"]) == 2
+    assert len(ran) == len(cases) + 1
 
 
 def test_report(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,6 @@ from reference.layers import grid_sample
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.networks.ops import warp
 from mrfomm.training.equivariance import (
-    Deformation,
     deform_grid,
     deform_points,
     draw_deformation,
@@ -55,9 +54,8 @@ def test_drawn_deformations_follow_the_generator():
 @pytest.mark.parametrize("points", [3, 5])
 def test_deformed_grid(points):
     theta, control = draw(np.random.default_rng(3), points=points)
-    grid = deform_grid(Deformation(np.float32(theta), np.float32(control)), 6, 9)
+    grid = run(deform_grid(*variables(theta, control), 6, 9))
     assert grid.shape == (2, 6, 9, 2)
-    assert grid.dtype == np.float32
     pixels = np.broadcast_to(expected.coordinate_grid(6, 9).reshape(1, -1, 2), (2, 54, 2))
     np.testing.assert_allclose(
         grid.reshape(2, -1, 2), expected.warp_coordinates(pixels, theta, control), rtol=1e-5, atol=1e-5
@@ -67,10 +65,10 @@ def test_deformed_grid(points):
 
 
 def test_neutral_deformation_is_the_identity():
-    neutral = Deformation(np.eye(2, 3, dtype=np.float32)[None], np.zeros((1, 25), np.float32))
-    np.testing.assert_allclose(deform_grid(neutral, 5, 7)[0], expected.coordinate_grid(5, 7), atol=1e-6)
+    grid = deform_grid(*variables(np.eye(2, 3)[None], np.zeros((1, 25))), 5, 7)
+    np.testing.assert_allclose(run(grid)[0], expected.coordinate_grid(5, 7), atol=1e-6)
     frame = variable(np.random.default_rng(4).random((1, 3, 5, 7)))
-    np.testing.assert_allclose(run(warp(frame, variable(mirrored(deform_grid(neutral, 5, 7))))), frame.d, atol=1e-6)
+    np.testing.assert_allclose(run(warp(frame, mirrored(grid))), frame.d, atol=1e-6)
 
 
 def test_deformed_points_and_their_derivative():
@@ -159,7 +157,7 @@ def test_warped_frame_mirrors_at_the_centres_of_its_border_pixels():
     """PyTorch's reflection padding with align_corners=True; the grid goes two widths beyond the frame."""
     rng = np.random.default_rng(11)
     frame, grid = double(rng.random((2, 3, 5, 8))), double(rng.uniform(-5, 5, (2, 9, 7, 2)))
-    warped = run(warp(*variables(frame, mirrored(grid))))
+    warped = run(warp(variable(frame), mirrored(variable(grid))))
     np.testing.assert_allclose(warped, grid_sample(frame, grid, "reflection"), rtol=1e-4, atol=1e-5)
 
 
@@ -169,7 +167,7 @@ def test_mirroring_by_example():
     steps = np.array([-2, -1, -0.5, 0, 3, 3.5, 4, 5, 6, 7, 8])
     grid = np.zeros((1, 1, len(steps), 2))
     grid[0, 0, :, 0] = -1 + pixel * steps
-    warped = run(warp(*variables(row, mirrored(grid))))[0, 0, 0]
+    warped = run(warp(variable(row), mirrored(variable(grid))))[0, 0, 0]
     np.testing.assert_allclose(warped, [2, 1, 0.5, 0, 3, 2.5, 2, 1, 0, 1, 2], atol=1e-5)
 
 
@@ -182,6 +180,6 @@ def test_keypoints_of_a_warped_frame_follow_the_convention():
     seen = np.array([0.2, -0.3])  # p_T
     target = run(deform_points(*variables([[seen]], *deformation))[0])[0, 0]
     frame = np.exp(-((at - target) ** 2).sum(-1) / 0.01)[None, None]
-    warped = run(warp(*variables(frame, mirrored(deform_grid(deformation, size, size)))))[0, 0]
+    warped = run(warp(variable(frame), mirrored(deform_grid(*variables(*deformation), size, size))))[0, 0]
     row, column = np.unravel_index(warped.argmax(), warped.shape)
     np.testing.assert_allclose(at[row, column], seen, atol=2 / (size - 1))

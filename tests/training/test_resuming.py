@@ -17,6 +17,7 @@ from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import SampleMaker, check_lengths, frames_up_to
 from mrfomm.data.sampling import epoch_order
 from mrfomm.errors import UserError
+from mrfomm.runtime.processes import Communicator
 from mrfomm.training import step as steps
 from mrfomm.training import trainer as training
 from mrfomm.training.watch import read_log
@@ -272,8 +273,9 @@ def test_a_checkpoint_whose_next_step_is_not_finite_does_not_count(tmp_path, dat
     poisoned = {8}
 
     def run_step(self, batch, deformation):
-        losses = original(self, batch, deformation)
-        return {**losses, "pixel": math.nan} if len(made) in poisoned else losses
+        original(self, batch, deformation)
+        if len(made) in poisoned:
+            self.losses["pixel"].d = math.nan
 
     made = []
     step = training.Trainer.step
@@ -289,8 +291,26 @@ def test_a_checkpoint_whose_next_step_is_not_finite_does_not_count(tmp_path, dat
     assert_goes_on(run, error)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, data, monkeypatch, value):
+    """The losses are finite; what the solver has made of the parameters is not saved."""
+    name = "keypoints/jacobian/conv/b"
+    spoil = lambda self, parameters: parameters[name].grad.fill(value)  # noqa: E731
+    monkeypatch.setattr(Communicator, "average_gradients", spoil)
+    with pytest.raises(UserError, match=f"step 0: not finite: {name}; the batch is in"):
+        start(tmp_path, data)
+    assert not list_checkpoints(tmp_path / "run")
+
+
+def test_a_gradient_whose_square_is_no_number_does_not_end_the_run(tmp_path, data, monkeypatch):
+    spoil = lambda self, parameters: next(iter(parameters.values())).grad.fill(1e30)  # noqa: E731
+    monkeypatch.setattr(Communicator, "average_gradients", spoil)
+    run = start(tmp_path, data)
+    assert {row["gradient_norm"] for row in read_log(run) if "gradient_norm" in row} == {None}
+
+
 def test_nothing_to_go_back_to_is_said(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(steps.GeneratorStep, "run", lambda self, *_: {"pixel": math.nan})
+    monkeypatch.setattr(steps.GeneratorStep, "run", lambda self, *_: self.losses["pixel"].data.fill(math.nan))
     with pytest.raises(UserError, match="begin anew with a lower train.learning_rate$"):
         start(tmp_path, data)
 

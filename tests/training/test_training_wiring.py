@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import tiny
 from reference import geometry as expected
+from reference.graphs import run, variables
 from reference.layers import grid_sample
 
 from mrfomm.data.loader import Batch
 from mrfomm.model import judge, keypoints_of
 from mrfomm.training import validation
 from mrfomm.training.equivariance import deform_grid, draw_deformation, mirrored
-from mrfomm.training.step import DiscriminatorStep, GeneratorStep, load_perceptual
+from mrfomm.training.step import DiscriminatorStep, GeneratorStep, figures_of, load_perceptual
 
 TEACHES = {  # a part of the network that the loss must reach
     "perceptual": ("generator/", "motion/", "keypoints/"),
@@ -56,7 +57,7 @@ def test_each_loss_teaches_what_it_should(name):
 def test_equivariance_compares_keypoints_of_the_frame_and_of_the_deformed_frame():
     changes = {**OFF, "pixel": 1.0, "equivariance_value": 2.0, "equivariance_jacobian": 3.0}
     step, config, batch, deformation, tree = stepped(loss=changes)
-    deformed = grid_sample(batch.driving, mirrored(deform_grid(deformation, 32, 32)))
+    deformed = grid_sample(batch.driving, run(mirrored(deform_grid(*variables(*deformation), 32, 32))))
     with tree.scope():
         sides = [
             keypoints_of(nn.Variable.from_numpy_array(images.astype(np.float32)), config.model, training=True)
@@ -70,6 +71,15 @@ def test_equivariance_compares_keypoints_of_the_frame_and_of_the_deformed_frame(
     assert float(step.losses["equivariance_jacobian"].d) == pytest.approx(3 * slope, rel=1e-2)
 
 
+def test_the_figures_of_a_step_are_its_losses_and_squared_gradient_norms():
+    step, _, _, _, tree = stepped()
+    sides = [tree.trainable(side) for side in ("keypoints/", "generator/")]
+    found = run(figures_of(step.losses.values(), sides))
+    wanted = [float(loss.d) for loss in step.losses.values()]
+    wanted += [sum((v.g.astype(np.float64) ** 2).sum() for v in side.values()) for side in sides]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_the_discriminator_learns_to_tell_the_frame_from_the_prediction():
     """Least squares: its judgement of the frame towards 1, of the prediction towards 0, and only it learns."""
     discriminator = {"spectral_norm": False}
@@ -80,14 +90,14 @@ def test_the_discriminator_learns_to_tell_the_frame_from_the_prediction():
         judged = DiscriminatorStep(config, step)
         for variable in tree.trainable("").values():
             variable.g = 0
-        found = judged.run()["discriminator"]
+        judged.run()
         points = nn.Variable.from_numpy_array(step.driving_points.d)
         real, fake = (
             judge(nn.Variable.from_numpy_array(images), points, config.model, fixed=True).score
             for images in (batch.driving, step.prediction.d)
         )
     nn.forward_all([real, fake])
-    assert found == pytest.approx(2 * (((1 - real.d) ** 2).mean() + (fake.d**2).mean()), rel=1e-4)
+    assert float(judged.loss.d) == pytest.approx(2 * (((1 - real.d) ** 2).mean() + (fake.d**2).mean()), rel=1e-4)
     taught = {name.partition("/")[0] for name, variable in tree.trainable("").items() if np.abs(variable.g).max() > 0}
     assert taught == {"discriminator"}
 
