@@ -164,10 +164,12 @@ def measure_training(_, profiles):
         "CPU operators": ([], {}),
         "CPU operators, 2 processes": (two, {}),
     }
+    step = [sys.executable, "-m", "benchmarks.training_step", "--seconds", "20"]
+    step += ["--configs", "person-64", "--references", "3", "--stages", "1"]
     rows = []
     for backend, (launcher, settings) in tqdm(cases.items(), desc="training step", unit="case"):
         profiled = [] if launcher else ["--profile"]
-        result = _training_step([*launcher, sys.executable, "-m", "benchmarks.training_step", *profiled], settings)
+        result = _training_step([*launcher, *step, *profiled], settings)
         rows.append(Row("training", "step, batch 8", backend, 64, 3, result["seconds"]))
         if profiled:
             profiles[backend] = result["profile"]

@@ -1,13 +1,24 @@
-"""One training step, timed in a process (or several) of its own: `python -m benchmarks.training_step --profile`.
+"""Time training steps: `python -m benchmarks.training_step --context cudnn`.
 
-64x64, expansion 16, K = 3, equivariance and AlexNet's perceptual loss, on random pictures. Prints one JSON object.
-Under mpirun the processes share the batch and average their gradients, as in training.
+On random pictures; one JSON object for each configuration, number of references and stage, each in a process of its
+own. Under mpirun the processes share the batch and average their gradients, as in training.
+
+seconds: median of a step. host_share: how much of a step is neither forward nor backward nor update; for this the host
+waits for the device after each of them, in steps that aren't timed otherwise. memory_mb: the process' peak on a CPU,
+what is in use of a GPU.
 """
 
 import collections
+import importlib
+import itertools
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
+from unittest import mock
 
 import nnabla as nn
 import numpy as np
@@ -17,11 +28,23 @@ from mrfomm import bundled
 from mrfomm.checkpoint import ParameterTree
 from mrfomm.config import load_config
 from mrfomm.data.loader import Batch
-from mrfomm.errors import command_parser
+from mrfomm.errors import command_parser, run_command
 from mrfomm.networks import ops
+from mrfomm.runtime.context import CONTEXTS
 from mrfomm.runtime.processes import start_processes
-from mrfomm.training.step import load_perceptual
+from mrfomm.training import step as steps
 from mrfomm.training.trainer import Trainer
+
+OVERRIDES = {
+    "person-64": ["model.num_keypoints=10", "loss.separation=0"],  # FOMM's
+    "heads-64": [],
+    # VGG19's weights are the user's to bring; the discriminator is vox-adv's
+    "vox-256": [
+        "loss.perceptual_network=alexnet",
+        "model.discriminator.spectral_norm=false",
+        "model.discriminator.keypoint_input=true",
+    ],
+}
 
 
 class RandomBatches:
@@ -39,39 +62,122 @@ class RandomBatches:
 def parse_arguments(arguments=None):
     """The command line as a namespace."""
     parser = command_parser(__doc__)
-    parser.add_argument("--batch", type=int, default=8, help="samples per step, of all processes (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=20, help="seconds to measure for (%(default)s)")
-    parser.add_argument("--profile", action="store_true", help="also each operator's share of a step")
+    add = parser.add_argument
+    add("--context", choices=CONTEXTS, default="cpu", help="where to compute (%(default)s)")
+    several = {"nargs": "+", "metavar": "NAME", "choices": OVERRIDES, "default": ["heads-64"]}
+    add("--configs", **several, help=f"of {', '.join(OVERRIDES)} (heads-64); vox-256 takes minutes a step on a CPU")
+    add("--references", nargs="+", type=int, metavar="K", default=[1, 3], help="numbers of references (1 3)")
+    add("--stages", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="without and with discriminator (both)")
+    add("--batch", type=int, default=8, help="samples per step, of all processes (%(default)s)")
+    add("--seconds", type=float, default=5, help="seconds to measure each for, three steps at least (%(default)s)")
+    add("--profile", action="store_true", help="also each operator's share of a step")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Time the step; prints JSON on rank 0."""
+    """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    overrides = [f"train.batch_size={args.batch}", "train.validation_clips=0"]
-    overrides += ["model.num_keypoints=10", "loss.separation=0"]  # FOMM's
-    config = load_config(bundled.CONFIGS / "person-64.yaml", overrides)
-    with start_processes("cpu") as communicator, tempfile.TemporaryDirectory() as folder:
+    cases = list(itertools.product(args.configs, args.references, args.stages))
+    if len(cases) == 1:
+        measure(args, *cases[0])
+        return 0
+    same = ["--context", args.context, "--batch", args.batch, "--seconds", args.seconds, *["--profile"] * args.profile]
+    for name, references, stage in cases:
+        case = ["--configs", name, "--references", references, "--stages", stage, *same]
+        command = [sys.executable, "-m", "benchmarks.training_step", *map(str, case)]
+        if code := subprocess.run(command, cwd=Path(__file__).parent.parent).returncode:
+            return code
+    return 0
+
+
+def measure(args, name, references, stage):
+    """Time the steps of one case; prints JSON on rank 0."""
+    overrides = [f"data.num_references={references}", f"model.fusion.mode={'patch' if references > 1 else 'mean'}"]
+    overrides += [f"train.batch_size={args.batch}", f"train.discriminator={str(stage == 2).lower()}"]
+    config = load_config(bundled.CONFIGS / f"{name}.yaml", [*OVERRIDES[name], *overrides])
+    with start_processes(args.context) as communicator, tempfile.TemporaryDirectory() as folder:
         operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
+        loader = RandomBatches(config, args.batch // communicator.size)
         with ops.implementation(operators):
-            loader = RandomBatches(config, args.batch // communicator.size)
-            trainer = Trainer(
-                config, ParameterTree(), loader, communicator.share(folder), communicator, load_perceptual(config.loss)
-            )
+            perceptual = steps.load_perceptual(config.loss)
+            trainer = Trainer(config, ParameterTree(), loader, communicator.share(folder), communicator, perceptual)
 
         def step():
-            return trainer.step(loader.batch)
+            trainer.step(loader.batch)
 
         step()
         start = time.perf_counter()
         step()
         # the same number of steps in every process: each waits for the others' gradients
         count = int(communicator.share(max(3, args.seconds / (time.perf_counter() - start))))
-        result = {"seconds": median_seconds(step, seconds=0, at_least=count), "processes": communicator.size}
+        result = {"config": name, "references": references, "stage": stage, "batch": args.batch}
+        result |= {"context": nn.get_current_context().backend[0], "processes": communicator.size}
+        result["seconds"] = median_seconds(step, seconds=0, at_least=count)
+        result["host_share"] = host_share(trainer, step, count)
+        result["memory_mb"] = memory_mb()
         if args.profile:
             result["profile"] = profile(trainer.generator)
         if communicator.rank == 0:
             print(json.dumps(result))
+
+
+def on_gpu():
+    """Whether the current context computes on one."""
+    return nn.get_current_context().backend[0].startswith("cudnn")
+
+
+def wait_for_device():
+    """Wait until a GPU has done what it was told."""
+    if on_gpu():
+        importlib.import_module("nnabla_ext.cuda").synchronize(nn.get_current_context().device_id)
+
+
+def memory_mb():
+    """MB in use of the GPU, where nnabla keeps what it has had; on a CPU the process' peak."""
+    if not on_gpu():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", nn.get_current_context().device_id]
+    return int(subprocess.run(["nvidia-smi", *query], check=True, capture_output=True).stdout)
+
+
+def host_share(trainer, step, count):
+    """The share of ``count`` steps that is not spent in forward, backward and update."""
+    watch = Stopwatch()
+    solvers = {name: TimedSolver(solver, watch) for name, solver in trainer._solvers.items()}
+    differentiate = watch.timed(steps.differentiate)
+    with mock.patch.object(steps, "differentiate", differentiate), mock.patch.dict(trainer._solvers, solvers):
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        return 1 - watch.seconds / (time.perf_counter() - start)
+
+
+class Stopwatch:
+    """Adds up the seconds inside functions and until the device has done what they told it."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def timed(self, function):
+        """The function, with the watch running inside."""
+
+        def run(*arguments):
+            start = time.perf_counter()
+            function(*arguments)
+            wait_for_device()
+            self.seconds += time.perf_counter() - start
+
+        return run
+
+
+class TimedSolver:
+    """A solver whose ``update`` a Stopwatch times."""
+
+    def __init__(self, solver, watch):
+        self._solver, self.update = solver, watch.timed(solver.update)
+
+    def __getattr__(self, name):
+        return getattr(self._solver, name)
 
 
 def profile(generator, repeats=3):
@@ -103,4 +209,4 @@ class _Clock:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
