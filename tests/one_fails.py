@@ -15,12 +15,15 @@ def main():
         signal.signal(signal.SIGTERM, lambda *_: None)
         print("hello from", communicator.rank)
         if communicator.rank == rank:
-            if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if how in ("killed", "stopped"):
+                os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
             error = {"bug": ZeroDivisionError}.get(how, UserError)("the\nmessage")
             if how == "wrapped":  # as nnabla does with the errors of a PythonFunction
                 raise SystemError("returned a result with an exception set") from error
             raise error
+        if how == "stopped":
+            communicator.watch(2)
+            communicator.doing("waiting for the other")
         communicator.barrier()
 
 

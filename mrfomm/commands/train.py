@@ -14,7 +14,7 @@ import numpy as np
 
 from mrfomm import bundled
 from mrfomm.checkpoint import Checkpoint, ParameterTree, load_checkpoint
-from mrfomm.config import Config, ModelConfig, check_trainable, load_config
+from mrfomm.config import Config, ModelConfig, check_trainable, leaves, load_config, needs_perceptual
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.data.loader import Loader, check_lengths
 from mrfomm.errors import UserError, command_parser, run_command
@@ -23,11 +23,12 @@ from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
-from mrfomm.store import locked
+from mrfomm.store import locked, sha256_of
+from mrfomm.training.agreement import agree, versions
 from mrfomm.training.run_folder import load_resumable, run_of, tidy
 from mrfomm.training.step import load_perceptual
 from mrfomm.training.trainer import Trainer
-from mrfomm.training.validation import held_out
+from mrfomm.training.validation import HeldOut, digest_of, held_out
 
 BUNDLED = "bundled"  # as data.root
 
@@ -62,9 +63,12 @@ def run(args: argparse.Namespace, communicator: Communicator, stack: contextlib.
     """Train as one of the communicator's processes; returns the exit code. The ExitStack holds the folder's lock."""
     if args.resume and (args.config or args.init or args.output):
         raise UserError("--resume goes on with a run as it is; leave out --config, --init and --output")
+    agree(communicator, versions())
     checkpoint = resumable(args.resume, communicator, stack) if args.resume else None
     config = configuration(args, checkpoint)
+    communicator.watch(config.train.patience)
     initial = load_checkpoint(args.init) if args.init else None
+    agree(communicator, settings(config, checkpoint or initial))
     data = bundled.SAMPLE_DATA if config.data.root == BUNDLED else Path(config.data.root)
     clips = find_clips(data / "train")
     if communicator.rank == 0:
@@ -72,10 +76,12 @@ def run(args: argparse.Namespace, communicator: Communicator, stack: contextlib.
     perceptual = load_perceptual(config.loss)
     operators = communicator.synchronised(ops.fastest(nn.get_current_context()))
     with ops.implementation(operators), make_loader(config, clips, communicator) as loader:
+        validation = held_out(data / "test", config)
+        agree(communicator, material(config, loader, validation))
         seed_initialisers(config.train.seed)
         tree = restored_tree(checkpoint, config) if checkpoint else ParameterTree()
         folder = checkpoint.folder.parent if checkpoint else new_folder(args, communicator, stack)
-        trainer = Trainer(config, tree, loader, folder, communicator, perceptual, held_out(data / "test", config))
+        trainer = Trainer(config, tree, loader, folder, communicator, perceptual, validation)
         if checkpoint:
             trainer.restore(checkpoint)
         elif initial:
@@ -116,6 +122,22 @@ def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Co
     if loss.perceptual_weights:
         loss = dataclasses.replace(loss, perceptual_weights=str(Path(loss.perceptual_weights).absolute()))
     return dataclasses.replace(config, data=data, loss=loss)
+
+
+def settings(config: Config, begin: Checkpoint | None) -> dict[str, object]:
+    """What processes must agree on before they read data: the value of every key, and the weights they begin with."""
+    weights = begin and f"{sha256_of(begin.folder / 'state.json')[:12]} in {begin.folder}"  # it knows its files' digests
+    return {**{key: value for key, value, _ in leaves(config)}, "weights to begin with": weights}
+
+
+def material(config: Config, loader: Loader, validation: Sequence[HeldOut]) -> dict[str, object]:
+    """What processes must agree on of what they have read."""
+    path = config.loss.perceptual_weights if needs_perceptual(config.loss) else ""
+    return {
+        "training clips": f"{len(loader.clips)} of listing {loader.digest[:12]}",
+        "held-out clips": f"{len(validation)} of pictures {digest_of(validation)[:12]}",
+        "perceptual weights": sha256_of(path)[:12] if path else None,
+    }
 
 
 def say_changes(source: str, trained: ModelConfig, config: ModelConfig) -> None:

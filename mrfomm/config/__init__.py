@@ -14,5 +14,7 @@ from mrfomm.config.schema import ModelConfig as ModelConfig
 from mrfomm.config.schema import MotionConfig as MotionConfig
 from mrfomm.config.schema import TrainConfig as TrainConfig
 from mrfomm.config.schema import check_trainable as check_trainable
+from mrfomm.config.schema import leaves as leaves
 from mrfomm.config.schema import needs_perceptual as needs_perceptual
+from mrfomm.config.schema import shown as shown
 from mrfomm.config.schema import smallest_judged as smallest_judged

@@ -180,6 +180,7 @@ class TrainConfig:
     validate_every: int = limited(1000, *STEPS)
     validation_clips: int = limited(8, *whole(0, MANY))  # held-out clips (from root/test) of a validation
     keep_checkpoints: int = limited(3, *whole(most=MANY))
+    patience: int = limited(600, *STEPS)  # seconds that one of several processes may wait for the others
     tensorboard: bool = False  # also write event files (extra `tensorboard`)
 
 
@@ -195,7 +196,7 @@ class Config:
 
 def check_config(config: Config, source: AnyPath) -> None:
     """Raise UserError for values that can't work, naming the key."""
-    for key, value, limits in _leaves(config, ""):
+    for key, value, limits in leaves(config):
         for limit in limits:
             if not limit.holds(value):
                 raise UserError(f"{source}: {key} {limit.problem.format(shown(value))}")
@@ -204,12 +205,12 @@ def check_config(config: Config, source: AnyPath) -> None:
             raise UserError(f"{source}: {key} {problem}")
 
 
-def _leaves(section: Any, prefix: str) -> Iterator[tuple[str, Any, tuple[Limit, ...]]]:
+def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Limit, ...]]]:
     """The full key, value and limits of everything in a section."""
     for item in dataclasses.fields(section):
         value, key = getattr(section, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{key}.")
+            yield from leaves(value, f"{key}.")
         else:
             yield key, value, item.metadata.get("limits", whole() if item.type is int else ())
 

@@ -27,6 +27,7 @@ from mrfomm.networks import ops
 from mrfomm.networks.cpu import numpy_kernels
 from mrfomm.runtime.context import choose_context, use_context
 from mrfomm.runtime.sync_batch_norm import compiled_kernels, sync_batch_normalization
+from mrfomm.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -38,7 +39,7 @@ _Shared = TypeVar("_Shared")
 class Communicator:
     """What processes exchange: here nothing, as this is the one of a run with a single process.
 
-    All methods but ``synchronised`` are collective: all processes call them, in the same order.
+    All methods but the first three are collective: all processes call them, in the same order.
     """
 
     rank = 0
@@ -47,6 +48,12 @@ class Communicator:
     def synchronised(self, operators: ops.Operators) -> ops.Operators:
         """The operators with batch norm over the global batch wherever it uses the batch's statistics."""
         return operators
+
+    def watch(self, patience: float) -> None:
+        """From now on, end a process that says nothing of what it is ``doing`` for longer than a patience, seconds."""
+
+    def doing(self, what: str) -> None:
+        """Tell what is done next, such as "step 120"; it is named if it takes too long."""
 
     def average_gradients(self, parameters: Mapping[str, Variable]) -> None:
         """Replace the gradients of the parameters (name -> Variable) by their means over the processes."""
@@ -80,10 +87,17 @@ class Communicator:
 
 
 class MpiProcesses(Communicator):
-    """The communicator of several processes on CPUs; ``world`` is mpi4py's of all of them."""
+    """The communicator of several processes on CPUs; ``world`` is mpi4py's of all of them, the Watchdog this one's."""
 
-    def __init__(self, world: "MPI.Intracomm") -> None:
-        self._world, self.rank, self.size = world, world.rank, world.size
+    def __init__(self, world: "MPI.Intracomm", watchdog: Watchdog) -> None:
+        self._world, self.rank, self.size, self._watchdog = world, world.rank, world.size, watchdog
+
+    def watch(self, patience: float) -> None:
+        self._watchdog.patience = patience + _turn(self.rank)
+        self.doing("the preparation")
+
+    def doing(self, what: str) -> None:
+        self._watchdog.doing(what)
 
     def synchronised(self, operators: ops.Operators) -> ops.Operators:
         def batch_normalization(
@@ -130,8 +144,8 @@ class NcclProcesses(MpiProcesses):
     **Untested**: written from nnabla's documentation, without a GPU.
     """
 
-    def __init__(self, world: "MPI.Intracomm", context: nn.Context) -> None:
-        super().__init__(world)
+    def __init__(self, world: "MPI.Intracomm", watchdog: Watchdog, context: nn.Context) -> None:
+        super().__init__(world, watchdog)
         from nnabla.communicators import MultiProcessDataParallelCommunicator
 
         self._nccl = MultiProcessDataParallelCommunicator(context)
@@ -167,8 +181,8 @@ def start_processes(context_name: str) -> Iterator[Communicator]:
     """Context manager around a run: yields this process' communicator; graphs built inside use the context.
 
     Under ``mpirun`` this joins the processes, gives each its share of the machine's cores and lets only rank 0 print.
-    An error in one ends them all: it is reported once, by rank 0 if rank 0 has met it too, and the exit code is 2 for
-    a UserError, else 1. ``context_name`` is one of ``CONTEXTS``.
+    An error in one ends them all: it is reported once, by rank 0 if rank 0 has met it too, else with the host's name,
+    and the exit code is 2 for a UserError, else 1. ``context_name`` is one of ``CONTEXTS``.
 
     Raises:
         UserError: mpi4py is missing or doesn't fit this ``mpirun``, which every process tells for itself; or the
@@ -179,18 +193,24 @@ def start_processes(context_name: str) -> Iterator[Communicator]:
         with use_context(context_name):
             yield Communicator()
         return
-    world, local = _join(announced)
-    try:
-        _share_cores(local)
-        with _silence(world.rank > 0), _mpi_for_nnabla():
-            context = _agreed_context(context_name, world, local.rank)
-            with nn.context_scope(context):
-                on_gpu = context.backend[0].startswith("cudnn")
-                yield NcclProcesses(world, context) if on_gpu else MpiProcesses(world)
-            sys.stdout.flush()
-            world.Barrier()  # leave together: mpirun would end the others when the first one's exit code is not 0
-    except (Exception, KeyboardInterrupt) as error:
-        _end_all(world.rank, as_reported(error))
+    with contextlib.closing(Watchdog()) as watchdog:
+        world, local = _join(announced)
+        try:
+            _share_cores(local)
+            with _silence(world.rank > 0), _mpi_for_nnabla():
+                context = _agreed_context(context_name, world, local.rank)
+                with nn.context_scope(context):
+                    on_gpu = context.backend[0].startswith("cudnn")
+                    yield NcclProcesses(world, watchdog, context) if on_gpu else MpiProcesses(world, watchdog)
+                sys.stdout.flush()
+                world.Barrier()  # leave together: mpirun would end the others when the first one's exit code is not 0
+        except (Exception, KeyboardInterrupt) as error:
+            _end_all(world.rank, as_reported(error))
+
+
+def _turn(rank: int) -> float:
+    """Seconds that a process leaves those before it to report what all have met, and mpirun to end it then."""
+    return _PATIENCE + 0.1 * rank if rank else 0.0
 
 
 def _told(what: str) -> int | None:
@@ -264,10 +284,10 @@ def _agreed_context(name: str, world: "MPI.Intracomm", device: int) -> nn.Contex
 
 def _end_all(rank: int, error: BaseException) -> NoReturn:
     """Report an error of this process and end all processes. Never returns."""
-    if rank:
-        time.sleep(_PATIENCE + 0.1 * rank)
+    time.sleep(_turn(rank))
     if isinstance(error, UserError):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        where = f"on {os.uname().nodename}: " if rank else ""
+        print(f"error: {where}{' '.join(str(error).split())}", file=sys.stderr)
     else:
         print(f"rank {rank}:", file=sys.stderr)
         traceback.print_exception(type(error), error, error.__traceback__)

@@ -130,6 +130,7 @@ class Trainer:
         if self._communicator.rank == 0:
             with whole_file(self._folder / "config.yaml") as path:
                 path.write_text(config_to_yaml(self.config), encoding="utf-8")
+        self._communicator.doing(f"step {self.progress.step + 1}")
 
     def _run_epoch(self, epoch: int, requests: Sequence[int]) -> bool:
         """Returns whether it came to its end: a request to stop is heeded after each step."""
@@ -227,6 +228,7 @@ class Trainer:
             self._validate()
         if step % train.checkpoint_every == 0:
             self.save()
+        self._communicator.doing(f"step {step + 1}")
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self._communicator.rank == 0:
@@ -235,6 +237,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Mean L1 of held-out clips, driven by their own frames; keeps the best model."""
+        self._communicator.doing(f"the validation after step {self.progress.step}")
         own = reconstruction_error(self.config, self._tree, self._validation)
         error = float(self._communicator.mean(np.array([own]))[0])
         if not math.isfinite(error):
@@ -250,6 +253,7 @@ class Trainer:
         Raises:
             UserError: it can't be written, or the model's pictures of the last batch aren't finite.
         """
+        self._communicator.doing(f"saving step {self.progress.step}")
         if self._communicator.rank == 0:
             if self._batch and not name and not is_finite(self.config, self._tree, self._batch):
                 raise self._diverged("the model's pictures")

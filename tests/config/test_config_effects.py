@@ -13,6 +13,7 @@ from mrfomm.commands import train
 from mrfomm.config import Config, config_to_yaml
 from mrfomm.data import loader
 from mrfomm.errors import UserError
+from mrfomm.runtime.processes import Communicator
 from mrfomm.training import watch
 from mrfomm.training.run_folder import load_resumable
 
@@ -102,7 +103,7 @@ CHANGES = {
     "train.keep_checkpoints": 1,
     "train.tensorboard": True,
 }
-TESTED_BELOW = {"data.root", "data.workers", "data.max_broken", "loss.perceptual_weights"}
+TESTED_BELOW = {"data.root", "data.workers", "data.max_broken", "loss.perceptual_weights", "train.patience"}
 
 
 def keys(node, prefix=""):
@@ -202,3 +203,14 @@ def test_max_broken(data, tmp_path):
 def test_perceptual_weights(data, tmp_path):
     with pytest.raises(UserError, match="none.h5"):
         run(tmp_path / "x", data, "loss.perceptual_network=vgg19", "loss.perceptual_weights=none.h5")
+
+
+def test_patience(data, tmp_path, monkeypatch):
+    """A single process waits for nobody; what several do with it is in test_several_processes.py."""
+    patience, told = [], []
+    monkeypatch.setattr(Communicator, "watch", lambda self, seconds: patience.append(seconds))
+    monkeypatch.setattr(Communicator, "doing", lambda self, what: told.append(what))
+    run(tmp_path / "x", data, "train.patience=7", "train.epochs=1")
+    assert patience == [7]
+    saving, validating = "saving step 1", "the validation after step 1"
+    assert told == ["saving step 0", "step 1", validating, saving, saving, "step 2", saving]

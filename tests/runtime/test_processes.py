@@ -137,7 +137,7 @@ def test_what_comes_before_the_start_is_printed_by_the_first_process(monkeypatch
 
 def test_sets_are_united():
     world = SimpleNamespace(rank=0, size=2, allgather=lambda mine: [mine, {"b", "c"}])
-    assert runtime.MpiProcesses(world).union({"a", "b"}) == {"a", "b", "c"}
+    assert runtime.MpiProcesses(world, None).union({"a", "b"}) == {"a", "b", "c"}
     assert runtime.Communicator().union({"a"}) == {"a"}
 
 
@@ -165,7 +165,7 @@ def test_nccl_gets_what_nnabla_documents(monkeypatch):
     monkeypatch.setattr(nnabla.communicators, "MultiProcessDataParallelCommunicator", FakeNccl)
     monkeypatch.setattr(F, "sync_batch_normalization", lambda *args, **kw: calls.append(signature.bind(*args, **kw)))
     world = SimpleNamespace(rank=5, size=8)
-    communicator = runtime.NcclProcesses(world, nn.Context(["cudnn:float"], "CudaCachedArray", "1"))
+    communicator = runtime.NcclProcesses(world, None, nn.Context(["cudnn:float"], "CudaCachedArray", "1"))
     assert (communicator.rank, communicator.size) == (5, 8)
     parameters = {name: nn.Variable((2,), need_grad=True) for name in ("b", "a")}
     communicator.average_gradients(parameters)

@@ -176,7 +176,8 @@ def test_sigusr1_to_mpirun_saves_and_ends(tmp_path):
 def test_a_user_error_in_one_process_ends_all(rank, how):
     done = mpirun(2, TESTS / "one_fails.py", how, rank)
     assert done.returncode == 2
-    assert done.stderr.splitlines().count("error: the message") == 1
+    where = f"on {os.uname().nodename}: " if rank else ""  # rank 0 has no part in it
+    assert done.stderr.splitlines().count(f"error: {where}the message") == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == "hello from 0\n"
 
@@ -190,6 +191,23 @@ def test_a_bug_in_one_process_ends_all():
 
 def test_a_killed_process_ends_all():
     assert mpirun(2, TESTS / "one_fails.py", "killed", 1).returncode == 128 + 9
+
+
+def test_who_waits_too_long_for_another_ends_all():
+    done = mpirun(2, TESTS / "one_fails.py", "stopped", 1)
+    assert done.returncode == 128 + 9
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: on {os.uname().nodename}: waiting for the other has taken more than 2 s: ")
+
+
+def test_processes_of_other_settings_are_refused(tmp_path):
+    one = [sys.executable, ROOT / "train.py", *training_options(tmp_path, epochs=1), tmp_path / "run"]
+    done = mpirun(1, *one[1:], ":", "-n", 1, *one, "--set", "train.seed=5")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    host = os.uname().nodename
+    assert line.startswith(f"error: train.seed: 0 on {host} (rank 0), but 5 on {host} (rank 1); ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_of_all_processes_is_reported_once(tmp_path):
