@@ -11,6 +11,7 @@ COMMANDS = {
     "python reconstruct.py": "rebuild test clips (mrfomm-reconstruct)",
     "python -m eval": "score models (mrfomm-eval)",
     "python -m mrfomm.app": "a page for the browser (mrfomm-app)",
+    "python -m mrfomm.doctor": "what this machine has, and whether it computes right",
     "python -m mrfomm.data.prepare": "cut raw videos into face clips",
     "python -m mrfomm.heads": "render heads to train and score with",
     "python -m mrfomm.convert": "convert foreign weights",

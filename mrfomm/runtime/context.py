@@ -65,7 +65,7 @@ def choose_context(name: str, device: int = 0) -> nn.Context:
 
 def _working_cudnn(device: int) -> nn.Context:
     """The cuDNN context, after a small computation on it: some failures show only then."""
-    _load_cuda_wheels()
+    load_cuda_wheels()
     with contextlib.redirect_stdout(io.StringIO()):  # without a GPU the extension prints, then raises
         extension = importlib.import_module("nnabla_ext.cudnn")
     context = extension.context(device_id=str(device))
@@ -74,13 +74,15 @@ def _working_cudnn(device: int) -> nn.Context:
     return context
 
 
-def _load_cuda_wheels() -> None:
-    """Load the CUDA libraries that pip has installed: the extension finds them in memory, but not in pip's folders."""
+def load_cuda_wheels() -> list[str]:
+    """Load the CUDA libraries that pip has installed: the extension finds them in memory, but not in pip's folders.
+    Returns their names; an OSError tells of one that can't be loaded."""
     spec = importlib.util.find_spec("nvidia")
     folders = (spec.submodule_search_locations if spec else None) or ()
-    for path in (Path(folder, name) for name in _CUDA_LIBRARIES for folder in folders):
-        if path.is_file():
-            ctypes.CDLL(str(path))
+    found = [path for name in _CUDA_LIBRARIES for folder in folders if (path := Path(folder, name)).is_file()]
+    for path in found:
+        ctypes.CDLL(str(path))
+    return [path.name for path in found]
 
 
 def seed_initialisers(seed: int) -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     "mrfomm.convert.__main__",
     "mrfomm.data.prepare",
     "mrfomm.commands.export",
+    "mrfomm.commands.doctor",
     "mrfomm.heads.__main__",
     "mrfomm.provenance",
     "eval.__main__",

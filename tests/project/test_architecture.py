@@ -45,7 +45,7 @@ STANDS_ON = {
     "eval": "networks.perceptual reenactment media data provenance",  # and its commands on everything
 }
 GROUND = {"errors", "store"}
-TOPS = {"commands", "app", "export", "__main__"}  # they may import everything, and nobody them
+TOPS = {"commands", "app", "export", "doctor", "__main__"}  # they may import everything, and nobody them
 METRICS = ["eval.bins.metric", "eval.detectors", "eval.lpips", "eval.reconstruction.metrics", "eval.results"]
 EVAL_COMMANDS = {"eval.__main__", "eval.bins.__main__", "eval.reconstruction.__main__", "eval.pose", "eval.report"}
 

@@ -43,6 +43,7 @@ SHORTER = {
 # Commands that a test of their own runs: servers, and what takes long whatever is put behind it.
 RUN_ELSEWHERE = {
     "mrfomm.app": "tests/app/test_app.py",
+    "mrfomm.doctor": "tests/commands/test_doctor.py",
     "benchmarks.run": "tests/project/test_benchmarks.py",
     "pytest": "tests/conftest.py",
 }

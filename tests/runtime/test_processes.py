@@ -58,7 +58,7 @@ def test_a_module_called_nvidia_has_no_libraries(tmp_path, monkeypatch):
     (tmp_path / "nvidia.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
-    context._load_cuda_wheels()
+    context.load_cuda_wheels()
 
 
 def test_auto_warns_if_the_extension_does_not_work(broken_extension, caplog, capsys):
