@@ -21,13 +21,13 @@ from mrfomm.reenactment.backends import open_engine
 from mrfomm.runtime.context import choose_context, seed_initialisers
 from mrfomm.runtime.processes import Communicator
 from mrfomm.training.step import load_perceptual
-from mrfomm.training.trainer import Trainer, gradient_norm
+from mrfomm.training.trainer import Trainer
 from mrfomm.training.validation import held_out
 
 
 class Trial(NamedTuple):
-    """pictures float32 [N,3,S,S] in [0,1]; seconds of a frame and a step; of a step the losses and the norm of all
-    gradients, or none."""
+    """pictures float32 [N,3,S,S] in [0,1]; seconds of a frame and a step; of a step the losses and the norm of the
+    generator side's gradients, or none."""
 
     pictures: np.ndarray
     seconds: dict[str, float]
@@ -59,7 +59,7 @@ def _train(model: Model, config: Config, batch: Batch, pictures: np.ndarray, sec
     with tempfile.TemporaryDirectory() as folder:
         loader, network = cast(Loader, None), load_perceptual(config.loss)
         trainer = Trainer(config, model.tree, loader, Path(folder), Communicator(), network)
-        losses, gradient = trainer.step(batch), gradient_norm(model.tree.trainable(""))
+        losses, gradient = trainer.step(batch), trainer.gradient_norm
         return Trial(pictures, {**seconds, "step": _seconds(lambda: trainer.step(batch))}, losses, gradient)
 
 

@@ -182,6 +182,11 @@ class Trainer:
         mean = self._communicator.mean(self._figures.d[: len(self._losses)].astype(np.float64))
         return dict(zip(self._losses, map(float, mean)))
 
+    @property
+    def gradient_norm(self) -> float:
+        """Euclidean norm of all gradients of the generator side in the last step."""
+        return math.sqrt(self._figures.d[len(self._losses)])
+
     def _deformation(self) -> Deformation:
         """This process' share of the global batch's deformations, drawn anew from the seed and the step."""
         train, loss = self.config.train, self.config.loss
@@ -219,9 +224,8 @@ class Trainer:
     def _after_step(self, losses: Mapping[str, float]) -> None:
         train, step = self.config.train, self.progress.step
         if step % train.log_every == 0:
-            norm = math.sqrt(self._figures.d[len(self._losses)])  # of the generator side
             broken = self._communicator.union(self._loader.broken)  # each process meets clips of its own
-            self._log({**losses, "gradient_norm": norm, "broken_clips": len(broken)})
+            self._log({**losses, "gradient_norm": self.gradient_norm, "broken_clips": len(broken)})
         if step % train.picture_every == 0 and self._communicator.rank == 0:
             self._run_log.picture(step, self.generator.picture())
         if step % train.validate_every == 0 and self._validation:
