@@ -49,9 +49,8 @@ def _gpu() -> str:
 
 def _cuda() -> str:
     """nnabla's extension, which must be of nnabla's version, and pip's CUDA libraries, which must load."""
-    versions = {
-        str(each.metadata["Name"]).replace("_", "-"): each.version for each in importlib.metadata.distributions()
-    }
+    installed = importlib.metadata.distributions()
+    versions = {str(each.metadata["Name"]).replace("_", "-"): each.version for each in installed}
     found = [name for name in versions if name.startswith("nnabla-ext-cuda")]
     if not found and shutil.which("nvidia-smi"):
         raise UserError("not installed, so the GPU does nothing; pip install -c constraints.txt -e .[cuda,mpi]")
@@ -82,9 +81,8 @@ def _disk() -> str:
     return f"{root}, {free:.0f} GB free; {Path.cwd()}, {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB"
 
 
-LOOKS: dict[
-    str, tuple[Callable[[], str], str]
-] = {  # thing -> text, "" if it isn't there, or an exception; and the extra that brings it
+# What to look at: its text, "" if it isn't there, or an exception; and the extra that brings it.
+LOOKS: dict[str, tuple[Callable[[], str], str]] = {
     "Python": (_python, ""),
     "nnabla": (partial(_packages, "nnabla", "numpy"), ""),
     "CPU operators": (_cpu_operators, "[cpu]"),
