@@ -17,6 +17,7 @@ from reference.graphs import (
     run,
     variable,
 )
+from tolerance import order_of_sums
 
 from mrfomm.config import FusionConfig, ModelConfig
 from mrfomm.model import create_parameters
@@ -103,7 +104,7 @@ def test_convolutions_of_one_input_equal_each_alone():
     for scope, channels, _ in layers:
         with tree.scope(), nn.parameter_scope(scope):
             apart.append(run(ops.convolution(variable(x), channels, 3, pad=1)))
-    np.testing.assert_allclose(run(joined), np.concatenate(apart, axis=1), atol=1e-6)
+    np.testing.assert_allclose(run(joined), np.concatenate(apart, axis=1), atol=order_of_sums(1e-6))
 
 
 def test_convolutions_start_as_each_alone():
@@ -151,7 +152,7 @@ def test_running_statistics_decay_by_a_tenth_and_take_the_unbiased_variance():
     assert not any(s.need_grad for s in statistics)
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.cpu), True])
 def test_batch_normalization_gradients(training):
     rng = np.random.default_rng(4)
     x = double(rng.normal(size=(2, 2, 3, 4)))
@@ -229,6 +230,7 @@ def test_block_matches_its_reference(name, training):
     check_forward(lambda x: function(x, training), reference, x, training, rng)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_gradient_at_its_input_and_parameters(name):
     """Along one random direction of each, with running statistics."""

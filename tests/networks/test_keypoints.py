@@ -103,6 +103,7 @@ def test_jacobian_is_read_at_the_keypoint_row_by_row():
     np.testing.assert_allclose(jacobian[1], [[10, 20], [30, 40]], rtol=1e-5)
 
 
+@pytest.mark.cpu
 def test_gradient_at_the_image():
     rng = np.random.default_rng(2)
     image = double(rng.random((1, 3, 32, 32)))

@@ -119,6 +119,7 @@ def test_a_mask_of_one_keypoint_gives_its_motion(chosen):
     assert (mask[:, chosen] == 1).all()
 
 
+@pytest.mark.cpu
 def test_gradients_at_the_keypoints_and_the_image():
     rng = np.random.default_rng(5)
     image = double(rng.random((1, 3, HEIGHT, WIDTH)))
