@@ -126,7 +126,8 @@ def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Co
 
 def settings(config: Config, begin: Checkpoint | None) -> dict[str, object]:
     """What processes must agree on before they read data: the value of every key, and the weights they begin with."""
-    weights = begin and f"{sha256_of(begin.folder / 'state.json')[:12]} in {begin.folder}"  # it has the files' digests
+    state = begin and begin.folder / "state.json"  # it holds the digests of the other files
+    weights = f"{sha256_of(state)[:12]} of {state}" if state else None
     return {**{key: value for key, value, _ in leaves(config)}, "weights to begin with": weights}
 
 
