@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test faults lint audit docs notebook clean
+.PHONY: help venv demo test faults hosts lint audit docs notebook clean
 .DELETE_ON_ERROR:
 export PYTHON
 
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
+	@echo 'make hosts  two machines rehearsed on this one: killed, cut off, stopped; as root, with ip; minutes'
 	@echo 'make lint   ruff: rules and format; mypy; whether the packages installed agree'
 	@echo 'make audit  known vulnerabilities of the pinned packages; asks the network'
 	@echo 'make docs   the documentation into site/'
@@ -38,6 +39,10 @@ test: venv
 # One process: some of these measure time and memory.
 faults: venv
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m '' tests/faults $(ARGS)
+
+# They print what they measure.
+hosts: venv
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m long -s -rs tests/faults/test_hosts.py $(ARGS)
 
 lint: venv
 	$(PY) -m ruff check .
