@@ -73,18 +73,14 @@ def read_graph():
     """The Graph of this checkout."""
     sources = dict(modules())
     boxes = {name: _box(name, path) for name, path in sources.items()}
+    found = {name: imports(path) for name, path in sources.items()}
+    straight = {name: {_module_of(other, boxes) for other in found[name]} - {None, "mrfomm"} for name in sources}
     below = {box: set() for box in boxes.values() if box not in EVERYBODYS}
-    nnabla = set()
-    for name, path in sources.items():
-        box, found = boxes[name], imports(path)
-        if box in EVERYBODYS:
-            continue
-        if any(within(other, {"nnabla", "nnabla_ext"}) for other in found):
-            nnabla.add(box)
-        targets = {boxes[module] for module in (_module_of(other, boxes) for other in found) if module}
-        below[box] |= targets - EVERYBODYS - {box}
-    above = {box for box in below if reachable(below, box) & nnabla}
-    return Graph(_without_shortcuts(below), nnabla | above)
+    nnabla = {name for name in sources if any(within(other, {"nnabla", "nnabla_ext"}) for other in found[name])}
+    blue = {boxes[name] for name in sources if ({name} | reachable(straight, name)) & nnabla}
+    for name in (name for name in sources if boxes[name] in below):
+        below[boxes[name]] |= {boxes[other] for other in straight[name]} - EVERYBODYS - {boxes[name]}
+    return Graph(_without_shortcuts(below), blue & below.keys())
 
 
 def _box(name, path):
