@@ -57,7 +57,7 @@ class WorkerPool:
         whole = max(2, -(-ahead // num_workers)), num_workers, *shape
         self._places = list(np.ndindex(whole[:2]))
         with open(os.memfd_create("results"), "r+b") as memory:
-            self._arrays = np.memmap(memory, shape=whole)
+            self._arrays = np.asarray(np.memmap(memory, shape=whole))
             for _ in range(num_workers):
                 self._workers.append(_start(memory.fileno()))
         for worker in range(num_workers):
