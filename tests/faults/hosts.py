@@ -62,11 +62,13 @@ class Hosts:
         mca = [word for name, value in settings.items() for word in ("--mca", name, value)]
         addresses = ",".join(f"{NETWORK}.{number}:1" for number in (1, 2))
         words = [Path(sys.executable).with_name("mpirun"), "--host", addresses, "-n", 2, *mca, "--bind-to", "none"]
+        agent = f"{self.prefix} {self.first}"
+        environment = {**os.environ, AGENT: agent, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder)}
         with open(self.folder / "stdout", "wb") as stdout, open(self.folder / "stderr", "wb") as stderr:
             return subprocess.Popen(
                 [*_inside(self.spaces[0], "alpha", ":"), *map(str, words), sys.executable, *map(str, command)],
                 cwd=ROOT,
-                env={**os.environ, AGENT: f"{self.prefix} {self.first}", "OMP_NUM_THREADS": "1"},
+                env=environment,
                 stdout=stdout,
                 stderr=stderr,
             )
