@@ -270,7 +270,10 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, data, monkeypatch, capsys):
 
 
 def test_steps_made_are_saved_when_the_data_fails(tmp_path, data, monkeypatch):
-    """Here the data's disk goes away; a loader's worker that the system kills is the same."""
+    """Here the data's disk goes away, when the next batch may be there already.
+
+    A loader's worker that the system kills is the same.
+    """
     original, clips = training.Trainer.step, sorted((data / "train").iterdir())
 
     def step(self, batch):
@@ -282,7 +285,7 @@ def test_steps_made_are_saved_when_the_data_fails(tmp_path, data, monkeypatch):
     monkeypatch.setattr(training.Trainer, "step", step)
     with pytest.raises(UserError, match="can't be read; the last one"):
         train.main(arguments(tmp_path, data, "run", train={"epochs": 1}, data={"num_repeats": 1}))
-    assert load_resumable(tmp_path / "run").state["step"] == read_log(tmp_path / "run")[-1]["step"] == 5
+    assert load_resumable(tmp_path / "run").state["step"] == read_log(tmp_path / "run")[-1]["step"] in (5, 6)
 
 
 @pytest.mark.parametrize("option", ["--resume", "--output"])
