@@ -65,7 +65,7 @@ def parse_arguments(arguments=None):
     add = parser.add_argument
     add("--context", choices=CONTEXTS, default="cpu", help="where to compute (%(default)s)")
     several = {"nargs": "+", "metavar": "NAME", "choices": OVERRIDES, "default": ["heads-64"]}
-    add("--configs", **several, help=f"of {', '.join(OVERRIDES)} (heads-64); vox-256 takes minutes a step on a CPU")
+    add("--configs", **several, help=f"of {', '.join(OVERRIDES)} (heads-64); vox-256 is slow on a CPU: --batch 1")
     add("--references", nargs="+", type=int, metavar="K", default=[1, 3], help="numbers of references (1 3)")
     add("--stages", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="without and with discriminator (both)")
     add("--batch", type=int, default=8, help="samples per step, of all processes (%(default)s)")
