@@ -163,16 +163,8 @@ def turn_head(vertices: np.ndarray, follow: np.ndarray, matrix: np.ndarray, pivo
 
     A vertex with share 1 gets the whole rotation, exactly; the neck twists in between; 0 stays.
     """
-    axis, angle = _axis_angle(matrix)
-    arms = vertices - pivot
-    cos, sin = np.cos(follow * angle)[:, None], np.sin(follow * angle)[:, None]
-    along = (arms @ axis)[:, None] * axis
-    return pivot + arms * cos + np.cross(axis, arms) * sin + along * (1 - cos)
-
-
-def _axis_angle(matrix: np.ndarray) -> tuple[np.ndarray, float]:
-    """Unit axis [3] and angle in radians, below pi, of a rotation matrix."""
     skew = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
-    sine = np.linalg.norm(skew)
-    angle = np.arctan2(sine, (np.trace(matrix) - 1) / 2)
-    return (skew / sine if sine > 1e-12 else np.array([0.0, 1.0, 0.0])), angle
+    sine = float(np.linalg.norm(skew))
+    axis, angle = skew / max(sine, 1e-12), follow[:, None] * np.arctan2(sine, (np.trace(matrix) - 1) / 2)
+    arms, cos = vertices - pivot, np.cos(angle)
+    return pivot + arms * cos + np.cross(axis, arms) * np.sin(angle) + (arms @ axis)[:, None] * axis * (1 - cos)
