@@ -123,6 +123,8 @@ def save_checkpoint(
         files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
         manifest = json.dumps({"state": state or {}, "files": files}, indent=1)
         (aside / "state.json").write_text(manifest, encoding="utf-8")
+        for path in (*aside.iterdir(), aside):
+            synchronise(path)
 
 
 def _check_replaceable(folder: Path) -> None:

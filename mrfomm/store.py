@@ -49,8 +49,9 @@ def whole_folder(path: AnyPath) -> Iterator[Path]:
     """Yield a new folder to fill; it takes the place of ``path`` at the end, if all went well. An OSError inside
     becomes a UserError.
 
-    Its files are synchronised first, and what stood there is renamed before it is deleted: under its own name the
-    folder is whole, whenever the program is killed. Names of what isn't whole are hidden and end in PARTIAL or OLD.
+    What stood there is renamed before it is deleted: under its own name the folder is whole, whenever the program is
+    killed. Names of what isn't whole are hidden and end in PARTIAL or OLD. What must outlive a loss of power is
+    synchronised inside.
     """
     path = Path(path)
     aside = own_name(path, PARTIAL)
@@ -58,8 +59,6 @@ def whole_folder(path: AnyPath) -> Iterator[Path]:
         with named_writing(path):
             aside.mkdir(parents=True)
             yield aside
-            for entry in (*aside.rglob("*"), aside):
-                synchronise(entry)
             _replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
