@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.timing import Row, convolution_gflop, median_seconds
-from mrfomm.checkpoint import ParameterTree
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import fuse
 from mrfomm.networks.generator import decode, warp_features

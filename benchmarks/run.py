@@ -26,12 +26,12 @@ from benchmarks import inference
 from benchmarks.timing import Row, machine, matrix_peak, median_seconds
 from eval.lpips import load_lpips
 from mrfomm import bundled
-from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import Loader
 from mrfomm.errors import command_parser, run_command
 from mrfomm.model import create_parameters
+from mrfomm.model.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.networks import ops
 
 ROOT = Path(__file__).parent.parent

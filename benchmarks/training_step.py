@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.timing import median_seconds
 from mrfomm import bundled
-from mrfomm.checkpoint import ParameterTree
 from mrfomm.config import load_config
 from mrfomm.data.loader import Batch
 from mrfomm.errors import command_parser, run_command
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.networks import ops
 from mrfomm.runtime.context import CONTEXTS
 from mrfomm.runtime.processes import start_processes

@@ -22,8 +22,8 @@ import numpy as np
 
 from mrfomm.data.clips import Clip, Frames, open_clip
 from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.media.provenance import clip_digest
 from mrfomm.media.reading import open_frames
-from mrfomm.provenance import clip_digest
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
 COLUMNS = ("frame", *KINDS)

@@ -26,7 +26,7 @@ from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, check_is_file, command_parser, run_command
 from mrfomm.media.images import read_image
-from mrfomm.media.pictures import tile
+from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
 from mrfomm.store import whole_file
 

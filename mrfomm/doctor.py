@@ -1,7 +1,6 @@
-"""`python -m mrfomm.doctor`."""
+"""`python -m mrfomm.doctor`: a short name for ``python -m mrfomm.commands.doctor``."""
 
-from mrfomm.commands.doctor import main
-from mrfomm.errors import run_command
+import runpy
 
 if __name__ == "__main__":
-    run_command(main)
+    runpy.run_module("mrfomm.commands.doctor", run_name="__main__", alter_sys=True)

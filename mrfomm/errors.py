@@ -5,6 +5,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def started_as() -> str:
     """The command as it was typed, without its arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
     if spec and sys.argv[0].endswith(".py"):
-        return f"python -m {spec.name}".replace(".__main__", "")
+        return re.sub(r"\.(__main__|commands|media)\b", "", f"python -m {spec.name}")
     return os.path.basename(sys.argv[0])
 
 

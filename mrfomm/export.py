@@ -1,7 +1,6 @@
-"""`python -m mrfomm.export`."""
+"""`python -m mrfomm.export`: a short name for ``python -m mrfomm.commands.export``."""
 
-from mrfomm.commands.export import main
-from mrfomm.errors import run_command
+import runpy
 
 if __name__ == "__main__":
-    run_command(main)
+    runpy.run_module("mrfomm.commands.export", run_name="__main__", alter_sys=True)

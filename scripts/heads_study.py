@@ -19,15 +19,15 @@ from eval.generation import Poses, reference_frames, start_frame
 from eval.labels import pattern_folders, read_patterns
 from eval.results import bootstrap_interval, write_rows
 from mrfomm import bundled
-from mrfomm.checkpoint import find_checkpoint
 from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.media.pictures import tile
 from mrfomm.model import load_model
+from mrfomm.model.checkpoint import find_checkpoint
 from mrfomm.reenactment.backends import Engine, open_engine
 from mrfomm.reenactment.motion import Transfer
+from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reconstruction import rebuild, rebuilders
 from mrfomm.reenactment.reenactor import Reenactor
 

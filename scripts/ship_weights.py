@@ -8,8 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from mrfomm.checkpoint import load_checkpoint, save_checkpoint
 from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.model.checkpoint import load_checkpoint, save_checkpoint
 from mrfomm.training.step import GENERATOR_SIDE
 
 

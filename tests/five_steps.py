@@ -11,8 +11,8 @@ import nnabla as nn
 import numpy as np
 import tiny
 
-from mrfomm.checkpoint import ParameterTree
 from mrfomm.data.loader import Batch
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.networks import ops
 from mrfomm.runtime.context import seed_initialisers
 from mrfomm.runtime.processes import start_processes

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mrfomm.checkpoint import read_h5
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import read_h5
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.config import config_from_dict
 from mrfomm.model import create_parameters
+from mrfomm.model.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.networks.perceptual import VGG16_COUNTS
 from mrfomm.runtime.context import seed_initialisers
 

@@ -22,11 +22,11 @@ from eval.labels import Pattern, pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import notes_list, write_rows, write_text
 from mrfomm import bundled
-from mrfomm.checkpoint import find_checkpoint
 from mrfomm.commands.options import add_computing
 from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
+from mrfomm.model.checkpoint import find_checkpoint
 from mrfomm.onnx.graphs import fingerprint
 from mrfomm.reenactment.backends import backend_name, open_engine
 from mrfomm.runtime.context import use_context

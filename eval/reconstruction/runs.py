@@ -16,7 +16,7 @@ from eval.results import provenance, read_rows, write_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.errors import AnyPath, UserError, named
 from mrfomm.media.images import read_image
-from mrfomm.provenance import clip_digest
+from mrfomm.media.provenance import clip_digest
 from mrfomm.store import whole_file
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrfomm.media.pictures import picture, tile
 from mrfomm.reenactment.animator import Breakdown
+from mrfomm.reenactment.pictures import picture, tile
 
 TILE = 128  # pixels: smaller frames are enlarged
 GAP = 4

@@ -10,17 +10,17 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from PIL import Image
 
-from mrfomm import provenance
 from mrfomm.app.strip import film_strip
 from mrfomm.config import FUSION_MODES
 from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.media.pictures import tile
+from mrfomm.media import provenance
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.model import load_model, model_digest
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
+from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reenactor import Reenactor, Watch, open_writers
 from mrfomm.runtime.context import use_context
 
@@ -78,9 +78,6 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
     if source.count_hint is not None and source.count_hint > frames:
         refuse(f"about {source.count_hint} frames")
     return replace(source, _open=checked)
-
-
-BoundedSource = bounded  # the name that scripts know
 
 
 class Workshop:

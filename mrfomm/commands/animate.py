@@ -11,17 +11,18 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from mrfomm import bundled, provenance
+from mrfomm import bundled
 from mrfomm.commands.options import add_computing
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.media import provenance
 from mrfomm.media.crop import FaceFinder
-from mrfomm.media.pictures import breakdown_picture, tile
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.model import Model, load_model, model_digest
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
+from mrfomm.reenactment.pictures import breakdown_picture, tile
 from mrfomm.reenactment.reenactor import Reenactor, Write, open_writers
 from mrfomm.runtime.context import use_context
 

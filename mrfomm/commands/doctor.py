@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from mrfomm.commands.machine import LOOKS
-from mrfomm.errors import UserError, command_parser
+from mrfomm.errors import UserError, command_parser, run_command
 
 if TYPE_CHECKING:
     from mrfomm.commands.trial import Trial
@@ -98,3 +98,7 @@ def _lines(machine: dict[str, str], computed: dict[str, dict[str, float]], probl
     for name, found in computed.items():
         yield f"{name:<15}" + "".join(f"{found[each]:>13.2g}" if each in found else f"{'-':>13}" for each in columns)
     yield "\n" + "\n".join(problems or ["ok"])
+
+
+if __name__ == "__main__":
+    run_command(main)

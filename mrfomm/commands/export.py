@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrfomm.config import FUSION_MODES
-from mrfomm.errors import UserError, command_parser
+from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
 from mrfomm.onnx.graphs import GRAPHS, export_graph
@@ -108,3 +108,7 @@ def report_errors(errors: dict[str, float]) -> None:
         print(f"{name}: differs from nnabla by at most {error:.1e}")
     if not all(error <= TOLERANCE for error in errors.values()):
         raise UserError(f"onnxruntime and nnabla differ by more than {TOLERANCE:g}; please report it with the above")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -13,12 +13,12 @@ import nnabla as nn
 import numpy as np
 
 from mrfomm import bundled
-from mrfomm.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.config import Config, ModelConfig, check_trainable, leaves, load_config, needs_perceptual
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.data.loader import Loader, check_lengths
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import create_parameters
+from mrfomm.model.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers

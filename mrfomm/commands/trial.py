@@ -11,10 +11,10 @@ import nnabla as nn
 import numpy as np
 
 from mrfomm import bundled
-from mrfomm.checkpoint import load_checkpoint
 from mrfomm.config import Config
 from mrfomm.data.loader import Batch, Loader
 from mrfomm.model import Model, load_model
+from mrfomm.model.checkpoint import load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.reenactment.animator import Animator, images_to_array
 from mrfomm.reenactment.backends import open_engine

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrfomm.checkpoint import save_checkpoint, save_parameters
 from mrfomm.convert import conversion
 from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.model.checkpoint import save_checkpoint, save_parameters
 
 DETAILS = """
 Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and of Sony's nnabla-examples (.h5), which

@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 
-from mrfomm.checkpoint import ParameterTree, read_h5
 from mrfomm.config import Config, ModelConfig, load_config, read_yaml
 from mrfomm.convert import name_map
 from mrfomm.convert.name_map import Arrays, translate
@@ -14,6 +13,7 @@ from mrfomm.convert.torch_file import read_torch
 from mrfomm.convert.upstream_config import config_from_upstream
 from mrfomm.errors import AnyPath, check_is_file
 from mrfomm.model import create_parameters
+from mrfomm.model.checkpoint import ParameterTree, read_h5
 from mrfomm.networks import ops
 from mrfomm.networks.perceptual import vgg19_shapes
 

@@ -2,7 +2,7 @@
 
 Three sources are known: FOMM's PyTorch checkpoints ("upstream"), the checkpoints of Sony's nnabla-examples, and the
 VGG19 weights of torchvision and of nnabla-examples. A source is a flat dictionary, name -> array: see
-``upstream_arrays`` for upstream's nested one, ``mrfomm.checkpoint.read_h5`` for nnabla's files.
+``upstream_arrays`` for upstream's nested one, ``mrfomm.model.checkpoint.read_h5`` for nnabla's files.
 
 A translation is strict: every array of the source is used or on a list of what isn't needed, every parameter of ours is
 filled, and every shape fits. ::

@@ -20,8 +20,8 @@ from mrfomm.heads import motion, scene
 from mrfomm.heads.geometry import Template, load_template
 from mrfomm.heads.painted.canvas import make_canvas
 from mrfomm.heads.person import Identity, draw_identity, make_person, render_frame, texture_size
+from mrfomm.media.provenance import clip_digest
 from mrfomm.media.writing import open_sink
-from mrfomm.provenance import clip_digest
 from mrfomm.runtime.threads import one_thread_each
 from mrfomm.store import locked, whole_file
 

@@ -19,8 +19,8 @@ import numpy as np
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.crop import Box, crop, crop_text, square_box
 from mrfomm.media.images import fit
-from mrfomm.media.pictures import tile
 from mrfomm.reenactment.motion import Move, Transfer
+from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reenactor import Reenactor, Tell
 
 TITLE = "mrfomm"

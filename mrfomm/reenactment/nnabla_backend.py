@@ -6,9 +6,9 @@ from typing import NamedTuple
 import nnabla as nn
 import numpy as np
 
-from mrfomm.checkpoint import ParameterTree
 from mrfomm.config import ModelConfig
 from mrfomm.model import kept
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.onnx.graphs import GRAPHS, Sizes
 
 

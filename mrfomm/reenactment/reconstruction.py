@@ -26,9 +26,9 @@ import numpy as np
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import reference_indices
 from mrfomm.errors import AnyPath, UserError
+from mrfomm.media.provenance import clip_digest
 from mrfomm.media.reading import FOLDER_FPS
 from mrfomm.media.writing import open_sink
-from mrfomm.provenance import clip_digest
 from mrfomm.reenactment.animator import batches
 from mrfomm.reenactment.backends import Engine
 from mrfomm.reenactment.reenactor import Reenactor

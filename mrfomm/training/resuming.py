@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from nnabla.solver import Solver
 
-from mrfomm.checkpoint import BEST, Checkpoint, check_arrays, read_h5
 from mrfomm.config import Config
 from mrfomm.data.loader import Loader
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import BEST, Checkpoint, check_arrays, read_h5
 from mrfomm.training.run_folder import Progress, best_state, position
 
 # what decides, besides the clips, which samples an epoch has and their order

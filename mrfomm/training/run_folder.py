@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrfomm.checkpoint import BEST, PREFIX, Checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
 from mrfomm.errors import AnyPath, UserError, named
+from mrfomm.model.checkpoint import BEST, PREFIX, Checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
 from mrfomm.store import OLD, PARTIAL, own_name
 
 _OLD_NAME = re.compile(rf"\.(.+?)(\.\d+)?\{OLD}")

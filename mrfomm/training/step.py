@@ -12,16 +12,16 @@ import nnabla.functions as F
 import numpy as np
 
 from mrfomm import bundled
-from mrfomm.checkpoint import check_arrays, read_h5
 from mrfomm.config import Config, LossConfig, needs_perceptual
 from mrfomm.data.loader import Batch
 from mrfomm.errors import UserError
-from mrfomm.media.pictures import tile, training_row
 from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_each, synthesise
+from mrfomm.model.checkpoint import check_arrays, read_h5
 from mrfomm.networks.geometry import downsample
 from mrfomm.networks.ops import warp
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
 from mrfomm.networks.sums import sum_of_squares
+from mrfomm.reenactment.pictures import tile, training_row
 from mrfomm.training import losses
 from mrfomm.training.equivariance import Deformation, deform_grid, equivariance_losses, mirrored
 

@@ -14,11 +14,11 @@ import numpy as np
 from nnabla.solver import Solver
 from tqdm import tqdm
 
-from mrfomm.checkpoint import BEST, Checkpoint, ParameterTree, save_checkpoint
 from mrfomm.config import Config, TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch, Loader
 from mrfomm.data.workers import STOP_SIGNALS
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import BEST, Checkpoint, ParameterTree, save_checkpoint
 from mrfomm.runtime.overlap import read_ahead
 from mrfomm.runtime.processes import Communicator
 from mrfomm.store import whole_file

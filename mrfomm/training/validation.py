@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrfomm.checkpoint import ParameterTree
 from mrfomm.config import Config
 from mrfomm.data.clips import Clip, find_clips, open_clip
 from mrfomm.data.loader import Batch
 from mrfomm.data.sampling import reference_indices, spread
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.reenactment.animator import Animator, images_to_array
 from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 

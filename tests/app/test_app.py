@@ -12,11 +12,12 @@ import imageio.v2 as imageio
 import pytest
 import visitor
 
-from mrfomm import bundled, provenance
+from mrfomm import bundled
 from mrfomm.app import __main__ as app
 from mrfomm.app.gate import CONTENT_POLICY
 from mrfomm.app.visitors import Sessions
 from mrfomm.errors import UserError
+from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
 
 SHOTS = os.environ.get("MRFOMM_SHOTS")  # a folder for pictures of the page, for people to look at

@@ -9,10 +9,10 @@ import pytest
 import tiny
 import visitor
 
-from mrfomm import provenance
 from mrfomm.app import strip, studio
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media import provenance
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import Transfer

@@ -23,7 +23,7 @@ COMMANDS = (
     "mrfomm.commands.export",
     "mrfomm.commands.doctor",
     "mrfomm.heads.__main__",
-    "mrfomm.provenance",
+    "mrfomm.media.provenance",
     "eval.__main__",
     "eval.bins.__main__",
     "eval.pose",
@@ -98,7 +98,7 @@ INSTALLED = "import sys; sys.argv[0] = '/bin/mrfomm-eval'; from eval.__main__ im
     [
         (["animate.py"], "animate.py"),
         (["-m", "mrfomm.app"], "python -m mrfomm.app"),
-        (["-m", "mrfomm.provenance"], "python -m mrfomm.provenance"),
+        (["-m", "mrfomm.media.provenance"], "python -m mrfomm.provenance"),
         (["-m", "eval", "report"], "python -m eval report"),
         (["-c", INSTALLED, "report"], "mrfomm-eval report"),
     ],

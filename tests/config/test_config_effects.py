@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints
 from mrfomm.commands import train
 from mrfomm.config import Config, config_to_yaml
 from mrfomm.data import loader
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import list_checkpoints
 from mrfomm.runtime.processes import Communicator
 from mrfomm.training import watch
 from mrfomm.training.run_folder import load_resumable

@@ -10,7 +10,6 @@ import tiny
 import yaml
 from test_torch_file import Storage, Tensor, save, torch_names  # noqa: F401 - the latter is a fixture for all tests
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint, read_h5, write_h5
 from mrfomm.config import ModelConfig, config_to_yaml, read_yaml
 from mrfomm.convert import conversion
 from mrfomm.convert.__main__ import main
@@ -18,6 +17,7 @@ from mrfomm.convert.name_map import nnabla_examples_names, vgg19_names
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.errors import UserError
 from mrfomm.model import create_parameters, load_model
+from mrfomm.model.checkpoint import ParameterTree, load_checkpoint, read_h5, write_h5
 from mrfomm.networks.perceptual import vgg19_shapes
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "fomm-tiny"

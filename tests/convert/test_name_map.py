@@ -10,7 +10,6 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from mrfomm.checkpoint import read_h5
 from mrfomm.config import ModelConfig, read_yaml
 from mrfomm.convert.conversion import parameter_shapes
 from mrfomm.convert.name_map import (
@@ -28,6 +27,7 @@ from mrfomm.convert.torch_file import read_torch
 from mrfomm.convert.upstream_config import config_from_upstream
 from mrfomm.errors import UserError
 from mrfomm.model import encode_references, keypoints_of, synthesise
+from mrfomm.model.checkpoint import read_h5
 from mrfomm.networks.discriminator import discriminate
 from mrfomm.networks.perceptual import vgg19_shapes
 

@@ -22,10 +22,10 @@ from eval.labels import pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import in_common, read_rows, unit_means
 from mrfomm import bundled
-from mrfomm.checkpoint import save_checkpoint
 from mrfomm.errors import UserError
 from mrfomm.media.images import fit
 from mrfomm.model import load_model
+from mrfomm.model.checkpoint import save_checkpoint
 from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
 from mrfomm.reenactment.motion import relative_motion
 from mrfomm.reenactment.nnabla_backend import NnablaGraphs

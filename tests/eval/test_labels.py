@@ -7,8 +7,8 @@ import tiny
 
 from eval.labels import find_media, pattern_folders, read_content, read_labels, read_patterns
 from mrfomm.errors import UserError
+from mrfomm.media.provenance import clip_digest
 from mrfomm.media.writing import open_sink
-from mrfomm.provenance import clip_digest
 
 ANGLES = [(-30.5, 1, 2), (0, -1, 0), (29.25, 0, -180)]
 

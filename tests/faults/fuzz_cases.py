@@ -19,11 +19,11 @@ import yaml
 from PIL import Image
 
 from mrfomm import bundled
-from mrfomm.checkpoint import _fingerprint, write_h5
 from mrfomm.commands import reconstruct, train
 from mrfomm.config import config_to_yaml
 from mrfomm.convert.name_map import nnabla_examples_names
 from mrfomm.media.writing import open_sink
+from mrfomm.model.checkpoint import _fingerprint, write_h5
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TRAINING = {"epochs": 1, "milestones": [], "checkpoint_every": 1, "validate_every": 1, "picture_every": 1}

@@ -61,8 +61,8 @@ DOORS = (
     ("mrfomm.convert.__main__", *CONVERT, "-o", WRITTEN),
     ("mrfomm.commands.export", LISTED, "-o", "onnx"),
     ("mrfomm.commands.export", "weights", "-o", WRITTEN),
-    ("mrfomm.provenance", READ),
-    ("mrfomm.provenance", LISTED),
+    ("mrfomm.media.provenance", READ),
+    ("mrfomm.media.provenance", LISTED),
     ("mrfomm.app.__main__", "--weights", LISTED),
 )
 LONG = 300 * "a"

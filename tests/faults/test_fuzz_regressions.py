@@ -18,15 +18,16 @@ from nnabla.function import PythonFunction
 from eval.bins.metric import make_axis
 from eval.lpips import load_lpips
 from eval.results import read_rows, write_rows
-from mrfomm import bundled, provenance
-from mrfomm.checkpoint import _fingerprint, read_h5
+from mrfomm import bundled
 from mrfomm.commands import train
 from mrfomm.config import load_config
 from mrfomm.convert.torch_file import read_torch
 from mrfomm.data.clips import BrokenClip, find_clips, open_clip
 from mrfomm.errors import UserError, check_is_file, run_command
+from mrfomm.media import provenance
 from mrfomm.media.images import read_image
 from mrfomm.media.writing import open_sink
+from mrfomm.model.checkpoint import _fingerprint, read_h5
 from mrfomm.reenactment.backends import Engine
 from mrfomm.reenactment.motion import KeypointArrays
 from mrfomm.reenactment.reconstruction import read_run

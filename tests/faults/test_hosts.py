@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
+from mrfomm.model.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.training.watch import read_log
 
 pytest.importorskip("mpi4py", reason="needs mpirun and mpi4py")

@@ -14,7 +14,8 @@ import pytest
 import tiny
 from train_and_die import die_at
 
-from mrfomm.checkpoint import (
+from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import (
     list_checkpoints,
     read_h5,
     save_checkpoint,
@@ -23,7 +24,6 @@ from mrfomm.checkpoint import (
     write_h5,
     write_states,
 )
-from mrfomm.errors import UserError
 from mrfomm.training.run_folder import load_resumable, remove_old_checkpoints, tidy
 from mrfomm.training.watch import RunLog
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint, read_h5, verify_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import list_checkpoints, load_checkpoint, read_h5, verify_checkpoint
 from mrfomm.store import locked
 from mrfomm.training import trainer as training
 from mrfomm.training.run_folder import load_resumable

@@ -13,8 +13,8 @@ from tiny import vgg_arrays
 
 from eval.lpips import Lpips, load_lpips
 from mrfomm import bundled
-from mrfomm.checkpoint import ParameterTree
 from mrfomm.config import load_config
+from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import vgg19_shapes

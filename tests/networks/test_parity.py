@@ -7,11 +7,11 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
 from mrfomm.commands import animate
 from mrfomm.config import config_from_dict
 from mrfomm.convert import __main__ as convert
 from mrfomm.model import encode_references, keypoints_of, load_model, synthesise
+from mrfomm.model.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
 from mrfomm.reenactment.animator import images_to_array
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -9,11 +9,11 @@ import onnx
 import pytest
 import tiny
 
-from mrfomm.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.commands import export
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError
 from mrfomm.model import Model, create_parameters, load_model
+from mrfomm.model.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.onnx import graphs
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 from mrfomm.store import locked

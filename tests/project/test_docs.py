@@ -109,8 +109,11 @@ def python_target(words):
 @functools.cache
 def module_of(target):
     """The module with a target's ``parse_arguments`` and ``main``."""
-    if target in ("train.py", "animate.py", "reconstruct.py"):
-        return importlib.import_module(f"mrfomm.commands.{target[:-3]}")
+    name = target.removesuffix(".py").removeprefix("mrfomm.")
+    if name in ("train", "animate", "reconstruct", "export", "doctor"):
+        return importlib.import_module(f"mrfomm.commands.{name}")
+    if name == "provenance":
+        return importlib.import_module("mrfomm.media.provenance")
     if target.startswith("scripts/"):
         return importlib.import_module(target[:-3].replace("/", "."))
     module = importlib.import_module(target)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mrfomm import bundled, provenance
+from mrfomm import bundled
+from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import FUSION_MODES, FusionConfig
 from mrfomm.convert import __main__ as convert
 from mrfomm.errors import UserError
 from mrfomm.model import Model, create_parameters
+from mrfomm.model.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.onnx import graphs as export
 from mrfomm.reenactment import onnx_backend

@@ -3,7 +3,7 @@
 import nnabla as nn
 import numpy as np
 
-from mrfomm.checkpoint import ParameterTree
+from mrfomm.model.checkpoint import ParameterTree
 
 from .networks import Parameters
 

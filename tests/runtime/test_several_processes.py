@@ -17,9 +17,9 @@ import tiny
 from five_steps import five_steps
 from nnabla.ext_utils import get_extension_context
 
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
+from mrfomm.model.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.runtime.context import use_context
 from mrfomm.runtime.processes import Communicator

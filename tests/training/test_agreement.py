@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import leaves
 from mrfomm.data.clips import find_clips
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import load_checkpoint
 from mrfomm.runtime.processes import Communicator
 from mrfomm.training.agreement import agree, versions
 from mrfomm.training.validation import held_out

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import config_to_yaml, load_config
 from mrfomm.data.clips import find_clips
 from mrfomm.data.loader import SampleMaker, check_lengths, frames_up_to
 from mrfomm.data.sampling import epoch_order
 from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import list_checkpoints, load_checkpoint
 from mrfomm.runtime.processes import Communicator
 from mrfomm.training import step as steps
 from mrfomm.training import trainer as training

@@ -13,12 +13,12 @@ from reference.geometry import downsample
 from reference.layers import grid_sample
 from tolerance import order_of_sums
 
-from mrfomm.checkpoint import ParameterTree, list_checkpoints, load_checkpoint
 from mrfomm.commands import train
 from mrfomm.config import TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch
 from mrfomm.errors import UserError
 from mrfomm.model import judge
+from mrfomm.model.checkpoint import ParameterTree, list_checkpoints, load_checkpoint
 from mrfomm.reenactment.animator import images_to_array
 from mrfomm.training import step as steps
 from mrfomm.training import trainer as training

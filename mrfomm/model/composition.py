@@ -10,9 +10,9 @@ from typing import NamedTuple
 import nnabla.functions as F
 from nnabla import Variable
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.config import ModelConfig
 from mrfomm.errors import AnyPath, UserError
+from mrfomm.model.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.networks.discriminator import Judgement, discriminate
 from mrfomm.networks.fusion import LEARNED_MODES, fuse

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrfomm.media import pictures as visualize
+from mrfomm.reenactment import pictures as visualize
 
 WHITE = [255, 255, 255]
 

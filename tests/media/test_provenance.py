@@ -10,9 +10,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from mrfomm import __version__, provenance
+from mrfomm import __version__
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.model import load_model, model_digest

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import (
+from mrfomm.errors import UserError
+from mrfomm.model.checkpoint import (
     ParameterTree,
     check_arrays,
     find_checkpoint,
@@ -18,7 +19,6 @@ from mrfomm.checkpoint import (
     save_checkpoint,
     save_parameters,
 )
-from mrfomm.errors import UserError
 from mrfomm.training.run_folder import load_resumable, remove_old_checkpoints
 
 
