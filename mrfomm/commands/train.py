@@ -4,23 +4,19 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-import operator
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nnabla as nn
-import numpy as np
 
 from mrfomm import bundled
-from mrfomm.config import Config, ModelConfig, check_trainable, leaves, load_config, needs_perceptual
+from mrfomm.config import Config, check_trainable, leaves, load_config, needs_perceptual
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.data.loader import Loader, check_lengths
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import create_parameters
 from mrfomm.model.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.networks import ops
-from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
 from mrfomm.store import locked, sha256_of
@@ -29,6 +25,7 @@ from mrfomm.training.run_folder import load_resumable, run_of, tidy
 from mrfomm.training.step import load_perceptual
 from mrfomm.training.trainer import Trainer
 from mrfomm.training.validation import HeldOut, digest_of, held_out
+from mrfomm.training.warm_start import start_from
 
 BUNDLED = "bundled"  # as data.root
 
@@ -43,7 +40,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=what)
     add("-o", "--output", metavar="DIR", help="run folder (runs/NAME-OF-CONFIG, numbered if taken)")
     add("--resume", metavar="RUN", help="go on with a run from its newest whole checkpoint, or from RUN/NAME of one")
-    add("--init", metavar="CKPT", help="start from the weights of a checkpoint; fusion may be new, it starts neutral")
+    add(
+        "--init",
+        metavar="CKPT",
+        help="start from a checkpoint's weights, of another size or width too; tells what is new",
+    )
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     args = parser.parse_args(arguments)
     if not (args.config or args.resume):
@@ -85,8 +86,7 @@ def run(args: argparse.Namespace, communicator: Communicator, stack: contextlib.
         if checkpoint:
             trainer.restore(checkpoint)
         elif initial:
-            tree.assign(usable(initial, config), args.init, missing_allowed=("fusion/", "discriminator/"))
-            say_changes(args.init, initial.config.model, config.model)
+            start_from(initial, tree, config, args.init)
         finished = trainer.run()
     if communicator.rank == 0:
         print(folder)
@@ -139,25 +139,6 @@ def material(config: Config, loader: Loader, validation: Sequence[HeldOut]) -> d
         "held-out clips": f"{len(validation)} of pictures {digest_of(validation)[:12]}",
         "perceptual weights": sha256_of(path)[:12] if path else None,
     }
-
-
-def say_changes(source: str, trained: ModelConfig, config: ModelConfig) -> None:
-    """Say on stderr which values that no parameter's shape shows are others than weights from a source know."""
-    keys = ("image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance")
-    values = [(key, *map(operator.attrgetter(key), (trained, config))) for key in keys]
-    changed = [f"model.{key} = {old}, now {new}" for key, old, new in values if old != new]
-    if changed:
-        print(f"{source}: trained with {'; '.join(changed)}", file=sys.stderr)
-
-
-def usable(initial: Checkpoint, config: Config) -> Mapping[str, np.ndarray]:
-    """The parameters of --init without the fusion's if this run has none, nor a discriminator of another kind."""
-    alike = initial.config.model.discriminator == config.model.discriminator
-    wanted = {
-        "fusion": config.model.fusion.mode in LEARNED_MODES,
-        "discriminator": config.train.discriminator and alike,
-    }
-    return {name: value for name, value in initial.parameters.items() if wanted.get(name.partition("/")[0], True)}
 
 
 def new_folder(args: argparse.Namespace, communicator: Communicator, stack: contextlib.ExitStack) -> Path:

@@ -152,6 +152,15 @@ def assert_begins_with(folder, parameters):
         np.testing.assert_array_equal(begun[name], value, err_msg=name)
 
 
+def test_a_larger_model_starts_from_a_smaller_one(tmp_path, data):
+    first = run(tmp_path, data, "first", train={"epochs": 1})
+    model = {"image_size": 64, "generator": {"down_blocks": 2, "max_features": 16}}
+    second = run(tmp_path, data, "second", "--init", str(first), model=model, train={"epochs": 1})
+    networks = ("keypoints/", "motion/", "generator/first/", "generator/down_0/", "generator/final/")
+    assert_begins_with(second, {n: v for n, v in load_checkpoint(first).parameters.items() if n.startswith(networks)})
+    assert np.isfinite([row["pixel"] for row in log(second)]).all()
+
+
 def test_stage_2_goes_on_with_the_learned_fusion(tmp_path, data):
     first = run(tmp_path, data, "first", train={"epochs": 1})
     second = run(tmp_path, data, "second", "--init", str(first), train={"discriminator": True, "epochs": 1})
