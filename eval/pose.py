@@ -1,8 +1,8 @@
 """Estimate the head's angles in a clip that has no labels: `python -m eval.pose CLIP -o yaw.csv`.
 
 A rotation is fitted to a few landmarks and the same points of an average head (``HEAD``). The CSV
-is a label file as ``eval/labels.py`` reads it, in degrees: yaw > 0 turns the face to image right, pitch > 0 looks up,
-roll > 0 tilts the top of the head to image right; R = R_y(yaw) R_x(pitch) R_z(roll).
+is a label file as ``mrfomm/data/labels.py`` reads it, in degrees: yaw > 0 turns the face to image right, pitch > 0
+looks up, roll > 0 tilts the top of the head to image right; R = R_y(yaw) R_x(pitch) R_z(roll).
 
 **How far to trust it**: see ``TRUST``, which the command prints; ``--labels`` measures it where angles are known.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.detectors import Find, landmark_backend
-from eval.labels import COLUMNS, KINDS, check_labelled, read_labels
+from mrfomm.data.labels import COLUMNS, KINDS, check_labelled, read_labels
 from mrfomm.errors import AnyPath, UserError, command_parser, run_command
 from mrfomm.media.provenance import clip_digest
 from mrfomm.media.reading import open_frames

@@ -179,6 +179,8 @@ def make_loader(config: Config, clips: Sequence[Clip], communicator: Communicato
         rank=communicator.rank,
         world=communicator.size,
         max_broken=data.max_broken,
+        wide_pairs=data.wide_pairs,
+        references=data.references,
     )
 
 

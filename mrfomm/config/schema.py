@@ -51,6 +51,7 @@ def is_fraction(value: float) -> bool:
 
 FRACTION = Limit(is_fraction, "must be 1, 1/2, 1/3, 1/4 ...")
 POSITIVE = Limit(lambda value: value > 0, "must be positive")
+SHARE = Limit(lambda share: 0 <= share <= 1, "must lie in 0..1")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative")
 STEPS = whole(most=MOST)
 
@@ -130,7 +131,11 @@ class DataConfig:
     num_repeats: int = limited(75, *whole(most=MANY))  # passes over the items that make one epoch
     workers: int = limited(2, *whole(least=0))  # decoding processes; 0 decodes in the training process
     # stop when more than this share of the clips can't be read
-    max_broken: float = limited(0.1, Limit(lambda share: 0 <= share <= 1, "must lie in 0..1"))
+    max_broken: float = limited(0.1, SHARE)
+    # share of the samples whose driving frame is drawn by its difference of angle from the nearest reference; these
+    # two need labels of the clips (``sampling.draw_by_pose``)
+    wide_pairs: float = limited(0.0, SHARE)
+    references: str = limited("random", among(("random", "spread")))  # spread: over the clip's yaw
     augmentation: AugmentOptions = field(default_factory=AugmentOptions)
 
 

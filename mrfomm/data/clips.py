@@ -25,6 +25,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
+from mrfomm.data.labels import check_labelled, read_labels
 from mrfomm.errors import AnyPath, UserError, check_is_file, named
 from mrfomm.media.container import Damage, Look, decode, look, open_container, picture_stream
 from mrfomm.media.images import fit, natural_order, read_image
@@ -126,6 +127,26 @@ def open_clip(clip: Clip) -> Frames:
             return _frames_side_by_side(clip)
         video = _Video(clip.path)
         return Frames(clip, video.length, video.decode)
+
+
+def labels_of(clip: Clip) -> Path:
+    """Where the angles of a clip's frames are: ``DIR/labels/train/NAME.csv`` for ``DIR/train/NAME.mp4``."""
+    return clip.path.parent.parent / "labels" / clip.path.parent.name / f"{clip.name}.csv"
+
+
+def angles_of(frames: Frames) -> np.ndarray:
+    """The angles of a clip's frames, [length,3] degrees, yaw first, from its labels.
+
+    Raises:
+        BrokenClip: they can't be read, or are of another clip or of another number of frames.
+    """
+    path = labels_of(frames.clip)
+    with _named(frames.clip):
+        angles = read_labels(path)
+        check_labelled(frames.clip.path, path)
+        if len(angles) != frames.length:
+            raise UserError(f"{path}: {len(angles)} rows, but the clip has {frames.length} frames; label it again")
+    return angles
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mrfomm.data.augment import AugmentOptions, augment
-from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, open_clip
-from mrfomm.data.sampling import draw_sample, epoch_order, group_items, spread
+from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, angles_of, labels_of, open_clip
+from mrfomm.data.sampling import PoseRule, draw_sample, epoch_order, group_items, spread
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
 from mrfomm.media.container import Damage, decode, open_container, picture_stream
@@ -42,6 +42,9 @@ class SampleMaker:
     num_references: int
     options: AugmentOptions
     seed: int
+    wide_pairs: float  # of ``sampling.PoseRule``, likewise
+    references: str
+    _angles: dict[Clip, np.ndarray] = dataclasses.field(default_factory=dict, init=False)
     _opened: dict[Clip, Frames] = dataclasses.field(default_factory=dict, init=False)  # opening costs a decoding
 
     def __call__(self, task: tuple[int, int]) -> Sample:
@@ -62,11 +65,22 @@ class SampleMaker:
         raise UserError(f"{_ATTEMPTS} clips in a row can't be read; the last one: {broken[-1]}")
 
     def _make(self, epoch: int, index: int, attempt: int) -> np.ndarray:
-        plan = draw_sample(self.seed, epoch, index, self.items, self.num_references, self._length, attempt)
+        rule = PoseRule(self._angles_of, self.wide_pairs, self.references) if self.needs_labels else None
+        plan = draw_sample(self.seed, epoch, index, self.items, self.num_references, self._length, attempt, rule)
         frames = self._open(plan.clip).read([*plan.references, plan.driving], self.size)  # [K+1,H,W,3]
         frames = frames.astype(np.float32) / 255
         frames = augment(frames, self.options, np.random.default_rng(plan.augmentation_seed))
         return np.rint(frames * 255).astype(np.uint8).transpose(0, 3, 1, 2)  # [K+1,3,H,W]
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether frames are drawn by the head's angles."""
+        return self.wide_pairs > 0 or self.references != "random"
+
+    def _angles_of(self, clip: Clip) -> np.ndarray:
+        if clip not in self._angles:
+            self._angles[clip] = angles_of(self._open(clip))
+        return self._angles[clip]
 
     def _open(self, clip: Clip) -> Frames:
         if clip not in self._opened:
@@ -84,7 +98,7 @@ class Loader:
     Broken clips are replaced by other draws, warned about once and their names collected in ``broken``.
 
     Raises:
-        UserError: the epoch doesn't fill a global batch.
+        UserError: the epoch doesn't fill a global batch, or a clip lacks labels that are needed.
     """
 
     clips: Sequence[Clip] = dataclasses.field(kw_only=False)
@@ -99,6 +113,8 @@ class Loader:
     rank: int = 0  # of this process among ``world``, which share every global batch
     world: int = 1
     max_broken: float = 0.1  # share of the clips
+    wide_pairs: float = 0.0  # of ``sampling.PoseRule``, likewise
+    references: str = "random"
 
     def __post_init__(self) -> None:
         self.broken: set[str] = set()
@@ -110,7 +126,10 @@ class Loader:
                 f"set data.num_repeats to at least {-(-needed // len(self._items))} or lower train.batch_size"
             )
         self.steps_per_epoch = samples // needed
-        self._maker = SampleMaker(self._items, self.size, self.num_references, self.options, self.seed)
+        drawing = self.seed, self.wide_pairs, self.references
+        self._maker = SampleMaker(self._items, self.size, self.num_references, self.options, *drawing)
+        if self._maker.needs_labels:
+            check_labels(self.clips)
         self._shape = self.batch_size, self.num_references + 1, 3, self.size, self.size
         ahead = _BATCHES_AHEAD * self.batch_size
         self._pool = WorkerPool(self._maker, self.num_workers, self._shape[1:], ahead) if self.num_workers else None
@@ -158,6 +177,14 @@ class Loader:
                     f"{self.max_broken:g} allows; the last one: {error}"
                 )
         return frames
+
+
+def check_labels(clips: Sequence[Clip]) -> None:
+    """Raise UserError, naming the file, if a clip has no labels."""
+    for path in map(labels_of, clips):
+        if not path.is_file():
+            remedy = "label the clips (python -m eval.pose), or set data.wide_pairs=0 and data.references=random"
+            raise UserError(f"{path}: not there, and frames are to be drawn by the head's angles; {remedy}")
 
 
 def check_lengths(clips: Sequence[Clip], num_references: int) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mrfomm.data.cutting import Cutter, choose_test_identities
-from mrfomm.data.manifest import Manifest, Settings
-from mrfomm.data.raw import RAW_SUFFIXES, RawVideo, UnreadableVideo, find_raw_videos, match_utterances
-from mrfomm.data.voxceleb import read_utterances
+from mrfomm.data.preparing.cutting import Cutter, choose_test_identities
+from mrfomm.data.preparing.manifest import Manifest, Settings
+from mrfomm.data.preparing.raw import RAW_SUFFIXES, RawVideo, UnreadableVideo, find_raw_videos, match_utterances
+from mrfomm.data.preparing.voxceleb import read_utterances
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.crop import MARGIN, FaceFinder
 from mrfomm.store import locked

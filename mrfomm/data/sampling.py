@@ -14,6 +14,18 @@ from mrfomm.data.clips import Clip
 _ORDER, _SAMPLE = 0, 1  # what a random stream is for: keeps streams of one seed and epoch apart
 
 
+class PoseRule(NamedTuple):
+    """How frames are drawn by the head's angles.
+
+    angles: function from a Clip to the angles of its frames, [N,3] degrees, yaw first; may raise BrokenClip.
+    wide_pairs: see ``draw_by_pose``. references: ``spread`` or ``random``.
+    """
+
+    angles: Callable[[Clip], np.ndarray]
+    wide_pairs: float
+    references: str
+
+
 class SamplePlan(NamedTuple):
     """The frames of one training sample, and the seed of its augmentation."""
 
@@ -54,6 +66,7 @@ def draw_sample(
     num_references: int,
     clip_length: Callable[[Clip], int],
     attempt: int = 0,
+    rule: PoseRule | None = None,
 ) -> SamplePlan:
     """Draw a clip of the sample's item, then ``num_references + 1`` frames of the clip, the driving one last.
 
@@ -64,14 +77,50 @@ def draw_sample(
         index: of the sample, from :func:`epoch_order`. items: what :func:`group_items` returns.
         clip_length: function from a Clip to its number of frames; may raise BrokenClip.
         attempt: 0 for the sample itself; 1, 2... for its replacements, which may show any item.
+        rule: for clips that have enough frames; None draws all frames alike.
     """
     generator = _generator(_SAMPLE, seed, epoch, index, attempt)
     item = items[index % len(items)] if attempt == 0 else items[generator.integers(len(items))]
     clip = item[generator.integers(len(item))]
     augmentation_seed = int(generator.integers(2**63))
     length, count = clip_length(clip), num_references + 1
-    *references, driving = generator.choice(length, count, replace=length < count).tolist()
+    if rule and length >= count:
+        *references, driving = draw_by_pose(rule, rule.angles(clip), num_references, generator)
+    else:
+        *references, driving = generator.choice(length, count, replace=length < count).tolist()
     return SamplePlan(clip, tuple(references), driving, augmentation_seed)
+
+
+def draw_by_pose(rule: PoseRule, angles: np.ndarray, num_references: int, generator: np.random.Generator) -> list[int]:
+    """Draw K references, then the driving frame, of more than K frames of angles [N,3]; all are distinct.
+
+    ``spread`` takes the references out of a random half of the frames, so that others of the clip turn further at
+    times. With the probability ``wide_pairs`` a frame drives with one proportional to its distance from the nearest
+    reference, the length of the difference of their angles; else, or where all distances are 0, all drive alike.
+    """
+    order = generator.permutation(len(angles))
+    references = order[:num_references]
+    if rule.references == "spread":
+        half = order[: max(num_references, len(angles) // 2)]
+        references = half[spread_in_yaw(angles[half, 0], num_references)]
+    others = np.setdiff1d(order, references)
+    weights = np.linalg.norm(angles[others, None] - angles[references], axis=2).min(axis=1)  # [N-K]
+    if generator.random() >= rule.wide_pairs or not weights.any():
+        weights = np.ones(len(others))
+    return [*references.tolist(), int(generator.choice(others, p=weights / weights.sum()))]
+
+
+def spread_in_yaw(yaw: np.ndarray, count: int) -> list[int]:
+    """The most frontal of N >= count frames by their yaw [N], then always the one furthest from those that there are.
+
+    Three are a frontal one and the extremes, as the references of the paper's protocol, if the head turns both ways.
+    """
+    chosen = [int(np.abs(yaw).argmin())]
+    while len(chosen) < count:
+        distance = np.abs(yaw[:, None] - yaw[chosen]).min(axis=1)
+        distance[chosen] = -1
+        chosen.append(int(distance.argmax()))
+    return chosen
 
 
 def reference_indices(length: int, num_references: int) -> list[int]:

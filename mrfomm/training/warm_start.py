@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mrfomm.checkpoint import Checkpoint, ParameterTree
 from mrfomm.config import Config, ModelConfig
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.model import create_parameters
+from mrfomm.model.checkpoint import Checkpoint, ParameterTree
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import LEARNED_MODES
 

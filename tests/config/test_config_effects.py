@@ -12,6 +12,7 @@ from mrfomm.commands import train
 from mrfomm.config import Config, config_to_yaml
 from mrfomm.data import loader
 from mrfomm.errors import UserError
+from mrfomm.heads.dataset import write_labels
 from mrfomm.model.checkpoint import list_checkpoints
 from mrfomm.runtime.processes import Communicator
 from mrfomm.training import watch
@@ -69,6 +70,8 @@ CHANGES = {
     "data.num_references": 3,
     "data.id_sampling": False,
     "data.num_repeats": 4,
+    "data.wide_pairs": 1.0,
+    "data.references": "spread",
     "data.augmentation.time_flip": False,
     "data.augmentation.horizontal_flip": False,
     "data.augmentation.jitter_brightness": 0.3,
@@ -130,6 +133,7 @@ def data(tmp_path_factory):
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed)), axis=1))
+        write_labels(folder / "labels" / f"{name}.csv", 40 * np.random.default_rng(seed).normal(size=(6, 3)))
     return folder
 
 

@@ -16,6 +16,7 @@ from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.loader import Loader
 from mrfomm.data.sampling import draw_sample, epoch_order, group_items
 from mrfomm.errors import UserError
+from mrfomm.heads.dataset import write_labels
 
 PLAIN = AugmentOptions(False, False, 0, 0, 0, 0)
 SIZE, K = 8, 3
@@ -182,3 +183,59 @@ def test_nothing_in_the_package_imports_nnabla():
     assert len(names) == 10
     code = f"import sys, {', '.join(names)}; sys.exit('nnabla' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent).returncode == 0
+
+
+# Draws by the head's angles
+
+BY_ANGLE = {"wide_pairs": 1.0, "references": "spread"}
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Clips whose head turns from -60 to 60 degrees within ten frames."""
+    (tmp_path / "train").mkdir()
+    for number in range(4):
+        name = f"id{number}#0"
+        write_clip(tmp_path / "train", name, number)
+        write_labels(tmp_path / "labels" / "train" / f"{name}.csv", np.linspace([-60, 0, 0], [60, 0, 0], 10))
+    return find_clips(tmp_path / "train")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_frames_are_drawn_by_their_labels(labelled, workers):
+    near, far = ([], [])
+    for drawn, options in ((near, {}), (far, BY_ANGLE)):
+        for batch in batches(make(labelled, num_workers=workers, **options)):
+            frames = np.rint(batch.references[:, :, 1, 0, 0] * 255)  # [B,K], the green channel is the frame's number
+            drawn += list(np.ptp(frames, axis=1))
+    assert np.mean(far) > np.mean(near) + 0.5
+
+
+def test_batches_by_angle_are_the_same_for_any_number_of_workers(labelled):
+    assert_equal(*(batches(make(labelled, num_workers=workers, **BY_ANGLE)) for workers in (0, 2)))
+
+
+def test_clips_without_labels_are_named(labelled, tmp_path):
+    path = tmp_path / "labels" / "train" / "id2#0.csv"
+    path.unlink()
+    make(labelled)
+    for option in ({"wide_pairs": 0.5}, {"references": "spread"}):
+        with pytest.raises(
+            UserError, match=f"^{path}: not there, .* set data.wide_pairs=0 and data.references=random$"
+        ):
+            make(labelled, **option)
+
+
+@pytest.mark.parametrize(
+    ("digest", "rows", "problem"),
+    [("", 9, "9 rows, but the clip has 10 frames"), ("0" * 64, 10, "of another clip than"), ("", 0, "no row")],
+)
+def test_clips_with_labels_of_others_are_broken(labelled, tmp_path, caplog, digest, rows, problem):
+    path = tmp_path / "labels" / "train" / "id2#0.csv"
+    write_labels(path, np.zeros((rows, 3)), digest)
+    assert batches(make(labelled, max_broken=0.25, **BY_ANGLE))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert problem in line
+    assert str(path) in line
+    with pytest.raises(UserError, match="1 of 4 clips are broken"):
+        batches(make(labelled, **BY_ANGLE))

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from mrfomm.data import cutting, prepare
+from mrfomm.data import prepare
+from mrfomm.data.preparing import cutting
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
 from mrfomm.media.crop import Box

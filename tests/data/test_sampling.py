@@ -1,5 +1,6 @@
 """Sampling: which frames, as a function of seed, epoch and number alone."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 
 from mrfomm.data.clips import BrokenClip, Clip
-from mrfomm.data.sampling import draw_sample, epoch_order, group_items, reference_indices, spread
+from mrfomm.data.sampling import (
+    PoseRule,
+    draw_sample,
+    epoch_order,
+    group_items,
+    reference_indices,
+    spread,
+    spread_in_yaw,
+)
 
 
 def clip(name):
@@ -115,3 +124,86 @@ def test_spread():
     assert spread(101, 5) == [0, 25, 50, 75, 100]
     assert spread(3, 10) == [0, 1, 2]
     assert spread(1, 4) == [0]
+
+
+# Draws by the head's angles
+
+ANGLES = np.array([[-50, 0, 5], [-20, 10, 0], [0, 0, 0], [4, 3, 0], [30, -20, 0], [60, 5, -10]], float)
+
+
+def distances(references):
+    """From each frame to the nearest of some, term by term."""
+    return [min(sum((x - y) ** 2 for x, y in zip(a, ANGLES[r])) ** 0.5 for r in references) for a in ANGLES]
+
+
+def greedy(frames, count):
+    """The most frontal frame, then the furthest: every candidate compared with every chosen one."""
+    chosen = [min(frames, key=lambda frame: abs(ANGLES[frame, 0]))]
+    while len(chosen) < count:
+        rest = [frame for frame in frames if frame not in chosen]
+        chosen.append(max(rest, key=lambda frame: min(abs(ANGLES[frame, 0] - ANGLES[c, 0]) for c in chosen)))
+    return chosen
+
+
+def reference_sets(references, count):
+    """The sets of references that can be drawn, all equally often but for repetitions."""
+    frames = range(len(ANGLES))
+    if references == "random":
+        return [frozenset(those) for those in itertools.combinations(frames, count)]
+    halves = itertools.combinations(frames, max(count, len(ANGLES) // 2))
+    return [frozenset(greedy(half, count)) for half in halves]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("references", ["random", "spread"])
+def test_draws_by_angle_are_as_likely_as_they_should_be(references, share, count):
+    """Chi-square against the probability of every pair of references and driving frame, enumerated."""
+    expected, draws = Counter(), 8000
+    sets = reference_sets(references, count)
+    for those in sets:
+        far = {d: distances(those)[d] for d in range(len(ANGLES)) if d not in those}
+        for driving, distance in far.items():
+            probability = share * distance / sum(far.values()) + (1 - share) / len(far)
+            expected[those, driving] += draws * probability / len(sets)
+    rule = PoseRule(lambda _: ANGLES, share, references)
+    found = Counter()
+    for index in range(draws):
+        plan = draw_sample(0, 0, index, [(CLIPS[0],)], count, lambda _: len(ANGLES), rule=rule)
+        assert len({*plan.references, plan.driving}) == count + 1
+        found[frozenset(plan.references), plan.driving] += 1
+    assert found.keys() <= expected.keys()
+    chi_square = sum((found[cell] - number) ** 2 / number for cell, number in expected.items())
+    freedom = len(expected) - 1
+    assert chi_square < freedom + 4.5 * (2 * freedom) ** 0.5
+
+
+def test_references_are_frontal_and_the_extremes():
+    sweep = np.arange(-60, 61)
+    assert [sweep[i] for i in spread_in_yaw(sweep, 3)] == [0, -60, 60]
+    assert [sweep[i] for i in spread_in_yaw(sweep + 0.4, 1)] == [0]
+    assert sorted(sweep[i] for i in spread_in_yaw(sweep, 5)) == [-60, -30, 0, 30, 60]
+    assert sorted(spread_in_yaw(np.zeros(4), 4)) == [0, 1, 2, 3]
+
+
+def test_a_head_that_stands_still_drives_all_the_same():
+    rule = PoseRule(lambda _: np.zeros((5, 3)), 1.0, "spread")
+    plans = [draw_sample(0, 0, i, [(CLIPS[0],)], 2, lambda _: 5, rule=rule) for i in range(60)]
+    assert {plan.driving for plan in plans} == set(range(5))
+
+
+def test_without_a_rule_draws_are_what_they_were():
+    """The same calls of the generator as before there were rules, written out."""
+    items, length = group_items(CLIPS, id_sampling=True), 9
+    for index in range(40):
+        generator = np.random.default_rng(np.random.SeedSequence([1, 5, 2, index, 0]))
+        item = items[index % 3]
+        clip, seed = item[generator.integers(len(item))], int(generator.integers(2**63))
+        *references, driving = generator.choice(length, 4, replace=False).tolist()
+        assert draw_sample(5, 2, index, items, 3, lambda _: length) == (clip, tuple(references), driving, seed)
+
+
+def test_clips_too_short_for_a_rule_repeat_frames():
+    rule = PoseRule(lambda _: ANGLES[:3], 1.0, "spread")
+    plan = draw_sample(0, 0, 0, [(CLIPS[0],)], 3, lambda _: 3, rule=rule)
+    assert plan == draw_sample(0, 0, 0, [(CLIPS[0],)], 3, lambda _: 3)

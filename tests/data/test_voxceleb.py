@@ -2,8 +2,8 @@
 
 import pytest
 
-from mrfomm.data.cutting import Region
-from mrfomm.data.voxceleb import TEST_IDENTITIES, read_utterance, read_utterances
+from mrfomm.data.preparing.cutting import Region
+from mrfomm.data.preparing.voxceleb import TEST_IDENTITIES, read_utterance, read_utterances
 from mrfomm.errors import UserError
 
 HEADER = (

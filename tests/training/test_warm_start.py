@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mrfomm.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
 from mrfomm.errors import UserError
 from mrfomm.model import create_parameters, encode_references, keypoints_of, synthesise
+from mrfomm.model.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
 from mrfomm.training.warm_start import start_from
 
 LARGER = {  # the networks of keypoints and motion see 16 x 16 pixels as before

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mrfomm.data.manifest import Done, Manifest, Settings
-from mrfomm.data.raw import RawVideo, UnreadableVideo, unreadable_if_refused
-from mrfomm.data.voxceleb import FPS, TEST_IDENTITIES, Utterance
+from mrfomm.data.preparing.manifest import Done, Manifest, Settings
+from mrfomm.data.preparing.raw import RawVideo, UnreadableVideo, unreadable_if_refused
+from mrfomm.data.preparing.voxceleb import FPS, TEST_IDENTITIES, Utterance
 from mrfomm.errors import UserError
 from mrfomm.media.crop import LIFT, Box, Place, Region, crop, link, overlap, square_box
 from mrfomm.media.images import fit

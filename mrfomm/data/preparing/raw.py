@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mrfomm.data.voxceleb import Utterance
+from mrfomm.data.preparing.voxceleb import Utterance
 from mrfomm.errors import UserError, check_is_file, named
 from mrfomm.store import files_below, sha256_of
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrfomm.data.cutting import MAX_FRAMES, Chunk, Region, find_chunks, split_by_time
+from mrfomm.data.preparing.cutting import MAX_FRAMES, Chunk, Region, find_chunks, split_by_time
 from mrfomm.media.crop import Box
 
 
