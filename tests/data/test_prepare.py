@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mrfomm.data import prepare
-from mrfomm.data.preparing import cutting
 from mrfomm.data.clips import find_clips, open_clip
+from mrfomm.data.preparing import cutting
 from mrfomm.errors import UserError
 from mrfomm.media.crop import Box
 from mrfomm.media.reading import open_frames
