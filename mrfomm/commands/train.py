@@ -181,6 +181,7 @@ def make_loader(config: Config, clips: Sequence[Clip], communicator: Communicato
         max_broken=data.max_broken,
         wide_pairs=data.wide_pairs,
         references=data.references,
+        twins=data.twins,
     )
 
 

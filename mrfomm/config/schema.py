@@ -136,6 +136,7 @@ class DataConfig:
     # two need labels of the clips (``sampling.draw_by_pose``)
     wide_pairs: float = limited(0.0, SHARE)
     references: str = limited("random", among(("random", "spread")))  # spread: over the clip's yaw
+    twins: float = limited(0.0, SHARE)  # share of the samples that the clip's twin drives (``clips.twin_of``)
     augmentation: AugmentOptions = field(default_factory=AugmentOptions)
 
 

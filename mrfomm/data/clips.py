@@ -129,6 +129,12 @@ def open_clip(clip: Clip) -> Frames:
         return Frames(clip, video.length, video.decode)
 
 
+def twin_of(clip: Clip) -> Clip:
+    """Somebody else who moves as a clip's person does, frame by frame: ``DIR/twins/train/NAME.mp4``, by this name."""
+    path = clip.path.parent.parent / "twins" / clip.path.parent.name / clip.path.name
+    return Clip(path, clip.name, clip.identity)
+
+
 def labels_of(clip: Clip) -> Path:
     """Where the angles of a clip's frames are: ``DIR/labels/train/NAME.csv`` for ``DIR/train/NAME.mp4``."""
     return clip.path.parent.parent / "labels" / clip.path.parent.name / f"{clip.name}.csv"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mrfomm.data.augment import AugmentOptions, augment
-from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, angles_of, labels_of, open_clip
-from mrfomm.data.sampling import PoseRule, draw_sample, epoch_order, group_items, spread
+from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, angles_of, labels_of, open_clip, twin_of
+from mrfomm.data.sampling import PoseRule, SamplePlan, draw_sample, epoch_order, group_items, spread
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
 from mrfomm.media.container import Damage, decode, open_container, picture_stream
@@ -27,10 +27,16 @@ Sample = tuple[np.ndarray, list[BrokenClip]]
 
 
 class Batch(NamedTuple):
-    """Training samples: references float32 [B,K,3,H,W] and driving frames float32 [B,3,H,W], RGB in [0,1]."""
+    """Training samples, RGB in [0,1].
+
+    references float32 [B,K,3,H,W]; driving float32 [B,3,H,W]: the frames to be drawn.
+    movers float32 [B,2,3,H,W]: whose motion is taken, as on the first reference and as on the driving frame: the person
+    again, or the twin; None without twins.
+    """
 
     references: np.ndarray
     driving: np.ndarray
+    movers: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class SampleMaker:
     seed: int
     wide_pairs: float  # of ``sampling.PoseRule``, likewise
     references: str
+    twins: float  # of ``sampling.draw_sample``
     _angles: dict[Clip, np.ndarray] = dataclasses.field(default_factory=dict, init=False)
     _opened: dict[Clip, Frames] = dataclasses.field(default_factory=dict, init=False)  # opening costs a decoding
 
@@ -51,7 +58,8 @@ class SampleMaker:
         """The sample of ``task = (epoch, index)``; a broken clip is replaced by another draw.
 
         Returns:
-            uint8 array [K+1,3,H,W] with the driving frame last, and the list of the BrokenClips met.
+            uint8 array [K+1,3,H,W] with the driving frame last, or with two movers behind it [K+3,3,H,W], and the list
+            of the BrokenClips met.
 
         Raises:
             UserError: only broken clips were met.
@@ -66,11 +74,25 @@ class SampleMaker:
 
     def _make(self, epoch: int, index: int, attempt: int) -> np.ndarray:
         rule = PoseRule(self._angles_of, self.wide_pairs, self.references) if self.needs_labels else None
-        plan = draw_sample(self.seed, epoch, index, self.items, self.num_references, self._length, attempt, rule)
-        frames = self._open(plan.clip).read([*plan.references, plan.driving], self.size)  # [K+1,H,W,3]
-        frames = frames.astype(np.float32) / 255
-        frames = augment(frames, self.options, np.random.default_rng(plan.augmentation_seed))
-        return np.rint(frames * 255).astype(np.uint8).transpose(0, 3, 1, 2)  # [K+1,3,H,W]
+        how = self._length, attempt, rule, self.twins
+        plan = draw_sample(self.seed, epoch, index, self.items, self.num_references, *how)
+        frames = self._augmented(plan, self._open(plan.clip))
+        if self.twins:
+            frames = np.concatenate([frames, self._movers(plan, frames)])
+        return np.rint(frames * 255).astype(np.uint8).transpose(0, 3, 1, 2)  # [K+1 or K+3,3,H,W]
+
+    def _augmented(self, plan: SamplePlan, clip: Frames) -> np.ndarray:
+        frames = clip.read([*plan.references, plan.driving], self.size).astype(np.float32) / 255  # [K+1,H,W,3]
+        return augment(frames, self.options, np.random.default_rng(plan.augmentation_seed))
+
+    def _movers(self, plan: SamplePlan, frames: np.ndarray) -> np.ndarray:
+        """Two frames, of the twin where the plan says so: the same flips and jitter as the sample's."""
+        if plan.twin:
+            twin = self._open(twin_of(plan.clip))
+            if twin.length != self._length(plan.clip):
+                raise BrokenClip(twin.clip, f"{twin.length} frames; its twin has {self._length(plan.clip)}")
+            frames = self._augmented(plan, twin)
+        return frames[[0, -1]]
 
     @property
     def needs_labels(self) -> bool:
@@ -98,7 +120,7 @@ class Loader:
     Broken clips are replaced by other draws, warned about once and their names collected in ``broken``.
 
     Raises:
-        UserError: the epoch doesn't fill a global batch, or a clip lacks labels that are needed.
+        UserError: the epoch doesn't fill a global batch, or a clip lacks labels or a twin that are needed.
     """
 
     clips: Sequence[Clip] = dataclasses.field(kw_only=False)
@@ -115,6 +137,7 @@ class Loader:
     max_broken: float = 0.1  # share of the clips
     wide_pairs: float = 0.0  # of ``sampling.PoseRule``, likewise
     references: str = "random"
+    twins: float = 0.0  # of ``sampling.draw_sample``
 
     def __post_init__(self) -> None:
         self.broken: set[str] = set()
@@ -126,11 +149,14 @@ class Loader:
                 f"set data.num_repeats to at least {-(-needed // len(self._items))} or lower train.batch_size"
             )
         self.steps_per_epoch = samples // needed
-        drawing = self.seed, self.wide_pairs, self.references
+        drawing = self.seed, self.wide_pairs, self.references, self.twins
         self._maker = SampleMaker(self._items, self.size, self.num_references, self.options, *drawing)
         if self._maker.needs_labels:
             check_labels(self.clips)
-        self._shape = self.batch_size, self.num_references + 1, 3, self.size, self.size
+        if self.twins:
+            check_twins(self.clips)
+        frames = self.num_references + (3 if self.twins else 1)
+        self._shape = self.batch_size, frames, 3, self.size, self.size
         ahead = _BATCHES_AHEAD * self.batch_size
         self._pool = WorkerPool(self._maker, self.num_workers, self._shape[1:], ahead) if self.num_workers else None
 
@@ -159,10 +185,11 @@ class Loader:
         tasks = ((epoch, int(index)) for index in order.ravel())
         samples = self._pool.map(tasks) if self._pool else map(self._maker, tasks)
         for _ in order:
-            frames = np.empty(self._shape, np.float32)  # [B,K+1,3,H,W]
+            frames = np.empty(self._shape, np.float32)  # [B,K+1 or K+3,3,H,W]
             for place, sample in zip(frames, samples):  # in this order: zip asks for no sample that has no place
                 np.divide(self._checked(sample), np.float32(255), out=place)
-            yield Batch(frames[:, :-1], frames[:, -1])
+            count = self.num_references
+            yield Batch(frames[:, :count], frames[:, count], frames[:, count + 1 :] if self.twins else None)
 
     def _checked(self, sample: Sample) -> np.ndarray:
         frames, errors = sample
@@ -185,6 +212,13 @@ def check_labels(clips: Sequence[Clip]) -> None:
         if not path.is_file():
             remedy = "label the clips (python -m eval.pose), or set data.wide_pairs=0 and data.references=random"
             raise UserError(f"{path}: not there, and frames are to be drawn by the head's angles; {remedy}")
+
+
+def check_twins(clips: Sequence[Clip]) -> None:
+    """Raise UserError, naming the file, if a clip has no twin."""
+    for clip in map(twin_of, clips):
+        if not clip.path.exists():
+            raise UserError(f"{clip.path}: not there, and data.twins asks for it; put it there, or set data.twins=0")
 
 
 def check_lengths(clips: Sequence[Clip], num_references: int) -> None:

@@ -33,6 +33,7 @@ class SamplePlan(NamedTuple):
     references: tuple[int, ...]
     driving: int
     augmentation_seed: int
+    twin: bool  # whether the clip's twin drives
 
 
 def group_items(clips: Iterable[Clip], id_sampling: bool) -> tuple[tuple[Clip, ...], ...]:
@@ -67,6 +68,7 @@ def draw_sample(
     clip_length: Callable[[Clip], int],
     attempt: int = 0,
     rule: PoseRule | None = None,
+    twins: float = 0.0,
 ) -> SamplePlan:
     """Draw a clip of the sample's item, then ``num_references + 1`` frames of the clip, the driving one last.
 
@@ -78,6 +80,7 @@ def draw_sample(
         clip_length: function from a Clip to its number of frames; may raise BrokenClip.
         attempt: 0 for the sample itself; 1, 2... for its replacements, which may show any item.
         rule: for clips that have enough frames; None draws all frames alike.
+        twins: how probable it is that the clip's twin drives.
     """
     generator = _generator(_SAMPLE, seed, epoch, index, attempt)
     item = items[index % len(items)] if attempt == 0 else items[generator.integers(len(items))]
@@ -88,7 +91,7 @@ def draw_sample(
         *references, driving = draw_by_pose(rule, rule.angles(clip), num_references, generator)
     else:
         *references, driving = generator.choice(length, count, replace=length < count).tolist()
-    return SamplePlan(clip, tuple(references), driving, augmentation_seed)
+    return SamplePlan(clip, tuple(references), driving, augmentation_seed, bool(generator.random() < twins))
 
 
 def draw_by_pose(rule: PoseRule, angles: np.ndarray, num_references: int, generator: np.random.Generator) -> list[int]:

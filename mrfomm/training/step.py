@@ -17,7 +17,8 @@ from mrfomm.data.loader import Batch
 from mrfomm.errors import UserError
 from mrfomm.model import encode_references, judge, kept, keypoints_of, repeat_each, synthesise
 from mrfomm.model.checkpoint import check_arrays, read_h5
-from mrfomm.networks.geometry import downsample
+from mrfomm.networks.geometry import downsample, inverse_2x2, matmul_2x2
+from mrfomm.networks.keypoints import Keypoints
 from mrfomm.networks.ops import warp
 from mrfomm.networks.perceptual import load_frozen, vgg19_shapes
 from mrfomm.networks.sums import sum_of_squares
@@ -47,9 +48,12 @@ class GeneratorStep:
         self.theta = nn.Variable((batch, 2, 3))
         self.control = nn.Variable((batch, config.loss.tps_points**2))
 
+        self.movers = nn.Variable((batch, 2, 3, size, size)) if config.data.twins else None
+
         self._encoded = encode_references(self.references, config.model, training=True)
         self.driving_keypoints = keypoints_of(self.driving, config.model, training=True)
-        self.synthesis = synthesise(self._encoded, self.driving_keypoints, config.model, training=True)
+        pose = self.driving_keypoints if self.movers is None else self._moved(config)
+        self.synthesis = synthesise(self._encoded, pose, config.model, training=True)
         self.losses = dict(self._all_losses(config, perceptual))
         self.total = sum(self.losses.values())
 
@@ -59,6 +63,17 @@ class GeneratorStep:
         self.driving_points = kept(self.driving_keypoints.value)
         others = (self.synthesis.occlusion, self.synthesis.mask, self._encoded.keypoints.value)
         self._shown = (self.prediction, self.driving_points, *map(kept, others))
+
+    def _moved(self, config: Config) -> Keypoints:
+        """The first reference's keypoints with the movers' motion, ``reenactment.motion.relative_motion``, [B,n,...].
+
+        Of a person's own movers they are those of the driving frame.
+        """
+        size = config.model.image_size
+        movers = keypoints_of(F.reshape(self.movers, (-1, 3, size, size)), config.model, training=True)  # [B*2,n,...]
+        (start, now), (anchor, *_) = unfolded(movers, 2), unfolded(self._encoded.keypoints, config.data.num_references)
+        jacobian = matmul_2x2(matmul_2x2(now.jacobian, inverse_2x2(start.jacobian)), anchor.jacobian)
+        return Keypoints(anchor.value + now.value - start.value, jacobian)
 
     def _all_losses(self, config: Config, perceptual: Frozen | None) -> Losses:
         yield from self._image_losses(config.loss, perceptual)
@@ -102,7 +117,9 @@ class GeneratorStep:
 
     def run(self, batch: Batch, deformation: Deformation) -> None:
         """Compute the losses and the gradients."""
-        self.references.d, self.driving.d = batch
+        self.references.d, self.driving.d = batch.references, batch.driving
+        if self.movers is not None:
+            self.movers.d = batch.movers
         self.theta.d, self.control.d = deformation
         differentiate(self.total, *self._shown)
 
@@ -128,6 +145,12 @@ class DiscriminatorStep:
     def run(self) -> None:
         """Compute the loss and the gradients, after the generator's step."""
         differentiate(self.loss)
+
+
+def unfolded(keypoints: Keypoints, count: int) -> list[Keypoints]:
+    """Keypoints [B*count,...] as ``count`` Keypoints [B,...]: the first of every sample, the second ..."""
+    parts = (F.reshape(part, (-1, count, *part.shape[1:])) for part in keypoints)
+    return [Keypoints(*each) for each in zip(*(F.split(part, axis=1) for part in parts))]
 
 
 def differentiate(loss: nn.Variable, *shown: nn.Variable) -> None:

@@ -72,6 +72,7 @@ CHANGES = {
     "data.num_repeats": 4,
     "data.wide_pairs": 1.0,
     "data.references": "spread",
+    "data.twins": 1.0,
     "data.augmentation.time_flip": False,
     "data.augmentation.horizontal_flip": False,
     "data.augmentation.jitter_brightness": 0.3,
@@ -130,9 +131,9 @@ def _without_curves():
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name, seed in (("train/a#0", 0), ("train/a#1", 1), ("train/b#0", 2), ("test/c#0", 3), ("test/d#0", 4)):
-        path = folder / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed)), axis=1))
+        for path, shift in ((folder / f"{name}.png", 0), (folder / "twins" / f"{name}.png", 5)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed + shift)), axis=1))
         write_labels(folder / "labels" / f"{name}.csv", 40 * np.random.default_rng(seed).normal(size=(6, 3)))
     return folder
 

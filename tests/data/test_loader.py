@@ -239,3 +239,60 @@ def test_clips_with_labels_of_others_are_broken(labelled, tmp_path, caplog, dige
     assert str(path) in line
     with pytest.raises(UserError, match="1 of 4 clips are broken"):
         batches(make(labelled, **BY_ANGLE))
+
+
+# Twins: somebody else who makes the same motion
+
+
+@pytest.fixture
+def with_twins(tmp_path):
+    """Clips of identities 0 to 3, each with a twin whose number is 100 more."""
+    for folder, more in ((tmp_path / "train", 0), (tmp_path / "twins" / "train", 100)):
+        folder.mkdir(parents=True)
+        for number in range(4):
+            write_clip(folder, f"id{number}#0", number + more)
+    return find_clips(tmp_path / "train")
+
+
+@pytest.mark.parametrize("options", [PLAIN, AugmentOptions(True, True, 0, 0, 0, 0)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_movers_are_the_twin_on_the_first_reference_and_on_the_driving_frame(with_twins, workers, options):
+    for batch in batches(make(with_twins, options, twins=1.0, num_workers=workers)):
+        who, number, side = np.moveaxis(np.rint(batch.movers * 255), 2, 0)  # [B,2,H,W] each
+        shown = np.stack([batch.references[:, 0], batch.driving], axis=1)  # [B,2,3,H,W]
+        np.testing.assert_array_equal(who, np.rint(shown[:, :, 0] * 255) + 100)
+        np.testing.assert_array_equal(number, np.rint(shown[:, :, 1] * 255))
+        np.testing.assert_array_equal(side, np.rint(shown[:, :, 2] * 255))
+
+
+def test_twins_drive_their_share_and_change_nothing_else(with_twins):
+    drawn = []
+    for batch, plain in zip(
+        batches(make(with_twins, twins=0.3, num_repeats=100)), batches(make(with_twins, num_repeats=100))
+    ):
+        assert plain.movers is None
+        np.testing.assert_array_equal(batch.references, plain.references)
+        np.testing.assert_array_equal(batch.driving, plain.driving)
+        for movers, references, driving in zip(
+            *(np.rint(part * 255) for part in (batch.movers, batch.references, batch.driving))
+        ):
+            drawn.append(movers[0, 0, 0, 0] >= 100)
+            if not drawn[-1]:
+                np.testing.assert_array_equal(movers, [references[0], driving])
+    assert len(drawn) == 400
+    assert 0.3 * 400 - 28 < sum(drawn) < 0.3 * 400 + 28  # three standard deviations
+
+
+def test_clips_without_twins_are_named(with_twins, tmp_path):
+    path = tmp_path / "twins" / "train" / "id2#0.png"
+    path.unlink()
+    make(with_twins)
+    with pytest.raises(UserError, match=f"^{path}: not there, .* set data.twins=0$"):
+        make(with_twins, twins=0.5)
+
+
+def test_a_twin_of_another_length_is_broken(with_twins, tmp_path, caplog):
+    write_clip(tmp_path / "twins" / "train", "id2#0", 102, length=9)
+    assert batches(make(with_twins, max_broken=0.25, twins=1.0))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "twins/train/id2#0.png: 9 frames; its twin has 10" in line

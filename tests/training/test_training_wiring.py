@@ -9,7 +9,9 @@ from reference.graphs import run, variables
 from reference.layers import grid_sample
 
 from mrfomm.data.loader import Batch
-from mrfomm.model import judge, keypoints_of
+from mrfomm.model import encode_references, judge, keypoints_of, synthesise
+from mrfomm.networks.keypoints import Keypoints
+from mrfomm.reenactment.motion import KeypointArrays, relative_motion
 from mrfomm.training import validation
 from mrfomm.training.equivariance import deform_grid, draw_deformation, mirrored
 from mrfomm.training.step import DiscriminatorStep, GeneratorStep, figures_of, load_perceptual
@@ -32,7 +34,8 @@ def stepped(**changes):
     config = tiny.config(**changes)
     rng = np.random.default_rng(3)
     images = rng.random((2, config.data.num_references + 1, 3, 32, 32), np.float32)
-    batch = Batch(images[:, 1:].copy(), images[:, 0].copy())
+    movers = rng.random((2, 2, 3, 32, 32), np.float32) if config.data.twins else None
+    batch = Batch(images[:, 1:].copy(), images[:, 0].copy(), movers)
     deformation = draw_deformation(rng, 2, 0.05, 0.005, config.loss.tps_points)
     tree = tiny.random_tree(config.model)
     with tree.scope():
@@ -119,3 +122,34 @@ def test_held_out_clips_are_told_apart():
     assert same == validation.digest_of([(references, driving)])
     others = [[], [(references, driving[:4])], [(driving, references)], [(references, driving ^ 1)]]
     assert len({same, *map(validation.digest_of, others)}) == 5
+
+
+def test_a_twin_moves_the_first_references_keypoints():
+    step, config, batch, _, tree = stepped(data={"twins": 0.5})
+    with tree.scope():
+        encoded = encode_references(nn.Variable.from_numpy_array(batch.references), config.model, training=True)
+        movers = nn.Variable.from_numpy_array(batch.movers.reshape(-1, *batch.movers.shape[2:]))
+        found = (*encoded.keypoints, *keypoints_of(movers, config.model, training=True))
+        nn.forward_all(found)
+        references, moving = (
+            KeypointArrays(*(part.d for part in found[:2])),
+            KeypointArrays(*(part.d for part in found[2:])),
+        )
+        count = config.data.num_references
+        poses = [
+            relative_motion(references.frame(count * i), moving.frame(2 * i + 1), moving.frame(2 * i)) for i in range(2)
+        ]
+        pose = Keypoints(*(nn.Variable.from_numpy_array(np.concatenate(part)) for part in zip(*poses)))
+        expected = run(synthesise(encoded, pose, config.model, training=True).prediction)
+    np.testing.assert_allclose(step.prediction.d, expected, atol=1e-4)
+    assert np.abs(expected - run_without_twins(config, batch, tree)).max() > 1e-3
+
+
+def run_without_twins(config, batch, tree):
+    """The prediction where the driving frame's own keypoints are taken."""
+    with tree.scope():
+        references, driving = (nn.Variable.from_numpy_array(part) for part in batch[:2])
+        encoded = encode_references(references, config.model, training=True)
+        return run(
+            synthesise(encoded, keypoints_of(driving, config.model, True), config.model, training=True).prediction
+        )
