@@ -14,7 +14,7 @@ Every clip is decoded once when it is read, so that damage shows before any work
 import csv
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from mrfomm.provenance import clip_digest
 
 KINDS = ("yaw", "pitch", "roll")  # of sequences, and the order of angles in an array
 COLUMNS = ("frame", *KINDS)
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif")
+Advance = Callable[[int], object]  # called with a number of frames that are done
 
 
 class Content(NamedTuple):
@@ -36,6 +38,11 @@ class Content(NamedTuple):
     height: int
     width: int
     digest: str
+
+    @property
+    def size(self) -> str:
+        """Width and height for people."""
+        return f"{self.width}x{self.height}"
 
 
 class Sequence(NamedTuple):
@@ -70,12 +77,17 @@ def pattern_folders(root: AnyPath) -> list[Path]:
     return folders
 
 
-def read_patterns(folders: Iterable[Path]) -> list[Pattern]:
-    """Read the recordings in patterns' folders; UserError names a file that is missing, unreadable or doesn't fit."""
-    patterns = [_read_pattern(folder) for folder in folders]
+def read_patterns(
+    folders: Iterable[Path], advance: Advance = lambda count: None, scaled: bool = False
+) -> list[Pattern]:
+    """Read the recordings in patterns' folders; ``scaled``: their sizes may differ.
+
+    UserError names a file that is missing, unreadable or doesn't fit.
+    """
+    patterns = [_read_pattern(folder, advance) for folder in folders]
     first, *others = (sequence for pattern in patterns for sequence in pattern.sequences.values())
     for other in others:
-        check_same_size(other.path, other.content, first.path, first.content)
+        check_same_size(other.path, other.content, first.path, first.content, scaled)
     return patterns
 
 
@@ -85,12 +97,12 @@ def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Patt
     return [(driving, kind) for driving in others for kind in driving.sequences if kind in reference.sequences]
 
 
-def _read_pattern(folder: Path) -> Pattern:
+def _read_pattern(folder: Path, advance: Advance) -> Pattern:
     sequences = {}
     for kind in KINDS:
         path, labels = find_media(folder, kind), folder / f"{kind}.csv"
         if path is not None:
-            sequences[kind] = _read_sequence(path, labels, kind)
+            sequences[kind] = _read_sequence(path, labels, kind, advance)
         elif labels.exists():
             raise UserError(f"{labels}: labels without a clip; add {kind}.mp4 or a folder {kind} beside it")
     if "yaw" not in sequences:
@@ -99,17 +111,18 @@ def _read_pattern(folder: Path) -> Pattern:
 
 
 def find_media(folder: AnyPath, name: str) -> Path | None:
-    """The clip ``name.mp4`` or folder of frames ``name`` in a folder; UserError if there are both."""
-    found = [path for path in (Path(folder, f"{name}.mp4"), Path(folder, name)) if path.exists()]
+    """The clip ``name.mp4``, or of another of VIDEOS, or the folder of frames ``name`` in a folder; UserError if there
+    are several."""
+    found = [path for path in (Path(folder, name + suffix) for suffix in (*VIDEOS, "")) if path.exists()]
     if len(found) > 1:
-        raise UserError(f"{found[0]}: there is a folder {name} too; keep one of them")
+        raise UserError(f"{found[0]}: there is {'a folder ' * found[1].is_dir()}{found[1].name} too; keep one of them")
     return found[0] if found else None
 
 
-def _read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
+def _read_sequence(path: Path, labels: Path, kind: str, advance: Advance) -> Sequence:
     angles = read_labels(labels)
     check_labelled(path, labels)
-    content = read_content(path)
+    content = read_content(path, advance)
     length = content.frames.length
     if len(angles) != length:
         raise UserError(f"{labels}: {len(angles)} rows, but {path} has {length} frames; mend one of them")
@@ -130,17 +143,8 @@ def read_labels(path: AnyPath) -> np.ndarray:
     Its columns frame, yaw, pitch, roll come in any order, others are ignored; there is a row for each frame. UserError:
     missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
     """
-    check_is_file(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            missing = [name for name in COLUMNS if name not in reader.fieldnames]
-            if missing:
-                raise UserError(f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}")
-            angles = [_row(f"{path}: line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
+    remedy = f"the first line must be {','.join(COLUMNS)}"
+    angles = [_row(place, row) for place, row in read_csv(path, COLUMNS, remedy)]
     if not angles:
         raise UserError(f"{path}: no row below the column names; give one for every frame")
     by_frame, length = dict(angles), len(angles)
@@ -149,6 +153,23 @@ def read_labels(path: AnyPath) -> np.ndarray:
         wanted = "number the frames 0, 1, 2 ... once each"
         raise UserError(f"{path}: {length} rows, but none for frame {min(absent)}; {wanted}")
     return np.array([by_frame[frame] for frame in range(length)])
+
+
+def read_csv(path: AnyPath, columns: Iterable[str], remedy: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file, each after the words that name its place; UserError: it is missing, unreadable or
+    lacks one of the columns."""
+    check_is_file(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            missing = [name for name in columns if name not in reader.fieldnames]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; {remedy}")
+            for row in reader:
+                yield f"{path}: line {reader.line_num}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable table ({error}); {remedy}") from error
 
 
 def _row(place: str, row: dict[str, str]) -> tuple[int, list[float]]:
@@ -174,7 +195,7 @@ def _number(place: str, text: str | None) -> float:
     return value
 
 
-def read_content(path: AnyPath) -> Content:
+def read_content(path: AnyPath, advance: Advance = lambda count: None) -> Content:
     """Decode a clip from end to end; UserError: a frame is damaged, frames differ in size, or the frame rate varies."""
     digest, count, first = hashlib.sha256(), 0, ""
     for frame in open_frames(path):
@@ -185,6 +206,7 @@ def read_content(path: AnyPath) -> Content:
             raise UserError(f"{path}: frame {count} is {size}, the first is {first}; make them alike")
         digest.update(frame.data)
         count += 1
+        advance(1)
     frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
     if not count or frames.length != count:
         remedy = "encode it again at a constant frame rate"
@@ -192,8 +214,10 @@ def read_content(path: AnyPath) -> Content:
     return Content(frames, height, width, digest.hexdigest())
 
 
-def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content) -> None:
-    """Raise UserError unless two clips' frames have one size, as LPIPS depends on it."""
-    ours, theirs = (f"{c.width}x{c.height}" for c in (content, other))
-    if ours != theirs:
-        raise UserError(f"{path}: {ours} pixels, but {other_path}: {theirs}; make them alike")
+def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content, scaled: bool = False) -> None:
+    """Raise UserError unless two clips' frames have one size, as LPIPS depends on it, or, to be ``scaled``, one shape:
+    else each would lose other parts when the central square is cut out."""
+    if content.size == other.size or scaled and content.width * other.height == other.width * content.height:
+        return
+    remedy = "cut them to one shape" if scaled else "make them alike, or bring all to one size with --size"
+    raise UserError(f"{path}: {content.size} pixels, but {other_path}: {other.size}; {remedy}")
