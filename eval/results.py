@@ -53,6 +53,13 @@ def progress(total: int | None, doing: str, unit: str = "frame") -> "tqdm[NoRetu
     return tqdm(total=total, desc=doing, unit=unit, miniters=1)
 
 
+def brought(size: str, sizes: Mapping[str, Iterable[str]]) -> str:
+    """What of which pictures hadn't the size that all are scored at, in brackets after a blank; "" if all had it."""
+    others = {name: " and ".join(sorted(set(found) - {size})) for name, found in sizes.items()}
+    named = ", ".join(f"{name} from {found}" for name, found in others.items() if found)
+    return f" ({named}: areas are averaged to shrink, pixels interpolated to grow)" if named else ""
+
+
 def write_text(path: AnyPath, text: str) -> None:
     """Write a text file, aside and then renamed, in which names of files needn't be text; makes its folder."""
     with whole_file(path) as aside:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from eval.bins.folders import PairScore
 from eval.bins.metric import Axis
 from eval.labels import KINDS, Pattern
-from eval.results import AnyPath, Values, interval_cell, markdown_table, provenance
+from eval.results import AnyPath, Values, brought, interval_cell, markdown_table, provenance, summary_of
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
     "FOMM": (0.117, 0.131, 0.160),
@@ -68,6 +68,24 @@ def difference_table(pairs: Sequence[PairScore], names: Sequence[str]) -> str:
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
+def score_summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The scores for other programs: a row for every method and kind of sequence."""
+    for name, kind in itertools.product(names, KINDS):
+        yield {"method": name, "sequence": kind, **_summary(values_of(pairs, name, kind))}
+
+
+def difference_summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The differences for other programs: a row for every two methods and kind of sequence."""
+    for (a, b), kind in itertools.product(itertools.combinations(names, 2), KINDS):
+        sides = values_of(pairs, a, kind), values_of(pairs, b, kind)
+        yield {"first": a, "second": b, "sequence": kind, **_summary(*sides)}
+
+
+def _summary(values: Values, subtracted: Values | None = None) -> dict[str, Any]:
+    mean, low, high, units, bins = summary_of(values, subtracted)
+    return {"mean": mean, "low": low, "high": high, "pairs": units, "bins": bins}
+
+
 def notes(
     pairs: Sequence[PairScore], patterns: Sequence[Pattern], data: AnyPath, axis: Axis, faces: bool
 ) -> Iterator[str]:
@@ -76,12 +94,15 @@ def notes(
     lengths = {(p.name, kind): clip.content.frames.length for p in patterns for kind, clip in p.sequences.items()}
     total = sum(lengths[pair.driving, pair.kind] for pair in pairs)
     used = sum(b.generated for pair in scored for b in pair.score.bins)
-    lost, size = len(pairs) - len(scored), pairs[0].size
+    lost, size = len(pairs) - len(scored), f"{pairs[0].size}x{pairs[0].size}"
+    sizes = {"recordings": {clip.content.size for pattern in patterns for clip in pattern.sequences.values()}}
+    for pair in pairs:
+        sizes.setdefault(pair.method, set()).add(pair.own_size)
     yield "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns)."
     yield f"{len(patterns)} patterns; pairs scored: {pairs_scored(scored)}; {lost} results without a common bin."
     yield f"Recordings: {data}"
     yield f"Bins of {axis.width:g} degrees, {-axis.limit:g} to {axis.limit:g}."
-    yield f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size."
+    yield f"All frames are scored at {size} pixels{brought(size, sizes)}; LPIPS depends on the size."
     yield f"{used} of {total} generated frames were averaged in a bin that has true ones."
     if faces:
         dropped = sum(pair.score.dropped for pair in pairs)

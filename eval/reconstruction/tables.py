@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.reconstruction.metrics import AKD_SIZE, Column, columns_of
 from eval.reconstruction.runs import Method
-from eval.results import Interval, Values, interval_cell, markdown_table, provenance, summary_of
+from eval.results import Interval, Values, brought, interval_cell, markdown_table, provenance, summary_of
 
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
 PAPER = {  # VoxCeleb1, arXiv 2202.10758: PAPER_COLUMNS
@@ -91,11 +91,9 @@ def notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]
 
 def sizes(methods: Sequence[Method]) -> str:
     """At which size all frames are scored, and which ones had another."""
-    size = methods[0].size
-    sides = {method.name: sorted({made.side for made in method.made} - {size}) for method in methods}
-    others = ", ".join(f"{name} from {' and '.join(map(str, found))}" for name, found in sides.items() if found)
-    brought = f" ({others}: areas are averaged to shrink, pixels interpolated to grow)" if others else ""
-    return f"Images of {size} pixels{brought}, true frames brought to it."
+    size = str(methods[0].size)
+    sides = {method.name: {str(made.side) for made in method.made} for method in methods}
+    return f"Images of {size} pixels{brought(size, sides)}, true frames brought to it."
 
 
 def _notes_of_method(method: Method, columns: Sequence[Column]) -> Iterator[str]:
