@@ -34,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    module = importlib.import_module(f"eval.{args.command}")  # each needs other extras, and takes its time
+    module = importlib.import_module(f".{args.command}", __package__)  # each needs other extras, and takes its time
     sys.argv[0] = f"{started_as()} {args.command}"  # the name that its help goes by
     return module.main(args.rest)
 

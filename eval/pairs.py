@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.lpips import load_lpips
-from eval.reconstruction.metrics import Measures, ScoreRow, score
-from eval.results import Values, interval_cell, json_text, markdown_table, notes_list, progress, summary_of
 from mrfomm import bundled
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.images import list_images, read_image
 from mrfomm.media.reading import open_frames
 from mrfomm.runtime.context import CONTEXTS, use_context
+
+from .lpips import load_lpips
+from .reconstruction.metrics import Measures, ScoreRow, score
+from .results import Values, interval_cell, json_text, markdown_table, notes_list, progress, summary_of
 
 TITLES = {"l1": "L1", "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -57,20 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {key: values_of(rows, key) for key in TITLES}
     equal = len(rows) - len(found["psnr"])
     remarks = [
-        f"{args.first} and {args.second}: {len(rows)} pairs of pictures.",
+        f"{args.first} and {args.second}: {len(rows)} pair{'' if len(rows) == 1 else 's'} of pictures.",
         "Means; in brackets 95 % bootstrap intervals over pictures (too narrow where these are frames of one clip).",
         "PSNR and SSIM are higher for more equal pictures, L1 and LPIPS lower.",
-        *[f"PSNR: {equal} pairs of equal pictures, whose PSNR is infinite, are left out."] * (equal > 0),
+        *[f"PSNR: {equal} of them left out: the pictures are equal, their PSNR infinite."] * (equal > 0),
     ]
     if args.json:
         scores = [{"measure": key, **summary_of(values)._asdict()} for key, values in found.items()]
         pictures = [{"name": name, **row} for name, row in rows.items()]
         record = {"first": args.first, "second": args.second, "scores": scores, "pictures": pictures}
-        print(json_text({**record, "notes": remarks}, "eval.pairs", arguments), end="")
+        print(json_text({**record, "notes": remarks}, "pairs", arguments), end="")
     else:
-        cells = [interval_cell(values) for values in found.values()]
+        cells = [interval_cell(values, weighted=True) for values in found.values()]
         print(markdown_table(["pictures", *TITLES.values()], [[len(rows), *cells]]))
-        print(notes_list(remarks, "eval.pairs", arguments), end="")
+        print(notes_list(remarks, "pairs", arguments), end="")
     return 0
 
 

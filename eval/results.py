@@ -222,20 +222,25 @@ def _text(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def made_by(module: str, arguments: Sequence[object] | None) -> tuple[str, str]:
-    """The command line of a module's ``main`` and the versions of ``provenance``, for people."""
+def command_line(command: str) -> str:
+    """How a command is started: in a checkout, or from the wheel, which has this package under another name."""
+    return f"python -m eval.{command}" if __package__ == "eval" else f"mrfomm-eval {command}"
+
+
+def made_by(command: str, arguments: Sequence[object] | None) -> tuple[str, str]:
+    """The command line that ``main`` was given and the versions of ``provenance``, for people."""
     words = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
-    return f"python -m {module} {words}".strip(), versions
+    return f"{command_line(command)} {words}".strip(), versions
 
 
-def notes_list(lines: Iterable[str], module: str, arguments: Sequence[object] | None) -> str:
+def notes_list(lines: Iterable[str], command: str, arguments: Sequence[object] | None) -> str:
     """What has to be known about numbers, as a Markdown list that ends in the command and the versions."""
-    command, versions = made_by(module, arguments)
-    return "".join(f"- {line}\n" for line in (*lines, f"Command: `{command}`", f"Versions: {versions}"))
+    line, versions = made_by(command, arguments)
+    return "".join(f"- {text}\n" for text in (*lines, f"Command: `{line}`", f"Versions: {versions}"))
 
 
-def json_text(record: Mapping[str, object], module: str, arguments: Sequence[object] | None) -> str:
+def json_text(record: Mapping[str, object], command: str, arguments: Sequence[object] | None) -> str:
     """Results for other programs: one JSON object that ends in the command and the versions."""
-    made = {"command": made_by(module, arguments)[0], "versions": provenance()}
+    made = {"command": made_by(command, arguments)[0], "versions": provenance()}
     return json.dumps({**record, **made}, allow_nan=False, ensure_ascii=False, indent=1) + "\n"

@@ -12,24 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.bins.folders import PairScore, score_folders
-from eval.bins.metric import Axis, Extractor, IdentityFeatures, make_axis
-from eval.bins.protocol import PAIRS, export_protocol
-from eval.bins.tables import (
-    bin_rows,
-    difference_summaries,
-    difference_table,
-    draw_curves,
-    notes,
-    score_rows,
-    score_summaries,
-    score_table,
-)
-from eval.detectors import IDENTITY_BACKENDS, identity_backend
-from eval.generation import MOTIONS, VERSION, Poses, generate, missing_entries, plan_transfers
-from eval.labels import Pattern, pattern_folders, read_patterns
-from eval.lpips import load_lpips
-from eval.results import json_text, method_names, named_folder, notes_list, progress, write_rows, write_text
 from mrfomm import bundled
 from mrfomm.checkpoint import find_checkpoint
 from mrfomm.commands.options import add_computing
@@ -40,6 +22,25 @@ from mrfomm.onnx.graphs import fingerprint
 from mrfomm.reenactment.backends import backend_name, open_engine
 from mrfomm.runtime.context import use_context
 from mrfomm.store import PARTIAL, locked, whole_file
+
+from ..detectors import IDENTITY_BACKENDS, identity_backend
+from ..generation import MOTIONS, VERSION, Poses, generate, missing_entries, plan_transfers
+from ..labels import Pattern, pattern_folders, read_patterns
+from ..lpips import load_lpips
+from ..results import command_line, json_text, method_names, named_folder, notes_list, progress, write_rows, write_text
+from .folders import PairScore, score_folders
+from .metric import Axis, Extractor, IdentityFeatures, make_axis
+from .protocol import PAIRS, export_protocol
+from .tables import (
+    bin_rows,
+    difference_summaries,
+    difference_table,
+    draw_curves,
+    notes,
+    score_rows,
+    score_summaries,
+    score_table,
+)
 
 FUSION_NAMES = {"patch": "patch-wise", "element": "element-wise"}
 REFERENCE_COUNTS = {"frontal": 1, "all": 3}
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         summaries = {"scores": [*score_summaries(pairs, names)], "differences": [*difference_summaries(pairs, names)]}
         record = {"measure": args.features, "size": pairs[0].size, **axis._asdict(), **summaries, "notes": remarks}
-        text = json_text(record, "eval.bins", arguments)
+        text = json_text(record, "bins", arguments)
     print(text, end="")
     return 0
 
@@ -141,7 +142,7 @@ def table_text(
     weights = Path(args.lpips_weights or bundled.LPIPS_ALEXNET)
     of_paper = args.features == "lpips" and weights == bundled.LPIPS_ALEXNET
     tables = [score_table(pairs, names, args.features, of_paper), difference_table(pairs, names)]
-    return "\n".join(filter(None, [*tables, notes_list(remarks, "eval.bins", arguments)]))
+    return "\n".join(filter(None, [*tables, notes_list(remarks, "bins", arguments)]))
 
 
 def export(args: argparse.Namespace, folders: Sequence[Path], arguments: Sequence[str] | None) -> int:
@@ -155,8 +156,8 @@ def export(args: argparse.Namespace, folders: Sequence[Path], arguments: Sequenc
     with progress(total, "exporting") as bar:
         sequences = export_protocol(target, patterns, count, args.motion, poses, bar.update)
     record = {"pairs": str(target / PAIRS), "sequences": sequences, "patterns": len(patterns), "frames": total}
-    text = f"{target / PAIRS}: {sequences} sequences to generate; then: python -m eval.bins --generated {target}\n"
-    print(json_text(record, "eval.bins", arguments) if args.json else text, end="")
+    text = f"{target / PAIRS}: {sequences} sequences to generate; then: {command_line('bins')} --generated {target}\n"
+    print(json_text(record, "bins", arguments) if args.json else text, end="")
     return 0
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.bins.metric import Axis, Extractor, Images, Score, plan_bins, score
-from eval.labels import Advance, Content, Pattern, check_same_size, find_media, pairs_of, read_content, read_csv
-from eval.results import progress
 from mrfomm.errors import AnyPath, UserError
+
+from ..labels import Advance, Content, Pattern, check_same_size, find_media, pairs_of, read_content, read_csv
+from ..results import progress
+from .metric import Axis, Extractor, Images, Score, plan_bins, score
 
 PAIRS = "pairs.csv"  # written by eval.bins.protocol
 _NEEDED = ("reference", "driving", "sequence", "generated")
@@ -108,7 +109,7 @@ def places(folder: Path, patterns: list[Pattern]) -> dict[Key, Path]:
     if not path.exists():
         return {key: Path(folder, *key) for key in pairs}
     found: dict[Key, Path] = {}
-    for place, row in read_csv(path, _NEEDED, f"it needs {', '.join(_NEEDED)}; python -m eval.bins --export-protocol"):
+    for place, row in read_csv(path, _NEEDED, f"it needs {', '.join(_NEEDED)}; --export-protocol writes one"):
         *names, generated = (row[name] or "" for name in _NEEDED)
         key: Key = (names[0], names[1], names[2])
         if key in found or not generated:

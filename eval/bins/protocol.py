@@ -19,13 +19,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from eval.bins.folders import PAIRS, recordings_digest
-from eval.generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
-from eval.labels import Advance, Pattern, pairs_of
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.reading import FOLDER_FPS, open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.store import entries, whole_folder
+
+from ..generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
+from ..labels import Advance, Pattern, pairs_of
+from .folders import PAIRS, recordings_digest
 
 
 def export_protocol(

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.bins.folders import PairScore
-from eval.bins.metric import Axis
-from eval.labels import KINDS, Pattern
-from eval.results import AnyPath, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from ..labels import KINDS, Pattern
+from ..results import AnyPath, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from .folders import PairScore
+from .metric import Axis
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
     "FOMM": (0.117, 0.131, 0.160),

@@ -18,11 +18,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backend, landmark_backend
-from eval.lpips import load_lpips
-from eval.reconstruction.metrics import Measures
-from eval.reconstruction.runs import Method, open_runs, score_runs
-from eval.reconstruction.tables import (
+from mrfomm import bundled
+from mrfomm.commands import reconstruct
+from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.runtime.context import CONTEXTS, use_context
+from mrfomm.store import locked, sha256_of
+
+from ..detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backend, landmark_backend
+from ..lpips import load_lpips
+from ..results import json_text, method_names, named_folder, notes_list, write_rows, write_text
+from .metrics import Measures
+from .runs import Method, open_runs, score_runs
+from .tables import (
     PAPER_IDENTITY,
     difference_rows,
     difference_table,
@@ -31,12 +38,6 @@ from eval.reconstruction.tables import (
     sizes,
     summary_rows,
 )
-from eval.results import json_text, method_names, named_folder, notes_list, write_rows, write_text
-from mrfomm import bundled
-from mrfomm.commands import reconstruct
-from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.runtime.context import CONTEXTS, use_context
-from mrfomm.store import locked, sha256_of
 
 DEFAULT_RESULT = "reconstruction"
 DEFAULT_OUTPUT = "reconstruction-scores"
@@ -82,14 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             score_runs(measures, methods, args.output, args.batch, weights)
         remarks, columns = list(notes(methods, measures.columns)), measures.columns
         tables = [score_table(methods, columns), difference_table(methods, columns)]
-        text = "\n".join(filter(None, [*tables, notes_list(remarks, "eval.reconstruction", arguments)]))
+        text = "\n".join(filter(None, [*tables, notes_list(remarks, "reconstruction", arguments)]))
         scores = list(summary_rows(methods, columns))
         write_rows(Path(args.output, "summary.jsonl"), scores)
         write_text(Path(args.output, "table.md"), text)
     if args.json:
         differences = list(difference_rows(methods, columns))
         record = {"size": methods[0].size, "scores": scores, "differences": differences, "notes": remarks}
-        text = json_text(record, "eval.reconstruction", arguments)
+        text = json_text(record, "reconstruction", arguments)
     print(text, end="")
     return 0
 

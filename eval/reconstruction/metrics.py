@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from eval.detectors import Find
+from ..detectors import Find
 
 if TYPE_CHECKING:
-    from eval.lpips import Lpips
+    from ..lpips import Lpips
 
 AKD_SIZE = 256  # pixels: AKD is defined at this size
 SSIM_WINDOW = 11

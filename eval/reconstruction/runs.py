@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from eval.labels import find_media, read_content
-from eval.reconstruction.metrics import Measures, score_each
-from eval.results import progress, provenance, read_rows, write_rows
 from mrfomm.data.clips import Clip, find_clips, open_clip
 from mrfomm.errors import AnyPath, UserError, named
 from mrfomm.media.images import fit, read_image
 from mrfomm.provenance import clip_digest
 from mrfomm.store import whole_file
+
+from ..labels import find_media, read_content
+from ..results import progress, provenance, read_rows, write_rows
+from .metrics import Measures, score_each
 
 if TYPE_CHECKING:
     from mrfomm.reenactment.reconstruction import ClipRow, FrameRow, Run

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eval.reconstruction.metrics import AKD_SIZE, Column, columns_of
-from eval.reconstruction.runs import Method
-from eval.results import Interval, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from ..results import Interval, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from .metrics import AKD_SIZE, Column, columns_of
+from .runs import Method
 
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
 PAPER = {  # VoxCeleb1, arXiv 2202.10758: PAPER_COLUMNS
