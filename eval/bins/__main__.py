@@ -31,16 +31,7 @@ from ..results import command_line, json_text, method_names, named_folder, notes
 from .folders import PairScore, score_folders
 from .metric import Axis, Extractor, IdentityFeatures, make_axis
 from .protocol import PAIRS, export_protocol
-from .tables import (
-    bin_rows,
-    difference_summaries,
-    difference_table,
-    draw_curves,
-    notes,
-    score_rows,
-    score_summaries,
-    score_table,
-)
+from .tables import bin_rows, difference_table, draw_curves, notes, score_rows, score_table, summaries
 
 FUSION_NAMES = {"patch": "patch-wise", "element": "element-wise"}
 REFERENCE_COUNTS = {"frontal": 1, "all": 3}
@@ -116,9 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = table_text(args, pairs, names, remarks, arguments)
         write_text(output / "table.md", text)
     if args.json:
-        summaries = {"scores": [*score_summaries(pairs, names)], "differences": [*difference_summaries(pairs, names)]}
-        record = {"measure": args.features, "size": pairs[0].size, **axis._asdict(), **summaries, "notes": remarks}
-        text = json_text(record, "bins", arguments)
+        record = {"measure": args.features, "size": pairs[0].size, **axis._asdict(), **summaries(pairs, names)}
+        text = json_text({**record, "notes": remarks}, "bins", arguments)
     print(text, end="")
     return 0
 

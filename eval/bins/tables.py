@@ -68,17 +68,15 @@ def difference_table(pairs: Sequence[PairScore], names: Sequence[str]) -> str:
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
-def score_summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The scores for other programs: a row for every method and kind of sequence."""
-    for name, kind in itertools.product(names, KINDS):
-        yield {"method": name, "sequence": kind, **_summary(values_of(pairs, name, kind))}
-
-
-def difference_summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The differences for other programs: a row for every two methods and kind of sequence."""
-    for (a, b), kind in itertools.product(itertools.combinations(names, 2), KINDS):
-        sides = values_of(pairs, a, kind), values_of(pairs, b, kind)
-        yield {"first": a, "second": b, "sequence": kind, **_summary(*sides)}
+def summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Both tables for other programs: ``scores`` by method and kind of sequence, ``differences`` of two methods."""
+    scores, differences = [], []
+    for kind in KINDS:
+        values = {name: values_of(pairs, name, kind) for name in names}
+        scores += [{"method": name, "sequence": kind, **_summary(values[name])} for name in names]
+        for a, b in itertools.combinations(names, 2):
+            differences.append({"first": a, "second": b, "sequence": kind, **_summary(values[a], values[b])})
+    return {"scores": scores, "differences": differences}
 
 
 def _summary(values: Values, subtracted: Values | None = None) -> dict[str, Any]:
