@@ -91,18 +91,21 @@ def read_version():
     return re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE).group(1)
 
 
+EVAL = find_packages(include=["eval", "eval.*"])
+
 setup(
     name="mrfomm",
     version=read_version(),
     description="Multi-reference face reenactment in nnabla (arXiv 2202.10758)",
     license="Apache-2.0",
     python_requires=">=3.10,<3.11",
-    packages=[*find_packages(include=["mrfomm", "mrfomm.*", "eval", "eval.*"]), "mrfomm.configs"],
-    package_dir={"mrfomm.configs": "configs"},  # the checkout's folder, where bundled.CONFIGS finds it
+    packages=[*find_packages(include=["mrfomm", "mrfomm.*"]), "mrfomm.configs", *(f"mrfomm_{name}" for name in EVAL)],
+    # The checkout's folders: configs, where bundled.CONFIGS finds it, and eval, too general a name for an installation.
+    package_dir={"mrfomm.configs": "configs", "mrfomm_eval": "eval"},
     package_data={
         "mrfomm": ["py.typed", "assets/**"],
         "mrfomm.configs": ["*.yaml"],
-        "eval": ["py.typed", "templates/*"],
+        "mrfomm_eval": ["py.typed", "templates/*"],
     },
     install_requires=CORE,
     extras_require={
@@ -124,7 +127,7 @@ setup(
             "mrfomm-train = mrfomm.commands.train:command",
             "mrfomm-animate = mrfomm.commands.animate:command",
             "mrfomm-reconstruct = mrfomm.commands.reconstruct:command",
-            "mrfomm-eval = eval.__main__:command",
+            "mrfomm-eval = mrfomm_eval.__main__:command",
             "mrfomm-app = mrfomm.app.__main__:command",
         ]
     },

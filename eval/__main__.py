@@ -10,6 +10,7 @@ from mrfomm.errors import command_parser, run_command, started_as
 COMMANDS = {
     "bins": "motion transfer scored in bins of the head's angle",
     "reconstruction": "what reconstruct.py has rebuilt, scored",
+    "pairs": "two folders of pictures, or two videos, compared",
     "pose": "the head's angles in a clip, estimated",
     "report": "results as one self-contained HTML file",
 }
@@ -33,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    module = importlib.import_module(f"eval.{args.command}")  # each needs other extras, and takes its time
+    module = importlib.import_module(f".{args.command}", __package__)  # each needs other extras, and takes its time
     sys.argv[0] = f"{started_as()} {args.command}"  # the name that its help goes by
     return module.main(args.rest)
 

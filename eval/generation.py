@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.labels import Pattern, Sequence, pairs_of
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.reading import FOLDER_FPS
 from mrfomm.media.writing import open_sink
@@ -23,6 +22,8 @@ from mrfomm.reenactment.backends import Engine
 from mrfomm.reenactment.motion import Transfer
 from mrfomm.reenactment.reenactor import Reenactor
 from mrfomm.store import sha256_of, whole_folder
+
+from .labels import Pattern, Sequence, pairs_of
 
 FRONTAL, SIDES = 0.0, (-30.0, 30.0)  # yaw of the references, degrees (paper, section 4)
 MOTIONS = ("relative", "absolute")

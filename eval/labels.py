@@ -11,7 +11,7 @@ Every clip is decoded once when it is read, so that damage shows before any work
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from mrfomm.data.labels import KINDS, check_labelled, read_labels
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.reading import open_frames
 
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif")
+Advance = Callable[[int], object]  # called with a number of frames that are done
+
 
 class Content(NamedTuple):
     """What a clip holds. frames: to read by number; height, width: of every frame; digest: SHA-256 of the pixels."""
@@ -30,6 +33,11 @@ class Content(NamedTuple):
     height: int
     width: int
     digest: str
+
+    @property
+    def size(self) -> str:
+        """Width and height for people."""
+        return f"{self.width}x{self.height}"
 
 
 class Sequence(NamedTuple):
@@ -64,12 +72,17 @@ def pattern_folders(root: AnyPath) -> list[Path]:
     return folders
 
 
-def read_patterns(folders: Iterable[Path]) -> list[Pattern]:
-    """Read the recordings in patterns' folders; UserError names a file that is missing, unreadable or doesn't fit."""
-    patterns = [_read_pattern(folder) for folder in folders]
+def read_patterns(
+    folders: Iterable[Path], advance: Advance = lambda count: None, scaled: bool = False
+) -> list[Pattern]:
+    """Read the recordings in patterns' folders; ``scaled``: their sizes may differ.
+
+    UserError names a file that is missing, unreadable or doesn't fit.
+    """
+    patterns = [_read_pattern(folder, advance) for folder in folders]
     first, *others = (sequence for pattern in patterns for sequence in pattern.sequences.values())
     for other in others:
-        check_same_size(other.path, other.content, first.path, first.content)
+        check_same_size(other.path, other.content, first.path, first.content, scaled)
     return patterns
 
 
@@ -79,12 +92,12 @@ def pairs_of(reference: Pattern, patterns: Iterable[Pattern]) -> list[tuple[Patt
     return [(driving, kind) for driving in others for kind in driving.sequences if kind in reference.sequences]
 
 
-def _read_pattern(folder: Path) -> Pattern:
+def _read_pattern(folder: Path, advance: Advance) -> Pattern:
     sequences = {}
     for kind in KINDS:
         path, labels = find_media(folder, kind), folder / f"{kind}.csv"
         if path is not None:
-            sequences[kind] = _read_sequence(path, labels, kind)
+            sequences[kind] = _read_sequence(path, labels, kind, advance)
         elif labels.exists():
             raise UserError(f"{labels}: labels without a clip; add {kind}.mp4 or a folder {kind} beside it")
     if "yaw" not in sequences:
@@ -93,24 +106,25 @@ def _read_pattern(folder: Path) -> Pattern:
 
 
 def find_media(folder: AnyPath, name: str) -> Path | None:
-    """The clip ``name.mp4`` or folder of frames ``name`` in a folder; UserError if there are both."""
-    found = [path for path in (Path(folder, f"{name}.mp4"), Path(folder, name)) if path.exists()]
+    """The clip ``name.mp4``, or of another of VIDEOS, or the folder of frames ``name`` in a folder; UserError if there
+    are several."""
+    found = [path for path in (Path(folder, name + suffix) for suffix in (*VIDEOS, "")) if path.exists()]
     if len(found) > 1:
-        raise UserError(f"{found[0]}: there is a folder {name} too; keep one of them")
+        raise UserError(f"{found[0]}: there is {'a folder ' * found[1].is_dir()}{found[1].name} too; keep one of them")
     return found[0] if found else None
 
 
-def _read_sequence(path: Path, labels: Path, kind: str) -> Sequence:
+def _read_sequence(path: Path, labels: Path, kind: str, advance: Advance) -> Sequence:
     angles = read_labels(labels)
     check_labelled(path, labels)
-    content = read_content(path)
+    content = read_content(path, advance)
     length = content.frames.length
     if len(angles) != length:
         raise UserError(f"{labels}: {len(angles)} rows, but {path} has {length} frames; mend one of them")
     return Sequence(path, kind, angles, content)
 
 
-def read_content(path: AnyPath) -> Content:
+def read_content(path: AnyPath, advance: Advance = lambda count: None) -> Content:
     """Decode a clip from end to end; UserError: a frame is damaged, frames differ in size, or the frame rate varies."""
     digest, count, first = hashlib.sha256(), 0, ""
     for frame in open_frames(path):
@@ -121,6 +135,7 @@ def read_content(path: AnyPath) -> Content:
             raise UserError(f"{path}: frame {count} is {size}, the first is {first}; make them alike")
         digest.update(frame.data)
         count += 1
+        advance(1)
     frames = open_clip(Clip(Path(path), Path(path).stem, Path(path).stem))
     if not count or frames.length != count:
         remedy = "encode it again at a constant frame rate"
@@ -128,8 +143,10 @@ def read_content(path: AnyPath) -> Content:
     return Content(frames, height, width, digest.hexdigest())
 
 
-def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content) -> None:
-    """Raise UserError unless two clips' frames have one size, as LPIPS depends on it."""
-    ours, theirs = (f"{c.width}x{c.height}" for c in (content, other))
-    if ours != theirs:
-        raise UserError(f"{path}: {ours} pixels, but {other_path}: {theirs}; make them alike")
+def check_same_size(path: AnyPath, content: Content, other_path: AnyPath, other: Content, scaled: bool = False) -> None:
+    """Raise UserError unless two clips' frames have one size, as LPIPS depends on it, or, to be ``scaled``, one shape:
+    else each would lose other parts when the central square is cut out."""
+    if content.size == other.size or scaled and content.width * other.height == other.width * content.height:
+        return
+    remedy = "cut them to one shape" if scaled else "make them alike, or bring all to one size with --size"
+    raise UserError(f"{path}: {content.size} pixels, but {other_path}: {other.size}; {remedy}")

@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from eval.detectors import Find, landmark_backend
 from mrfomm.data.labels import COLUMNS, KINDS, check_labelled, read_labels
 from mrfomm.errors import AnyPath, UserError, command_parser, run_command
 from mrfomm.media.provenance import clip_digest
 from mrfomm.media.reading import open_frames
 from mrfomm.store import whole_file
+
+from .detectors import Find, landmark_backend
 
 # An average adult head in millimetres, from the nasion: x to image right, y down, z away from the camera. Widths and
 # heights are mean anthropometric distances of young adults, women and men, rounded (endocanthion width 32, exocanthion

@@ -17,11 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from eval.bins.folders import PairScore, digest_of
-from eval.bins.metric import Bin, Score
-from eval.bins.tables import draw_curves
-from eval.labels import KINDS, find_media, read_content, read_labels
-from eval.results import made_by, read_rows
 from mrfomm.data.clips import Clip, open_clip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import UserError, check_is_file, command_parser, run_command
@@ -29,6 +24,12 @@ from mrfomm.media.images import read_image
 from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reconstruction import SETTINGS, FrameRow, check_l1, l1_distances, read_run
 from mrfomm.store import whole_file
+
+from .bins.folders import PairScore, digest_of
+from .bins.metric import Bin, Score
+from .bins.tables import draw_curves
+from .labels import KINDS, find_media, read_content, read_labels
+from .results import made_by, read_rows
 
 MASK_PICTURES = 4
 SMALLEST_FRAME, SMALLEST_MASKS = 128, 400  # pixels: smaller pictures are enlarged
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--frames {args.frames}: give a number, at least 1")
     data = None if args.data is None else Path(args.data)
     sections = [read_result(Path(path), data, args.frames) for path in args.results]
-    page = render(sections, args.title, "Made by {}; {}".format(*made_by("eval.report", arguments)))
+    page = render(sections, args.title, "Made by {}; {}".format(*made_by("report", arguments)))
     with whole_file(args.output) as aside:
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files needn't be text
     print(args.output)

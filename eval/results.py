@@ -1,17 +1,19 @@
-"""What every measurement is written and summarised with: JSON lines, versions, bootstrap intervals, tables."""
+"""What all measurements share: names of methods, JSON, versions, bootstrap intervals, tables, progress."""
 
 import contextlib
 import json
 import math
+import os
 import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from tqdm import tqdm
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
 from mrfomm.store import whole_file
@@ -23,6 +25,39 @@ _RESAMPLES_AT_A_TIME = 256  # bounds the memory for long lists of values
 Row = Mapping[str, object]  # plain values by name
 Numbers = Sequence[float] | np.ndarray
 Values = Mapping[Any, Mapping[Any, float]]  # clip or pair, drawn independently -> frame or bin -> value
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    """The name and the folder of an argument ``NAME=DIR``, or of ``DIR``, which has its own name."""
+    name, _, folder = text.partition("=")
+    if folder and "/" not in name and not os.path.exists(text):
+        return name, Path(folder)
+    return os.path.basename(os.path.realpath(text)), Path(text)
+
+
+def method_names(given: Sequence[str] | None, found: Sequence[str], what: str) -> Sequence[str]:
+    """The names of methods: those of --method, or else those ``found``; UserError unless each can be a folder's."""
+    names = given or found
+    if len(names) != len(found):
+        raise UserError(f"--method: {len(names)} names for {len(found)} {what}; give one for each, in their order")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"--method: two methods are called {name}; give each its own name")
+        if not name or name.startswith(".") or "/" in name:
+            raise UserError(f"--method {name!r}: a name becomes a folder; leave out slashes and leading dots")
+    return names
+
+
+def progress(total: int | None, doing: str, unit: str = "frame") -> "tqdm[NoReturn]":
+    """A progress bar that is drawn at every update, but not more than ten times a second."""
+    return tqdm(total=total, desc=doing, unit=unit, miniters=1)
+
+
+def brought(size: str, sizes: Mapping[str, Iterable[str]]) -> str:
+    """What of which pictures hadn't the size that all are scored at, in brackets after a blank; "" if all had it."""
+    others = {name: " and ".join(sorted(set(found) - {size})) for name, found in sizes.items()}
+    named = ", ".join(f"{name} from {found}" for name, found in others.items() if found)
+    return f" ({named}: areas are averaged to shrink, pixels interpolated to grow)" if named else ""
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -126,22 +161,37 @@ def in_common(first: Values, second: Values) -> tuple[Values, Values]:
     return ours, theirs
 
 
-def interval_cell(values: Values, subtracted: Values | None = None, weighted: bool = False) -> str | None:
-    """The mean over the units and its interval, as a table shows them; None without a value.
+class Summary(NamedTuple):
+    """A mean over units, such as clips, with its interval (None without a value), and how many values they have."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    units: int
+    values: int
+
+
+def summary_of(values: Values, subtracted: Values | None = None, weighted: bool = False) -> Summary:
+    """Summarise values over their units.
 
     subtracted: another method's values, to compare over what both have. weighted: units weigh by how many values they
-    have, and a single one is shown without its interval.
+    have.
     """
     if subtracted is not None:
         values, subtracted = in_common(values, subtracted)
     means, counts = unit_means(values)
     if not means:
-        return None
+        return Summary(None, None, None, 0, 0)
     others = [0.0] * len(means) if subtracted is None else unit_means(subtracted)[0]
-    interval = paired_difference(means, others, counts if weighted else None)
-    if weighted and len(means) == 1:
-        return f"{interval.mean:.4f}"
-    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
+    return Summary(*paired_difference(means, others, counts if weighted else None), len(means), sum(counts))
+
+
+def interval_cell(values: Values, subtracted: Values | None = None, weighted: bool = False) -> str | None:
+    """``summary_of`` as a table shows it; None without a value, of a single unit that is weighted without interval."""
+    mean, low, high, units, _ = summary_of(values, subtracted, weighted)
+    if mean is None:
+        return None
+    return f"{mean:.4f}" if weighted and units == 1 else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -172,14 +222,25 @@ def _text(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def made_by(module: str, arguments: Sequence[object] | None) -> tuple[str, str]:
-    """The command line of a module's ``main`` and the versions of ``provenance``, for people."""
+def command_line(command: str) -> str:
+    """How a command is started: in a checkout, or from the wheel, which has this package under another name."""
+    return f"python -m eval.{command}" if __package__ == "eval" else f"mrfomm-eval {command}"
+
+
+def made_by(command: str, arguments: Sequence[object] | None) -> tuple[str, str]:
+    """The command line that ``main`` was given and the versions of ``provenance``, for people."""
     words = shlex.join(map(str, sys.argv[1:] if arguments is None else arguments))
     versions = ", ".join(f"{name} {version}" for name, version in provenance().items())
-    return f"python -m {module} {words}".strip(), versions
+    return f"{command_line(command)} {words}".strip(), versions
 
 
-def notes_list(lines: Iterable[str], module: str, arguments: Sequence[object] | None) -> str:
+def notes_list(lines: Iterable[str], command: str, arguments: Sequence[object] | None) -> str:
     """What has to be known about numbers, as a Markdown list that ends in the command and the versions."""
-    command, versions = made_by(module, arguments)
-    return "".join(f"- {line}\n" for line in (*lines, f"Command: `{command}`", f"Versions: {versions}"))
+    line, versions = made_by(command, arguments)
+    return "".join(f"- {text}\n" for text in (*lines, f"Command: `{line}`", f"Versions: {versions}"))
+
+
+def json_text(record: Mapping[str, object], command: str, arguments: Sequence[object] | None) -> str:
+    """Results for other programs: one JSON object that ends in the command and the versions."""
+    made = {"command": made_by(command, arguments)[0], "versions": provenance()}
+    return json.dumps({**record, **made}, allow_nan=False, ensure_ascii=False, indent=1) + "\n"

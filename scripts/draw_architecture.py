@@ -45,15 +45,14 @@ def modules():
 
 
 def imports(path):
-    """The dotted names a file imports, with `from a import b` as a.b."""
-    found = set()
+    """The dotted names a file of this checkout imports, with `from a import b` as a.b, and `from .a import b` too."""
+    found, package = set(), path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise ValueError(f"{path}: relative import")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            found |= {".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names}
     return found
 
 

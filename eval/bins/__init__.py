@@ -8,12 +8,12 @@ pairs = bins.score_folders(lpips, axis, read_patterns(pattern_folders("recording
 import importlib
 from collections.abc import Sequence
 
-from eval.bins.folders import score_folders
-from eval.bins.metric import Axis, Images, score
+from .folders import score_folders
+from .metric import Axis, Images, score
 
 __all__ = ["Axis", "Images", "main", "score", "score_folders"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m eval.bins`, which needs models, back ends and matplotlib."""
-    return importlib.import_module("eval.bins.__main__").main(arguments)
+    return importlib.import_module(".__main__", __package__).main(arguments)

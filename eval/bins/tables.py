@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.bins.folders import PairScore
-from eval.bins.metric import Axis
-from eval.labels import KINDS, Pattern
-from eval.results import AnyPath, Values, interval_cell, markdown_table, provenance
+from ..labels import KINDS, Pattern
+from ..results import AnyPath, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from .folders import PairScore
+from .metric import Axis
 
 PAPER = {  # yaw, pitch, roll; arXiv 2202.10758, LPIPS with AlexNet
     "FOMM": (0.117, 0.131, 0.160),
@@ -68,6 +68,22 @@ def difference_table(pairs: Sequence[PairScore], names: Sequence[str]) -> str:
     return markdown_table(["difference", *KINDS], rows) if rows else ""
 
 
+def summaries(pairs: Sequence[PairScore], names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Both tables for other programs: ``scores`` by method and kind of sequence, ``differences`` of two methods."""
+    scores, differences = [], []
+    for kind in KINDS:
+        values = {name: values_of(pairs, name, kind) for name in names}
+        scores += [{"method": name, "sequence": kind, **_summary(values[name])} for name in names]
+        for a, b in itertools.combinations(names, 2):
+            differences.append({"first": a, "second": b, "sequence": kind, **_summary(values[a], values[b])})
+    return {"scores": scores, "differences": differences}
+
+
+def _summary(values: Values, subtracted: Values | None = None) -> dict[str, Any]:
+    mean, low, high, units, bins = summary_of(values, subtracted)
+    return {"mean": mean, "low": low, "high": high, "pairs": units, "bins": bins}
+
+
 def notes(
     pairs: Sequence[PairScore], patterns: Sequence[Pattern], data: AnyPath, axis: Axis, faces: bool
 ) -> Iterator[str]:
@@ -76,12 +92,15 @@ def notes(
     lengths = {(p.name, kind): clip.content.frames.length for p in patterns for kind, clip in p.sequences.items()}
     total = sum(lengths[pair.driving, pair.kind] for pair in pairs)
     used = sum(b.generated for pair in scored for b in pair.score.bins)
-    lost, size = len(pairs) - len(scored), pairs[0].size
+    lost, size = len(pairs) - len(scored), f"{pairs[0].size}x{pairs[0].size}"
+    sizes = {"recordings": {clip.content.size for pattern in patterns for clip in pattern.sequences.values()}}
+    for pair in pairs:
+        sizes.setdefault(pair.method, set()).add(pair.own_size)
     yield "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns)."
     yield f"{len(patterns)} patterns; pairs scored: {pairs_scored(scored)}; {lost} results without a common bin."
     yield f"Recordings: {data}"
     yield f"Bins of {axis.width:g} degrees, {-axis.limit:g} to {axis.limit:g}."
-    yield f"All frames are scored at {size}x{size} pixels; LPIPS depends on the size."
+    yield f"All frames are scored at {size} pixels{brought(size, sizes)}; LPIPS depends on the size."
     yield f"{used} of {total} generated frames were averaged in a bin that has true ones."
     if faces:
         dropped = sum(pair.score.dropped for pair in pairs)

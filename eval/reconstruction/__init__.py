@@ -8,12 +8,12 @@ methods = reconstruction.score_runs(measures, open_runs({"mine": "results/mine"}
 import importlib
 from collections.abc import Sequence
 
-from eval.reconstruction.metrics import Measures, score
-from eval.reconstruction.runs import Method, open_runs, score_runs
+from .metrics import Measures, score
+from .runs import Method, open_runs, score_runs
 
 __all__ = ["Measures", "Method", "main", "open_runs", "score", "score_runs"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m eval.reconstruction`, which can also rebuild the bundled clips first."""
-    return importlib.import_module("eval.reconstruction.__main__").main(arguments)
+    return importlib.import_module(".__main__", __package__).main(arguments)

@@ -1,7 +1,8 @@
 """Score what reconstruct.py has rebuilt (the paper's L1D, AKD and AED): `python -m eval.reconstruction RESULT...`.
 
-Every RESULT is a run folder of reconstruct.py, a row of the table. Without one, ./reconstruction is scored, and made
-first from the bundled clips with the bundled model if it isn't there.
+Every RESULT is a run folder of reconstruct.py, a row of the table, and so is every --generated, a folder of another
+method's frames. Without any, ./reconstruction is scored, and made first from the bundled clips with the bundled model
+if it isn't there.
 
 ::
 
@@ -12,25 +13,35 @@ first from the bundled clips with the bundled model if it isn't there.
 """
 
 import argparse
-import os
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backend, landmark_backend
-from eval.lpips import load_lpips
-from eval.reconstruction.metrics import Measures
-from eval.reconstruction.runs import open_runs, score_runs
-from eval.reconstruction.tables import PAPER_IDENTITY, difference_table, notes, score_table, summary_rows
-from eval.results import notes_list, write_rows, write_text
 from mrfomm import bundled
 from mrfomm.commands import reconstruct
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.runtime.context import CONTEXTS, use_context
 from mrfomm.store import locked, sha256_of
 
+from ..detectors import IDENTITY_BACKENDS, LANDMARK_BACKENDS, identity_backend, landmark_backend
+from ..lpips import load_lpips
+from ..results import json_text, method_names, named_folder, notes_list, write_rows, write_text
+from .metrics import Measures
+from .runs import Method, open_runs, score_runs
+from .tables import (
+    PAPER_IDENTITY,
+    difference_rows,
+    difference_table,
+    notes,
+    score_table,
+    sizes,
+    summary_rows,
+)
+
 DEFAULT_RESULT = "reconstruction"
 DEFAULT_OUTPUT = "reconstruction-scores"
+GENERATED = "another method's frames: a folder or video for each test clip, of its name; again for more methods"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,8 +52,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     landmarks_help = names_help.format("landmarks for AKD", ", ".join(LANDMARK_BACKENDS))
     identity_help = names_help.format("face embeddings for AED", ", ".join(IDENTITY_BACKENDS))
     add("results", metavar="RESULT", nargs="*", help=f"run folders of reconstruct.py (./{DEFAULT_RESULT})")
-    add("--method", metavar="NAME", nargs="+", help="names of the results in the table (their folders' names)")
+    add("--generated", metavar="[NAME=]DIR", action="append", default=[], help=GENERATED)
+    add("--method", metavar="NAME", nargs="+", help="names in the table, RESULTs first (their folders' names)")
     add("--data", metavar="DIR", help="where the true clips are, if not where they were (has test/)")
+    add("--size", metavar="N", type=int, help="bring all frames to N x N pixels (as they are, if all have one size)")
     add("--landmarks", metavar="NAMES", default="mediapipe", help=landmarks_help)
     add("--identity", metavar="NAMES", default="dlib", help=identity_help)
     add("--openface-weights", metavar="FILE", help="nn4.small2.v1.t7 of the OpenFace project, for --identity openface")
@@ -50,25 +63,34 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("-o", "--output", metavar="DIR", default=DEFAULT_OUTPUT, help="folder for tables and rows (%(default)s)")
     add("--context", choices=CONTEXTS, default="auto", help="where LPIPS is computed (%(default)s)")
     add("--batch", type=int, default=8, metavar="N", help="frames per call of a network (%(default)s)")
+    add("--json", action="store_true", help="print the scores as JSON, not as tables")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: at least 1")
+    for option, value in (("batch", args.batch), ("size", args.size)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} {value}: at least 1")
     measures = load_measures(args)
     weights = [sha256_of(path) for path in (args.lpips_weights, args.openface_weights) if path]
-    methods = open_runs(folders_of(args), args.data)
+    methods = open_methods(args)
+    if args.size is not None:
+        print(sizes(methods), file=sys.stderr)
     with locked(args.output, make=True):
         with use_context(args.context):
             score_runs(measures, methods, args.output, args.batch, weights)
-        remarks = notes_list(notes(methods, measures.columns), "eval.reconstruction", arguments)
-        tables = [score_table(methods, measures.columns), difference_table(methods, measures.columns)]
-        text = "\n".join(filter(None, [*tables, remarks]))
-        write_rows(Path(args.output, "summary.jsonl"), summary_rows(methods, measures.columns))
+        remarks, columns = list(notes(methods, measures.columns)), measures.columns
+        tables = [score_table(methods, columns), difference_table(methods, columns)]
+        text = "\n".join(filter(None, [*tables, notes_list(remarks, "reconstruction", arguments)]))
+        scores = list(summary_rows(methods, columns))
+        write_rows(Path(args.output, "summary.jsonl"), scores)
         write_text(Path(args.output, "table.md"), text)
+    if args.json:
+        differences = list(difference_rows(methods, columns))
+        record = {"size": methods[0].size, "scores": scores, "differences": differences, "notes": remarks}
+        text = json_text(record, "reconstruction", arguments)
     print(text, end="")
     return 0
 
@@ -92,19 +114,18 @@ def _chosen(text: str, known: Sequence[str], option: str) -> list[str]:
     return names
 
 
-def folders_of(args: argparse.Namespace) -> dict[str, Path]:
-    """Run folders by their names in the table; the default one is made if it isn't there."""
-    if not args.results and not Path(DEFAULT_RESULT).exists():
+def open_methods(args: argparse.Namespace) -> list[Method]:
+    """What is to be scored; the default result is made if it isn't there."""
+    is_default = not (args.results or args.generated)
+    if is_default and not Path(DEFAULT_RESULT).exists():
         print(f"no result given: rebuilding the bundled clips into ./{DEFAULT_RESULT}", file=sys.stderr)
-        reconstruct.main(["--output", DEFAULT_RESULT, "--context", args.context])
-    folders = [Path(folder) for folder in args.results or [DEFAULT_RESULT]]
-    names = args.method or [os.path.basename(os.path.realpath(folder)) for folder in folders]
-    if len(names) != len(folders):
-        raise UserError(f"--method: {len(names)} names for {len(folders)} results; give one for each")
-    for name in names:
-        if names.count(name) > 1 or name in ("", ".", "..") or "/" in name:
-            raise UserError(f"--method {name!r}: every result needs a name of its own that can be a folder's")
-    return dict(zip(names, folders))
+        with contextlib.redirect_stdout(sys.stderr):
+            reconstruct.main(["--output", DEFAULT_RESULT, "--context", args.context])
+    results = [DEFAULT_RESULT] if is_default else args.results
+    found = [named_folder(text) for text in (*results, *args.generated)]
+    names = method_names(args.method, [name for name, _ in found], "results")
+    folders = [(name, folder) for name, (_, folder) in zip(names, found)]
+    return open_runs(dict(folders[: len(results)]), args.data, dict(folders[len(results) :]), args.size)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ Images are arrays [H,W,C] in [0,1]; landmarks are [n,2], (x, y) in pixels; embed
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from eval.detectors import Find
+from ..detectors import Find
 
 if TYPE_CHECKING:
-    from eval.lpips import Lpips
+    from ..lpips import Lpips
 
 AKD_SIZE = 256  # pixels: AKD is defined at this size
 SSIM_WINDOW = 11
@@ -138,8 +138,14 @@ class Measures:
 
 def score(measures: Measures, truth: np.ndarray, pictures: np.ndarray) -> list[ScoreRow]:
     """Every measure of each of N pictures, uint8 [N,S,S,3], against its true frame, uint8 [N,S,S,3]."""
+    return list(score_each(measures, truth, pictures))
+
+
+def score_each(measures: Measures, truth: np.ndarray, pictures: np.ndarray) -> Iterator[ScoreRow]:
+    """``score``, picture by picture: back ends take their time."""
     perceptual = measures.lpips(truth, pictures)
-    return [_score_frame(measures, a, b, float(lpips)) for a, b, lpips in zip(truth, pictures, perceptual)]
+    for a, b, lpips in zip(truth, pictures, perceptual):
+        yield _score_frame(measures, a, b, float(lpips))
 
 
 def _score_frame(measures: Measures, truth: np.ndarray, picture: np.ndarray, lpips: float) -> ScoreRow:

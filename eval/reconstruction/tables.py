@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eval.reconstruction.metrics import AKD_SIZE, Column, columns_of
-from eval.reconstruction.runs import Method
-from eval.results import Values, bootstrap_interval, interval_cell, markdown_table, provenance, unit_means
+from ..results import Interval, Values, brought, interval_cell, markdown_table, provenance, summary_of
+from .metrics import AKD_SIZE, Column, columns_of
+from .runs import Method
 
 PAPER_LANDMARKS, PAPER_IDENTITY = "face_alignment", "openface"
 PAPER = {  # VoxCeleb1, arXiv 2202.10758: PAPER_COLUMNS
@@ -28,12 +28,21 @@ def summary_rows(methods: Sequence[Method], columns: Sequence[Column]) -> Iterat
     """A row for every method and column: the mean over frames, its interval over clips, and what it rests on."""
     versions = provenance()
     for method, column in itertools.product(methods, columns):
-        means, counts = unit_means(values_of(method, column.key))
-        interval = bootstrap_interval(means, counts)._asdict() if means else dict.fromkeys(("mean", "low", "high"))
         names = {"method": method.name, "measure": column.key, "backend": column.backend}
-        dropped = sum(map(len, method.rows.values())) - sum(counts)
-        rests_on = {"clips": len(means), "frames": sum(counts), "dropped": dropped}
-        yield {**names, **interval, **rests_on, "settings": method.run.settings._asdict(), "versions": versions}
+        *interval, clips, frames = summary_of(values_of(method, column.key), weighted=True)
+        dropped = sum(map(len, method.rows.values())) - frames
+        rests_on = {"clips": clips, "frames": frames, "dropped": dropped, "size": method.size}
+        bounds = dict(zip(Interval._fields, interval))
+        yield {**names, **bounds, **rests_on, "settings": method.settings, "versions": versions}
+
+
+def difference_rows(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """A row for every two methods and column: the mean difference over the frames that both have."""
+    for (first, second), column in itertools.product(itertools.combinations(methods, 2), columns):
+        sides = values_of(first, column.key), values_of(second, column.key)
+        *interval, clips, frames = summary_of(*sides, weighted=True)
+        names = {"first": first.name, "second": second.name, "measure": column.key, "backend": column.backend}
+        yield {**names, **dict(zip(Interval._fields, interval)), "clips": clips, "frames": frames}
 
 
 def score_table(methods: Sequence[Method], columns: Sequence[Column]) -> str:
@@ -67,12 +76,12 @@ def _clips_if_unequal(methods: Sequence[Method], count: int) -> str:
 
 def notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]:
     """What has to be known about the numbers."""
-    size = methods[0].run.settings.image_size
+    size = methods[0].size
     scaled = f", landmarks scaled by {AKD_SIZE}/{size}" if size != AKD_SIZE else ""
     yield "Means over frames; in brackets 95 % bootstrap intervals over clips (one clip has none)."
     yield "The paper's numbers are of another data set, VoxCeleb1 at 256 pixels."
     akd = f"AKD is the mean difference of landmark coordinates in pixels at 256{scaled}"
-    yield f"Images of {size} pixels. {akd}; AED the sum of squared differences."
+    yield f"{sizes(methods)} {akd}; AED the sum of squared differences."
     yield "PSNR and SSIM (Wang et al. 2004, mean over colour channels) are higher for better frames, all others lower."
     if _clips_if_unequal(methods, 0):
         yield "Rows are of different clips: only differences, over the clips that both have, compare methods."
@@ -80,16 +89,19 @@ def notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]
         yield from _notes_of_method(method, columns)
 
 
+def sizes(methods: Sequence[Method]) -> str:
+    """At which size all frames are scored, and which ones had another."""
+    size = str(methods[0].size)
+    sides = {method.name: {str(made.side) for made in method.made} for method in methods}
+    return f"Images of {size} pixels{brought(size, sides)}, true frames brought to it."
+
+
 def _notes_of_method(method: Method, columns: Sequence[Column]) -> Iterator[str]:
-    settings, total = method.run.settings, sum(map(len, method.rows.values()))
-    made = "per frame the best by L1D of results from each of" if settings.pseudo else "from"
-    yield (
-        f"{method.name}: {_counted(total, 'frame')} of {_counted(len(method.rows), 'clip')} in "
-        f"{next(iter(method.truth.values())).parent}, {made} {_counted(settings.references, 'reference')}, "
-        f"fusion {settings.fusion}, model {settings.weights[:12]}."
-    )
+    total = sum(map(len, method.rows.values()))
+    counts = f"{_counted(total, 'frame')} of {_counted(len(method.rows), 'clip')}"
+    yield f"{method.name}: {counts} in {next(iter(method.truth.values())).parent}, {method.remark}."
     for column in columns:
-        dropped = total - sum(unit_means(values_of(method, column.key))[1])
+        dropped = total - summary_of(values_of(method, column.key)).values
         if dropped and "euclidean" not in column.key:  # these share their frames with AKD and AED
             reason = "equal to the truth" if column.key == "psnr" else "no face in the true or the rebuilt frame"
             yield f"{method.name}, {column.title}: {dropped} of {total} frames dropped ({reason})."

@@ -6,6 +6,7 @@ are of (``provenance.clip_digest``).
 
 import csv
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -30,17 +31,8 @@ def read_labels(path: AnyPath) -> np.ndarray:
     Its columns frame, yaw, pitch, roll come in any order, others are ignored; there is a row for each frame. UserError:
     missing, no such columns, no numbers, angles beyond -180..180, or frames not 0 to N-1.
     """
-    check_is_file(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            missing = [name for name in COLUMNS if name not in reader.fieldnames]
-            if missing:
-                raise UserError(f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}")
-            angles = [_row(f"{path}: line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable label file ({error}); it needs columns {','.join(COLUMNS)}") from error
+    remedy = f"the first line must be {','.join(COLUMNS)}"
+    angles = [_row(place, row) for place, row in read_csv(path, COLUMNS, remedy)]
     if not angles:
         raise UserError(f"{path}: no row below the column names; give one for every frame")
     by_frame, length = dict(angles), len(angles)
@@ -49,6 +41,23 @@ def read_labels(path: AnyPath) -> np.ndarray:
         wanted = "number the frames 0, 1, 2 ... once each"
         raise UserError(f"{path}: {length} rows, but none for frame {min(absent)}; {wanted}")
     return np.array([by_frame[frame] for frame in range(length)])
+
+
+def read_csv(path: AnyPath, columns: Iterable[str], remedy: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file, each after the words that name its place; UserError: it is missing, unreadable or
+    lacks one of the columns."""
+    check_is_file(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            missing = [name for name in columns if name not in reader.fieldnames]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; {remedy}")
+            for row in reader:
+                yield f"{path}: line {reader.line_num}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable table ({error}); {remedy}") from error
 
 
 def _row(place: str, row: dict[str, str]) -> tuple[int, list[float]]:

@@ -26,6 +26,7 @@ COMMANDS = (
     "mrfomm.media.provenance",
     "eval.__main__",
     "eval.bins.__main__",
+    "eval.pairs",
     "eval.pose",
     "eval.reconstruction.__main__",
     "eval.report",

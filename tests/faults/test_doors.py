@@ -47,6 +47,8 @@ DOORS = (
     ("eval.reconstruction.__main__", *SCORE, "none", "--lpips-weights", READ),
     ("eval.reconstruction.__main__", *SCORE, "openface", "--openface-weights", READ),
     ("eval.reconstruction.__main__", *SCORE, "none", "--output", WRITTEN),
+    ("eval.reconstruction.__main__", *SCORE, "none", "--generated", ENTERED),
+    ("eval.pairs", READ, READ),
     ("eval.pose", READ, "-o", "pose.csv"),
     ("eval.pose", "frames", "-o", WRITTEN),
     ("eval.pose", "frames", "-o", "pose.csv", "--labels", READ),

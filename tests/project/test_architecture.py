@@ -43,7 +43,8 @@ STANDS_ON = {
 GROUND = {"errors", "store"}
 TOPS = {"commands", "app", "export", "doctor", "provenance", "__main__"}  # they may import everything, and nobody them
 METRICS = ["eval.bins.metric", "eval.detectors", "eval.lpips", "eval.reconstruction.metrics", "eval.results"]
-EVAL_COMMANDS = {"eval.__main__", "eval.bins.__main__", "eval.reconstruction.__main__", "eval.pose", "eval.report"}
+EVAL_COMMANDS = {f"eval.{name}" for name in ("__main__", "bins.__main__", "reconstruction.__main__")}
+EVAL_COMMANDS |= {f"eval.{name}" for name in ("pairs", "pose", "report")}
 
 
 GRAPH = {name: imports(path) for name, path in modules()}

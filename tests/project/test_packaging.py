@@ -67,8 +67,8 @@ def test_every_asset_is_recorded_with_its_checksum():
 
 def test_build_holds_every_module_and_asset(built):
     files = [*MODULES, *files_below(ASSETS), *files_below(ROOT / "eval" / "templates")]
-    expected = {path.relative_to(ROOT) for path in files}
-    expected |= {Path("mrfomm/py.typed"), Path("eval/py.typed")}  # type checkers read no annotations without them
+    files += [ROOT / "mrfomm" / "py.typed", ROOT / "eval" / "py.typed"]  # type checkers want them
+    expected = {Path(str(path.relative_to(ROOT)).replace("eval/", "mrfomm_eval/", 1)) for path in files}
     expected |= {Path("mrfomm") / path.relative_to(ROOT) for path in ROOT.glob("configs/*.yaml")}
     assert {path.relative_to(built / "lib") for path in files_below(built / "lib")} == expected
 

@@ -1,7 +1,9 @@
 """The wheel, from an empty folder, with its own model, clips and configurations."""
 
 import itertools
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,10 +56,18 @@ def run(installed, folder, *command):
 
 
 def test_its_modules_are_used(installed, tmp_path):
-    (installed / "bin" / "where").write_text("import eval, mrfomm; print(eval.__file__, mrfomm.__file__)")
+    (installed / "bin" / "where").write_text("import mrfomm_eval, mrfomm; print(mrfomm_eval.__file__, mrfomm.__file__)")
     assert run(installed, tmp_path, "where").split() == [
-        str(installed / name / "__init__.py") for name in ("eval", "mrfomm")
+        str(installed / name / "__init__.py") for name in ("mrfomm_eval", "mrfomm")
     ]
+
+
+def test_it_brings_no_general_name(installed):
+    """Its modules are the distribution's own, and no file of eval imports it under the checkout's name."""
+    found = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert found == {"bin", "mrfomm", "mrfomm_eval"}
+    for path in (installed / "mrfomm_eval").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) eval\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
 def test_animate(installed, tmp_path):
@@ -82,6 +92,18 @@ def test_train_by_default(installed, tmp_path):
     assert any((tmp_path / "runs" / "demo-64").glob("*/parameters.h5"))
 
 
-@pytest.mark.parametrize("command", ["mrfomm-reconstruct", "mrfomm-eval", "mrfomm-eval reconstruction"])
+COMMANDS = [f"mrfomm-eval {name}" for name in ("bins", "reconstruction", "pairs", "pose", "report")]
+
+
+@pytest.mark.parametrize("command", ["mrfomm-reconstruct", "mrfomm-eval", *COMMANDS])
 def test_help(installed, tmp_path, command):
-    assert run(installed, tmp_path, *command.split(), "--help").startswith("usage:")
+    assert run(installed, tmp_path, *command.split(), "--help").startswith(f"usage: {command} ")
+
+
+def test_pairs(installed, tmp_path):
+    for folder, path in zip(("a", "b"), bundled.SAMPLE_REFERENCES):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder / "x.png")
+    record = json.loads(run(installed, tmp_path, "mrfomm-eval", "pairs", "a", "b", "--json", "--context", "cpu"))
+    assert record["command"].startswith("mrfomm-eval pairs a b")
+    assert record["pictures"][0]["l1"] > 0
