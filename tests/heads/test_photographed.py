@@ -204,7 +204,7 @@ def test_hair_covers_the_scalp_and_not_the_face(somewhere, template):
     stage = scene.make_stage(bald.bounds, scene.sample_scene(np.random.default_rng(0)), SIZE)
     rest = np.zeros(len(template.units))
     below, above = (seen(person, (0, 0, 0), rest, stage) for person in (bald, hairy))
-    hair = hairy.mesh.material[above] == hairy.mesh.material.max()
+    hair = (above >= 0) & (hairy.mesh.material[above] == hairy.mesh.material.max())
     corners = template.vertices[template.triangles[template.of("skin")], 1]  # heights, of the triangles in their order
     skin = (below >= 0) & (bald.mesh.material[below] == 0)
     assert hair[skin][corners[below[skin]].min(1) > 0.8].all()  # at its rim one looks below the cap
@@ -213,7 +213,7 @@ def test_hair_covers_the_scalp_and_not_the_face(somewhere, template):
     other = soften(identity.look._replace(hair=identity.look.hair._replace(color=(0.0, 0.9, 0.0))), outfit_of(identity))
     green = render_frame(dressed(somewhere, identity._replace(look=other), hair="short01"), stage, (0, 0, 0), rest)
     changed = np.abs(frame.astype(int) - green).max(2) > 30
-    assert changed[hair & (above >= 0)].mean() > 0.9
+    assert changed[hair].mean() > 0.9
     assert not changed[below < 0][~hair[below < 0]].any()
 
 
@@ -379,6 +379,16 @@ def test_pictures_of_other_sizes_are_named(broken, template):
     Image.new("RGB", (16, 20)).save(skin)
     with pytest.raises(UserError, match="16 x 20 pixels; it must be square"):
         load_assets(broken, template, 64)
+
+
+def test_skins_may_be_where_makehumans_repository_has_them(broken, template, somewhere, monkeypatch):
+    (broken / "skins").rename(broken / "there")
+    (broken / "skins").mkdir()
+    (broken / "there").rename(broken / "skins/textures")
+    monkeypatch.chdir(broken.parent)  # a relative path
+    again = load_assets(broken.name, template, len(somewhere.canvas.points))
+    np.testing.assert_array_equal(again.skins, somewhere.assets.skins)
+    assert assets_of.check_folder(broken) == assets_of.check_folder(broken.name)
 
 
 def test_a_fit_to_another_mesh_is_refused(broken, template):

@@ -44,15 +44,21 @@ class Assets(NamedTuple):
 
 def check_folder(folder: AnyPath) -> str:
     """SHA-256 of all files that are read; a UserError that names the first one missing, or the folder."""
-    if not Path(folder).is_dir():
+    root = Path(folder)
+    if not root.is_dir():
         raise UserError(f"--assets {folder}: is no folder; docs/heads.md says where to get MakeHuman's assets")
-    meshes = [Path(folder, name, f"{Path(name).name}.{end}") for name in PARTS for end in ("mhclo", "obj")]
-    pictures = [f"skins/{name}" for name in SKINS] + sorted({*PARTS.values(), *_EYES.values()})
-    files = meshes + [_picture(Path(folder, name)) for name in pictures]
+    files = [root / name / f"{Path(name).name}.{end}" for name in PARTS for end in ("mhclo", "obj")]
+    files += [_picture(_skins(root) / name) for name in SKINS]
+    files += [_picture(root / name) for name in sorted({*PARTS.values(), *_EYES.values()})]
     for path in files:
         if not path.is_file():
             raise UserError(f"{path}: missing; docs/heads.md lists the files of --assets")
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def _skins(folder: Path) -> Path:
+    """Where the skins are: in MakeHuman's repository they have a folder of their own."""
+    return folder / "skins/textures" if (folder / "skins/textures").is_dir() else folder / "skins"
 
 
 def _picture(stem: Path) -> Path:
@@ -71,7 +77,7 @@ def load_assets(folder: AnyPath, template: Template, size: int) -> Assets:
     fit, root = load_fit(), Path(folder)
     return Assets(
         fit,
-        _read_skins(root / "skins", template, fit, size),
+        _read_skins(_skins(root), template, fit, size),
         {name: read_part(root / name / Path(name).name, fit) for name in PARTS},
         {name: _read_texture(root, stem, size) for name, stem in {**PARTS, **_EYES}.items()},
     )

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 
 from mrfomm.heads.geometry import Template, dense, shape_vertices
 from mrfomm.heads.motion import weights_of
-from mrfomm.heads.painted import meshes
+from mrfomm.heads.painted import meshes, regions
 from mrfomm.heads.painted.canvas import Canvas
-from mrfomm.heads.painted.look import Look
+from mrfomm.heads.painted.look import Look, mix
 from mrfomm.heads.painted.textures import MATERIALS, paint_complexion, paint_hairs, paint_materials
 from mrfomm.heads.person import Identity, Person, head_bounds
 from mrfomm.heads.photographed.assets import EYEBALLS, TEETH, TONGUE, Assets
@@ -18,6 +18,8 @@ from mrfomm.heads.photographed.outfit import RESTING, Outfit
 from mrfomm.heads.photographed.parts import Part, blend, mirror, place, with_helpers
 from mrfomm.heads.rendering import Materials, Mesh
 from mrfomm.heads.scene import Color, cover, noise, single
+
+_ROOM = 0.06  # decimetres
 
 
 class Piece(NamedTuple):
@@ -38,9 +40,10 @@ def dress(template: Template, canvas: Canvas, assets: Assets, identity: Identity
     look = soften(identity.look, outfit)
     pieces = list(_pieces(assets, look, outfit))
     body = meshes.measure(template, vertices.astype(np.float64))
+    roots = regions.scalp(body.base, look.hair) * bool(outfit.hair)
     style = "beanie" if look.hair.style == "beanie" else "bald"  # other hair is the assets', or flat on the skin
     grown = look._replace(hair=look.hair._replace(style=style))
-    mesh = meshes.join([_skin(body, pieces), *meshes.hairs(body, grown), *meshes.worn(body, look)])
+    mesh = meshes.join([_skin(body, pieces, roots), *meshes.hairs(body, grown), *meshes.worn(body, look)])
     everywhere = with_helpers(assets.fit, units)
     for number, piece in enumerate(pieces, len(MATERIALS)):
         mesh = meshes.join([mesh, _fitted(body, assets, piece, number, units.shape[1])])
@@ -55,11 +58,12 @@ def soften(look: Look, outfit: Outfit) -> Look:
     """The painted look without what the assets have, and with less of what is too plain to see on photographed skin."""
     skin = look.skin._replace(wrinkles=0.0, moles=0.0, freckles=0.4 * look.skin.freckles)
     beard = look.beard._replace(density=look.beard.density * (0.5 if look.beard.kind == "stubble" else 1))
-    red, green, blue = (0.65 * single(look.hair.color) + 0.35 * single(look.brows.color)).tolist()
-    hair = look.hair._replace(color=(red, green, blue))
+    hair = look.hair._replace(color=mix(look.hair.color, look.brows.color, 0.35 if outfit.hair else 0.9))
+    clothing = look.clothing._replace(color=mix(look.clothing.color, (0.2, 0.2, 0.2), 0.4))  # of caps
     if outfit.hair:  # of its roots, the crown shows in gaps
         hair = hair._replace(style="long", hairline=0.8, recession=0.0, slant=0.0, sideburns=0.3)
-    return look._replace(skin=skin, beard=beard, hair=hair, brows=look.brows._replace(density=0.0))
+    brows = look.brows._replace(density=0.0)
+    return look._replace(skin=skin, beard=beard, hair=hair, clothing=clothing, brows=brows)
 
 
 def _pieces(assets: Assets, look: Look, outfit: Outfit) -> Iterator[Piece]:
@@ -77,13 +81,15 @@ def _pieces(assets: Assets, look: Look, outfit: Outfit) -> Iterator[Piece]:
         yield Piece(part, recolor(textures[name], look.hair.color), "strands", soft=True, moves=False)
 
 
-def _skin(body: meshes.Head, pieces: list[Piece]) -> Mesh:
-    """The skin, without what clothes cover."""
+def _skin(body: meshes.Head, pieces: list[Piece], roots: np.ndarray) -> Mesh:
+    """The skin, without what clothes cover. Where hair has its ``roots`` [V] it makes room for the assets' hair, which
+    is made for the base mesh."""
+    vertices = body.vertices - _ROOM * roots[:, None] * body.normals
     template, own = body.template, np.arange(len(body.vertices))
     hidden = np.concatenate([piece.part.hidden for piece in pieces])
     shown = template.of("skin") & ~np.isin(template.triangles, hidden).all(1)
     uv, triangles = template.uv[shown], template.triangles[shown]
-    return meshes.piece(body.vertices, triangles, uv, "skin", template.openness, own, template.follow)
+    return meshes.piece(vertices, triangles, uv, "skin", template.openness, own, template.follow)
 
 
 def _fitted(body: meshes.Head, assets: Assets, piece: Piece, material: int, first: int) -> Mesh:
@@ -135,6 +141,6 @@ def recolor(texture: np.ndarray, color: Color, density: float = 1.0) -> np.ndarr
     """A texture uint8 [S,S,4] with ``color`` for its mean grey; light and dark strands stay. Its alpha is multiplied by
     ``density``."""
     grey, alpha = single(texture[..., :3].mean(2)), texture[..., 3]
-    relative = np.minimum(2, (grey + 12) / (12 + np.average(grey, weights=alpha.astype(float) + 1e-9)))
+    relative = np.minimum(1.7, (grey + 12) / (12 + np.average(grey, weights=alpha.astype(float) + 1e-9)))
     hue = relative[..., None] ** 0.8 * single(color)
     return np.clip(np.dstack([255 * hue, density * alpha]), 0, 255).astype(np.uint8)
