@@ -41,6 +41,8 @@ GROUPS = {
     "helper-lower-teeth": "teeth",
     "helper-tongue": "tongue",
 }
+# around body and head, hidden: MakeHuman's clothes and long hair are fitted to these
+HELPERS = ("helper-tights", "helper-hair")
 # what is kept of the body: decimetres in the base mesh's own coordinates
 LOWEST, WIDEST = 4.65, 2.4
 # the share of the head's rotation that bones take; their children take their parent's
@@ -266,6 +268,25 @@ def face_point(base, triangles):
     return base.uv[base.uv_triangles[triangles][skin].reshape(-1)[tip]]
 
 
+def fit_arrays(base, keep, number):
+    """What MakeHuman's own assets are fitted by: the numbers of kept vertices and, after them, of helpers in the base
+    mesh; which of these is each one's mirror image; the kept vertex that a helper moves with (the closest of the skin),
+    and its place beside it in thousandths."""
+    skin = np.intersect1d(keep, base.triangles[base.group == "body"])
+    helpers = np.unique(base.triangles[np.isin(base.group, HELPERS)])
+    places = base.vertices[helpers]
+    helpers = helpers[(places[:, 1] > LOWEST) & (np.abs(places[:, 0]) < WIDEST)]
+    numbers = np.concatenate([keep, helpers])
+    mirrored = cKDTree(base.vertices[numbers]).query(base.vertices[numbers] * [-1, 1, 1])[1]
+    anchors = skin[cKDTree(base.vertices[skin]).query(base.vertices[helpers])[1]]
+    return {
+        "fit_numbers": numbers.astype(np.uint16),
+        "fit_mirrored": mirrored.astype(np.uint16),
+        "fit_anchors": number[anchors].astype(np.uint16),
+        "fit_offsets": np.rint((base.vertices[helpers] - base.vertices[anchors]) * 1000).astype(np.int16),
+    }
+
+
 def move_masks(archive, old_uv, new_uv):
     """MakeHuman's masks on the new uv square: name -> uint8 [S,S]. old_uv (v up), new_uv (v down): [T,3,2]."""
     corner = np.arange(3 * len(new_uv)).reshape(-1, 3)
@@ -319,6 +340,7 @@ def pack(archive):
     uv[:, 1] = 1 - uv[:, 1]
     uv = uv[base.uv_triangles[triangles]]
     packed = pack_uv(base.uv, base.uv_triangles[triangles][skin], face_point(base, triangles))
+    photo_uv = uv[skin]
     uv[skin] = packed[base.uv_triangles[triangles][skin]]
 
     units = list(unit_targets(archive, count))
@@ -336,6 +358,8 @@ def pack(archive):
         **pack_targets("identity", identity_targets(archive, count), keep),
         **pack_targets("units", units, keep),
         **move_masks(archive, base.uv[base.uv_triangles[triangles][skin]], uv[skin]),
+        "fit_uv": np.rint(np.clip(photo_uv, 0, 1) * 65535).astype(np.uint16),
+        **fit_arrays(base, keep, number),
     }
 
 

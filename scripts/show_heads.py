@@ -1,48 +1,78 @@
 """Pictures of rendered heads: `python scripts/show_heads.py conventions -o docs/heads-conventions.png`.
 
-``conventions`` shows the signs of the labels on one head; ``people`` is a contact sheet of random people.
+``conventions`` shows the signs of the labels on one head; ``people`` is a contact sheet of random people at rest,
+``moments`` one of frames from the middle of their clips, ``turns`` shows some of them from all sides, with open mouths
+and closed eyes.
 """
 
 import cv2
 import numpy as np
+from mrfomm.media.pictures import tile
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.heads.geometry import load_template
-from mrfomm.heads.motion import AXES
-from mrfomm.heads.painted.canvas import make_canvas
-from mrfomm.heads.person import draw_identity, make_person, render_frame, texture_size
+from mrfomm.heads import motion
+from mrfomm.heads.motion import AXES, EXPRESSIONS, both, weights_of
+from mrfomm.heads.person import render_frame
+from mrfomm.heads.photographed.camera import film
 from mrfomm.heads.scene import PAPER_FRAMING, Backdrop, Scene, make_stage, paper_lights, sample_scene
+from mrfomm.heads.studio import open_studio
 from mrfomm.store import whole_file
 
-SIZE = 192
 TURNS = {"yaw": (-60, -30, 0, 30, 60), "pitch": (-30, -15, 0, 15, 30), "roll": (-30, -15, 0, 15, 30)}
-COLUMNS = 8
+FACES = ({"jawOpen": 0.7}, both(eyeBlink=1), EXPRESSIONS["laugh"], both(eyeLookDown=0.8), EXPRESSIONS["doubt"])
+MOMENTS = 40  # frames of a clip
 
 
-def conventions(template, canvas, seed):
-    """A row for each angle, a head for each of its values: uint8 [H,W,3]."""
-    person = make_person(template, canvas, draw_identity(template, np.random.default_rng(seed)))
+def conventions(studio, rng, options):
+    """A row for each angle, a head for each of its values."""
+    person = studio.person(rng)
     backdrop = Backdrop("plain", ((0.75, 0.77, 0.8),) * 3, 0)
     scene = Scene(paper_lights()["soft"], backdrop, PAPER_FRAMING)
-    stage, face = make_stage(person.bounds, scene, SIZE), np.zeros(len(template.units))
-    rows = []
+    stage, face = make_stage(person.bounds, scene, options.size), np.zeros(len(studio.template.units))
     for axis, values in TURNS.items():
         poses = [tuple(value * (axis == name) for name in AXES) for value in values]
         frames = [render_frame(person, stage, pose, face) for pose in poses]
-        rows.append(np.concatenate([labelled(f, f"{axis} {v:+d}") for f, v in zip(frames, values)], 1))
-    return np.concatenate(rows)
+        yield [labelled(f, f"{axis} {v:+d}") for f, v in zip(frames, values)]
 
 
-def people(template, canvas, seed):
-    """A contact sheet of 24 random people at rest: uint8 [H,W,3]."""
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(3 * COLUMNS):
-        person = make_person(template, canvas, draw_identity(template, rng))
-        stage = make_stage(person.bounds, sample_scene(rng), SIZE)
-        frames.append(render_frame(person, stage, (0, 0, 0), np.zeros(len(template.units))))
-    return np.concatenate([np.concatenate(frames[i : i + COLUMNS], 1) for i in range(0, len(frames), COLUMNS)])
+def people(studio, rng, options):
+    """Rows of eight random people at rest."""
+    for _ in range(options.rows):
+        yield [at_rest(studio, rng, options.size) for _ in range(8)]
+
+
+def at_rest(studio, rng, size):
+    person = studio.person(rng)
+    stage = make_stage(person.bounds, sample_scene(rng), size)
+    return render_frame(person, stage, (0, 0, 0), np.zeros(len(studio.template.units)))
+
+
+def moments(studio, rng, options):
+    """Rows of eight people in motion, as a camera takes them."""
+    for _ in range(options.rows):
+        yield [moment(studio, rng, options.size) for _ in range(8)]
+
+
+def moment(studio, rng, size):
+    person = studio.person(rng)
+    stage = make_stage(person.bounds, sample_scene(rng), size)
+    poses, faces = (
+        motion.random_motion(MOMENTS, rng),
+        motion.random_performance(list(studio.template.units), MOMENTS, rng),
+    )
+    return next(film(person, stage, [(poses[MOMENTS // 2], faces[MOMENTS // 2])], rng))
+
+
+def turns(studio, rng, options):
+    """Rows of one person each: yaw -60 to 60, FACES, looking down and up."""
+    units = list(studio.template.units)
+    for _ in range(options.rows):
+        person = studio.person(rng)
+        stage = make_stage(person.bounds, sample_scene(rng)._replace(framing=PAPER_FRAMING), options.size)
+        shown = [((yaw, 0, 0), {}) for yaw in range(-60, 61, 15)]
+        shown += [((0, 0, 0), face) for face in FACES] + [((0, -30, 0), {}), ((0, 30, 0), {})]
+        yield [render_frame(person, stage, pose, weights_of(units, face)) for pose, face in shown]
 
 
 def labelled(frame, text):
@@ -53,19 +83,22 @@ def labelled(frame, text):
     return frame
 
 
-PICTURES = {"conventions": conventions, "people": people}
+PICTURES = {"conventions": conventions, "people": people, "moments": moments, "turns": turns}
 
 
 def main(arguments=None):
-    parser = command_parser(__doc__, "[OPTION ...] -o OUT.png PICTURE")
+    parser = command_parser(__doc__, "[OPTION ...] -o OUT PICTURE")
     parser.add_argument("picture", choices=PICTURES)
     parser.add_argument("--seed", type=int, default=11, help="which people (%(default)s)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    parser.add_argument("--size", type=int, default=192, help="side of a frame in pixels (%(default)s)")
+    parser.add_argument("--rows", type=int, default=3, help="rows of people (%(default)s)")
+    parser.add_argument("--assets", metavar="DIR", help="people with photographed skin: a folder of MakeHuman's assets")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a .png or .jpg file")
     options = parser.parse_args(arguments)
-    template = load_template()
-    canvas = make_canvas(template, texture_size(SIZE))
+    studio, rng = open_studio(options.size, options.assets), np.random.default_rng(options.seed)
+    sheet = tile(list(PICTURES[options.picture](studio, rng, options)), gap=0)
     with whole_file(options.output) as aside:
-        Image.fromarray(PICTURES[options.picture](template, canvas, options.seed)).save(aside, optimize=True)
+        Image.fromarray(sheet).save(aside, optimize=True, quality=93)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from tqdm import tqdm
 import mrfomm
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.heads import motion, scene
-from mrfomm.heads.geometry import Template, load_template
-from mrfomm.heads.painted.canvas import make_canvas
-from mrfomm.heads.person import Identity, draw_identity, make_person, render_frame, texture_size
+from mrfomm.heads.person import render_frame
+from mrfomm.heads.photographed.assets import check_folder
+from mrfomm.heads.photographed.camera import film
+from mrfomm.heads.studio import open_studio
 from mrfomm.media.provenance import clip_digest
 from mrfomm.media.writing import open_sink
 from mrfomm.runtime.threads import one_thread_each
@@ -39,6 +40,7 @@ class SetOptions(NamedTuple):
     frames: int  # per clip
     size: int  # side of the frames
     seed: int
+    assets: AnyPath | None = None  # folder of MakeHuman's assets, for photographed people
 
     def check(self) -> None:
         """Raise a UserError that names the first option which is out of range."""
@@ -102,11 +104,14 @@ def make_dataset(out: AnyPath, options: SetOptions, workers: int = 1) -> list[Cl
     ``manifest-PROTOCOL.json`` records seed, version and sizes; more subjects or clips may be asked for later.
 
     Raises:
-        UserError: an option out of range, a folder begun with others or not writable, or a worker was killed.
+        UserError: an option out of range, bad assets, a folder begun with others or not writable, or a worker was
+            killed.
     """
     options.check()
     if workers < 1:
         raise UserError("--workers: give a positive number")
+    if options.assets is not None:
+        open_studio(options.size, options.assets)  # a bad folder is refused before anything is written
     clips = list(plan(out, options))
     with locked(out, make=True):
         _write_manifest(Path(out) / f"manifest-{options.protocol}.json", options)
@@ -143,25 +148,24 @@ def _render_task(clips: Sequence[ClipPlan], options: SetOptions) -> int:
 
 def _render_clips(clips: Sequence[ClipPlan], options: SetOptions) -> Iterator[int]:
     """Render clips, the video first, then its labels; yields 1 after each."""
-    template = load_template()
-    canvas = make_canvas(template, texture_size(options.size))
+    studio = open_studio(options.size, options.assets)
     for subject, own in itertools.groupby(clips, attrgetter("subject")):
-        person = make_person(template, canvas, identity_of(template, options, subject))
+        person = studio.person(options.stream(subject, _PERSON))
         for clip in own:
             rng = options.stream(subject, _CLIPS + clip.clip)
             angles, around = _direct(clip, options, rng)
-            faces = motion.random_performance(list(template.units), options.frames, rng)
+            faces = motion.random_performance(list(studio.template.units), options.frames, rng)
             stage = scene.make_stage(person.bounds, around, options.size)
+            frames: Iterator[np.ndarray] = (
+                render_frame(person, stage, pose, face) for pose, face in zip(angles, faces)
+            )
+            if options.assets is not None and not clip.axis:  # the paper's recordings differ in what is measured only
+                frames = film(person, stage, zip(angles, faces), rng)
             with open_sink(clip.video, motion.FPS) as sink:
-                for pose, face in zip(angles, faces):
-                    sink.write(render_frame(person, stage, pose, face))
+                for frame in frames:
+                    sink.write(frame)
             write_labels(clip.labels, angles, clip_digest(clip.video))
             yield 1
-
-
-def identity_of(template: Template, options: SetOptions, subject: int) -> Identity:
-    """Who a subject's number is."""
-    return draw_identity(template, options.stream(subject, _PERSON))
 
 
 def _direct(clip: ClipPlan, options: SetOptions, rng: np.random.Generator) -> tuple[np.ndarray, scene.Scene]:
@@ -187,11 +191,12 @@ def write_labels(path: Path, angles: np.ndarray, digest: str = "") -> None:
 
 def _write_manifest(path: Path, options: SetOptions) -> None:
     """Record the options; refuse a folder that was begun with others."""
-    fixed = {"version": mrfomm.__version__, **options._asdict()}
+    digest = None if options.assets is None else check_folder(options.assets)
+    fixed = {"version": mrfomm.__version__, **options._asdict(), "assets": digest}
     growing = ("subjects", "clips") if options.protocol != "paper" else ()
     if path.exists():
         try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
+            begun = {"assets": None, **json.loads(path.read_text(encoding="utf-8"))}  # older ones are of painted people
             smaller = [key for key in growing if begun[key] > fixed[key]]
             other = [key for key in fixed if key not in growing and begun[key] != fixed[key]]
         except (ValueError, TypeError, KeyError) as error:

@@ -24,7 +24,7 @@ class Person(NamedTuple):
     """An identity made ready for rendering."""
 
     mesh: Mesh  # at rest
-    units: np.ndarray  # float32 [units,V,3]: the face units
+    units: np.ndarray  # float32 [units,N,3]: how face units move the sources of the mesh
     pivot: np.ndarray  # [3]: what the head turns about
     bounds: np.ndarray  # [2,3]: chin to top of the hair, ear to ear, back and front
     materials: Materials
@@ -44,14 +44,19 @@ def texture_size(size: int) -> int:
 def make_person(template: Template, canvas: Canvas, identity: Identity) -> Person:
     """Build the meshes and paint the textures of an Identity; the canvas' size suits frames as texture_size() says."""
     vertices = shape_vertices(template, identity.shape)
-    own = vertices[(template.follow == 1) & (template.vertices[:, 2] > -0.5)]  # the chin, not the neck
     return Person(
         build_mesh(template, vertices, identity.look),
         dense(template.units, len(vertices)),
         pivot=vertices[template.pivot].mean(0).astype(float),
-        bounds=np.array([own.min(0), own.max(0)], float),
+        bounds=head_bounds(template, vertices),
         materials=paint_materials(canvas, identity.look),
     )
+
+
+def head_bounds(template: Template, vertices: np.ndarray) -> np.ndarray:
+    """Person.bounds of an identity's vertices [V,3]."""
+    own = vertices[(template.follow == 1) & (template.vertices[:, 2] > -0.5)]  # the chin, not the neck
+    return np.array([own.min(0), own.max(0)], float)
 
 
 def pose_mesh(person: Person, angles: np.ndarray | Sequence[float], weights: np.ndarray) -> np.ndarray:

@@ -19,11 +19,16 @@ except ImportError as error:
 
 Arrays = tuple[np.ndarray, ...]
 
-SAMPLES = 2  # per pixel, along each axis
+SAMPLES, SOFT_SAMPLES = 2, 3  # per pixel, along each axis; the latter where a material is soft, for its 9 degrees
 _SHADOW_BIAS = 0.07  # decimetres: the shadow map's own roughness must cast no shadow
 _CUTOUT = 0.5  # a texture's alpha below this is a hole
 # a surface without holes that is seen from both sides
-_BARE = np.empty((0, 3, 2), np.float32), np.empty(0, np.int32), np.empty((0, 1, 1, 4), np.uint8), np.empty(0, np.bool_)
+_BARE = (
+    np.empty((0, 3, 2), np.float32),
+    np.empty(0, np.int32),
+    np.empty((0, 1, 1, 4), np.uint8),
+    *2 * (np.empty(0, np.bool_),),
+)
 
 
 class Mesh(NamedTuple):
@@ -48,27 +53,28 @@ class Materials(NamedTuple):
     hardness: np.ndarray  # float32 [M]: its exponent
     two_sided: np.ndarray  # bool [M]
     casts: np.ndarray  # bool [M]: whether it throws a shadow
+    soft: np.ndarray  # bool [M]: whether alpha is the share of a pixel's samples that are covered, or a cut-out
 
 
 def render(mesh: Mesh, materials: Materials, stage: Stage) -> np.ndarray:
     """Draw one frame, uint8 [S,S,3] RGB."""
-    size, light = len(stage.backdrop), stage.light
-    pixels = project(mesh.vertices, stage.camera) * np.array([SAMPLES, SAMPLES, 1])
+    size, light, samples = len(stage.backdrop), stage.light, SOFT_SAMPLES if materials.soft.any() else SAMPLES
+    pixels = project(mesh.vertices, stage.camera) * np.array([samples, samples, 1])
     pixels[:, 2] = 1 / pixels[:, 2]
-    surface = mesh.uv, mesh.material, materials.texture, materials.two_sided
-    triangle, weights, _ = rasterize(pixels, mesh.triangles, SAMPLES * size, surface)
+    surface = mesh.uv, mesh.material, materials.texture, materials.two_sided, materials.soft
+    triangle, weights, _ = rasterize(pixels, mesh.triangles, samples * size, surface)
     casting = mesh.triangles[materials.casts[mesh.material]]
     places, highest = depth_map(mesh.vertices, casting, light.direction[0], stage.focus, 4 * size)
     view, normals = stage.camera.position - mesh.vertices, vertex_normals(mesh.vertices, mesh.triangles)
     corners = np.concatenate([view, normals, places], 1)
-    color, seen = np.repeat(np.repeat(stage.backdrop, SAMPLES, 0), SAMPLES, 1), triangle >= 0
+    color, seen = np.repeat(np.repeat(stage.backdrop, samples, 0), samples, 1), triangle >= 0
     color[seen] = _shade((triangle[seen], weights[seen]), mesh, materials, light, corners, highest)
-    return tone_map(average(color))
+    return tone_map(average(color, samples))
 
 
-def average(samples: np.ndarray) -> np.ndarray:
-    """Means of SAMPLES x SAMPLES blocks: float [H,W,C] -> [H/SAMPLES,W/SAMPLES,C]."""
-    return np.mean([samples[row::SAMPLES, column::SAMPLES] for row, column in np.ndindex(SAMPLES, SAMPLES)], 0)
+def average(color: np.ndarray, side: int) -> np.ndarray:
+    """Means of side x side blocks: float [H,W,C] -> [H/side,W/side,C]."""
+    return np.mean([color[row::side, column::side] for row, column in np.ndindex(side, side)], 0)
 
 
 def tone_map(linear: np.ndarray) -> np.ndarray:
@@ -86,7 +92,7 @@ def rasterize(points: np.ndarray, triangles: np.ndarray, size: int, surface: Arr
         points: float64 [N,3], x and y of vertices in pixels of this raster, and 1 / depth.
         triangles: int32 [T,3].
         size: side of the raster.
-        surface: uv and material of a Mesh, texture and two_sided of Materials; of the texture alpha counts.
+        surface: uv and material of a Mesh; texture, two_sided and soft of Materials; of the texture alpha counts.
 
     Returns:
         triangle int32 [size,size], -1 where there is none; weights float32 [size,size,2]: the barycentric coordinates
@@ -140,7 +146,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 @_compiled
 def _draw(points: np.ndarray, triangles: np.ndarray, surface: Arrays, seen: Arrays) -> None:
-    (uv, material, texture, two_sided), (triangle, weights, nearest) = surface, seen
+    (uv, material, texture, two_sided, soft), (triangle, weights, nearest) = surface, seen
     size = len(nearest)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
@@ -160,8 +166,12 @@ def _draw(points: np.ndarray, triangles: np.ndarray, surface: Arrays, seen: Arra
                 if wa < 0 or wb < 0 or wc < 0 or inverse <= nearest[row, column]:
                     continue
                 ga, gb = wa * points[a, 2] / inverse, wb * points[b, 2] / inverse
-                if len(texture) and _sample(texture, material[t], uv[t], ga, gb, 3) < _CUTOUT:
-                    continue
+                if len(texture):
+                    # layers differ in which samples they leave out, or they would hide nothing of each other
+                    step = (row % SOFT_SAMPLES * SOFT_SAMPLES + column % SOFT_SAMPLES + 4 * t) % SOFT_SAMPLES**2
+                    least = (step + 0.5) / SOFT_SAMPLES**2 if soft[material[t]] else _CUTOUT
+                    if _sample(texture, material[t], uv[t], ga, gb, 3) < least:
+                        continue
                 nearest[row, column], triangle[row, column] = inverse, t
                 weights[row, column, 0], weights[row, column, 1] = ga, gb
 

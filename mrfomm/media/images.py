@@ -49,6 +49,12 @@ def read_image(path: AnyPath) -> np.ndarray:
     return _to_rgb(path, upright, profile)
 
 
+def read_rgba(path: AnyPath) -> np.ndarray:
+    """Read an image file as uint8 [H,W,4] with its transparency, as it is stored. Errors: as in read_image()."""
+    with _opened(path) as image:
+        return np.array(image.convert("RGBA"))
+
+
 @contextlib.contextmanager
 def _opened(path: AnyPath) -> Iterator[Image.Image]:
     """Open an image; the file is named in what Pillow raises."""

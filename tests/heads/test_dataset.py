@@ -20,8 +20,9 @@ from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.errors import UserError
 from mrfomm.heads import dataset, motion
 from mrfomm.heads.__main__ import main
-from mrfomm.heads.dataset import SetOptions, identity_of, make_dataset
+from mrfomm.heads.dataset import SetOptions, make_dataset
 from mrfomm.heads.geometry import load_template
+from mrfomm.heads.person import draw_identity
 from mrfomm.store import LOCK, locked
 
 TINY = SetOptions("train", subjects=2, clips=2, frames=4, size=32, seed=5)
@@ -123,7 +124,7 @@ def test_workers_have_one_thread(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_and_resumed(tiny, tmp_path):
-    options = [f"--{name}={value}" for name, value in TINY._asdict().items()]
+    options = [f"--{name}={value}" for name, value in TINY._asdict().items() if value is not None]
     command = [sys.executable, "-m", "mrfomm.heads", "-o", str(tmp_path), "--workers=1", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 600
@@ -138,6 +139,10 @@ def test_killed_and_resumed(tiny, tmp_path):
 
 def is_hidden(path):
     return any(part.startswith(".") for part in path.parts)
+
+
+def identity_of(template, options, subject):
+    return draw_identity(template, options.stream(subject, dataset._PERSON))
 
 
 def test_nobody_is_in_two_protocols():

@@ -22,6 +22,7 @@ def materials(texture, two_sided=True):
         hardness=np.ones(count, np.float32),
         two_sided=np.full(count, two_sided),
         casts=np.ones(count, bool),
+        soft=np.zeros(count, bool),
     )
 
 
@@ -83,7 +84,8 @@ def test_rasterize_against_a_slow_loop(two_sided):
     rng = np.random.default_rng(7)
     pixels, mesh = triangles_in_view(rng, 9)
     texture = rng.integers(0, 256, (1, 8, 8, 4), dtype=np.uint8)
-    surface = mesh.uv, mesh.material, texture, materials(texture, two_sided).two_sided
+    kinds = materials(texture, two_sided)
+    surface = mesh.uv, mesh.material, texture, kinds.two_sided, kinds.soft
     points = np.concatenate([pixels[:, :2], 1 / pixels[:, 2:]], 1)
     triangle, weights, _ = rendering.rasterize(points, mesh.triangles, SIDE, surface)
     expected, expected_weights = slow_rasterize(pixels, mesh, texture, two_sided)
@@ -137,6 +139,6 @@ def test_tone_map_keeps_order_and_range():
 
 def test_average_is_the_mean_of_blocks():
     samples = np.random.default_rng(0).random((4, 6, 3))
-    averaged = rendering.average(samples)
+    averaged = rendering.average(samples, 2)
     np.testing.assert_allclose(averaged[1, 2], samples[2:4, 4:6].mean((0, 1)))
     assert averaged.shape == (2, 3, 3)

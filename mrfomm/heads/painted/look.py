@@ -128,8 +128,8 @@ def sample_look(shape: Shape, rng: np.random.Generator) -> Look:
     darkness = float(1 - np.mean(skin.tone))
     natural = _sample_hair_color(shape, darkness, rng)
     hair = _sample_hair(shape, natural, rng)
-    brow_color = _mix(natural, (0.1, 0.08, 0.06), rng.uniform(0.1, 0.6))
-    sclera = _mix((0.93, 0.92, 0.91), (0.90, 0.83, 0.76), rng.uniform(0, 1))
+    brow_color = mix(natural, (0.1, 0.08, 0.06), rng.uniform(0.1, 0.6))
+    sclera = mix((0.93, 0.92, 0.91), (0.90, 0.83, 0.76), rng.uniform(0, 1))
     iris = _pick(_LIGHT_EYES if rng.random() < (0.65 if darkness < 0.38 else 0.12) else _DARK_EYES, rng)
     brows = Brows(
         color=brow_color,
@@ -154,7 +154,7 @@ def _sample_skin(shape: Shape, rng: np.random.Generator) -> Skin:
     made_up = rng.random() < 0.55 * (1 - shape.male)
     return Skin(
         tone=tone,
-        lips=_mix(bare, painted, rng.uniform(0.4, 0.85) if made_up else rng.uniform(0, 0.12)),
+        lips=mix(bare, painted, rng.uniform(0.4, 0.85) if made_up else rng.uniform(0, 0.12)),
         redness=rng.uniform(0.2, 1),
         freckles=float(max(0, rng.uniform(-2.5, 1)) * (place > 3.5)),
         wrinkles=float(np.clip(shape.age * 1.3 - 0.25 + rng.normal(0, 0.15), 0, 1)),
@@ -168,7 +168,7 @@ def _sample_hair_color(shape: Shape, darkness: float, rng: np.random.Generator) 
     if darkness < 0.36 and rng.random() < 0.1:
         color = _jitter(_RED_HAIR, 0.05, rng)
     grey = np.clip((shape.age - 0.4) * 2.2 + rng.normal(0, 0.35), 0, 0.95)
-    return _mix(color, np.array(_GREY) * rng.uniform(0.75, 1.2), grey if shape.age > 0.35 else 0.0)
+    return mix(color, np.array(_GREY) * rng.uniform(0.75, 1.2), grey if shape.age > 0.35 else 0.0)
 
 
 def _sample_hair(shape: Shape, natural: Color, rng: np.random.Generator) -> Hair:
@@ -199,7 +199,7 @@ def _sample_hair(shape: Shape, natural: Color, rng: np.random.Generator) -> Hair
 
 def _sample_beard(shape: Shape, natural: Color, rng: np.random.Generator) -> Beard:
     kind = str(rng.choice(BEARDS, p=(0.45, 0.2, 0.07, 0.1, 0.18) if shape.male > 0.6 else (1.0, 0, 0, 0, 0)))
-    color = _mix(natural, (0.2, 0.12, 0.07), rng.uniform(0, 0.35))
+    color = mix(natural, (0.2, 0.12, 0.07), rng.uniform(0, 0.35))
     if kind == "stubble":
         return Beard(kind, color, 0.0, rng.uniform(0.25, 0.6))
     return Beard(kind, color, rng.uniform(0.03, 0.16), rng.uniform(0.7, 1))
@@ -212,7 +212,7 @@ def _sample_clothing(rng: np.random.Generator) -> Clothing:
     second = _jitter((0.9, 0.9, 0.92), 0.05, rng) if garment == "suit" and white else _sample_cloth_color(rng)
     return Clothing(
         garment=garment,
-        color=_mix(color, (0.08, 0.09, 0.12), 0.7) if garment == "suit" else color,
+        color=mix(color, (0.08, 0.09, 0.12), 0.7) if garment == "suit" else color,
         second=second,
         tie=_sample_cloth_color(rng) if rng.random() < 0.7 else second,
         stripes=rng.uniform(3, 9) if rng.random() < 0.25 else 0.0,
@@ -246,10 +246,11 @@ def _palette(colors: tuple[Color, ...], place: float) -> Color:
     """The colour at a place between 0 and len(colors) - 1."""
     place = float(np.clip(place, 0, len(colors) - 1))
     first = min(int(place), len(colors) - 2)
-    return _mix(colors[first], colors[first + 1], place - first)
+    return mix(colors[first], colors[first + 1], place - first)
 
 
-def _mix(first: ArrayLike, second: ArrayLike, share: float) -> Color:
+def mix(first: ArrayLike, second: ArrayLike, share: float) -> Color:
+    """A Color that is the second one to a share in 0..1, else the first."""
     return _color((1 - share) * np.asarray(first) + share * np.asarray(second))
 
 

@@ -1,7 +1,7 @@
 """The mesh of a painted person at rest: the head, and on it hair, beard, glasses, earrings and a collar."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,19 +48,32 @@ def measure(template: Template, vertices: np.ndarray) -> Head:
 def build_mesh(template: Template, vertices: np.ndarray, look: Look) -> Mesh:
     """All meshes of a person as one; vertices: float [V,3], the identity with a neutral face."""
     head = measure(template, vertices.astype(np.float64))
-    pieces = [_skin(head, look.clothing), *_hair(head, look.hair, look.seed), *_beard(head, look)]
-    pieces += _collar(head, look.clothing)
+    return join([_skin(head, look.clothing), *hairs(head, look), *_collar(head, look.clothing), *worn(head, look)])
+
+
+def hairs(head: Head, look: Look) -> Iterator[Mesh]:
+    """Hair on the skull and beard."""
+    yield from _hair(head, look.hair, look.seed)
+    yield from _beard(head, look)
+
+
+def worn(head: Head, look: Look) -> Iterator[Mesh]:
+    """Glasses and earrings."""
     if look.glasses.worn:
-        pieces += _glasses(head, look.glasses)
+        yield from _glasses(head, look.glasses)
     if look.earrings:
-        pieces += _earrings(head)
-    starts = np.cumsum([0] + [len(piece.vertices) for piece in pieces])
-    triangles = [piece.triangles + start for piece, start in zip(pieces, starts)]
+        yield from _earrings(head)
+
+
+def join(pieces: Sequence[Mesh]) -> Mesh:
+    """Several meshes as one."""
+    starts = np.cumsum([0] + [len(mesh.vertices) for mesh in pieces])
+    triangles = [mesh.triangles + start for mesh, start in zip(pieces, starts)]
     joined = Mesh(*(np.concatenate(field) for field in zip(*pieces)))
     return joined._replace(triangles=np.ascontiguousarray(np.concatenate(triangles), np.int32))
 
 
-def _piece(
+def piece(
     vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray, material: str, openness: ArrayLike = 1.0,
     source: np.ndarray | None = None, follow: ArrayLike = 1.0,
 ) -> Mesh:  # fmt: skip
@@ -87,9 +100,9 @@ def _skin(head: Head, clothing: Clothing) -> Mesh:
         chosen = template.of(part)
         uv[chosen] = place(template.vertices[template.triangles[chosen]])
     own = np.arange(len(dressed))
-    piece = _piece(dressed, template.triangles, uv, "skin", template.openness, own, template.follow)
+    mesh = piece(dressed, template.triangles, uv, "skin", template.openness, own, template.follow)
     material = np.array([MATERIALS.index(_TONGUE_AND_TEETH.get(part, part)) for part in PARTS], np.int32)
-    return piece._replace(material=material[template.part])
+    return mesh._replace(material=material[template.part])
 
 
 def _eye_uv(corners: np.ndarray) -> np.ndarray:
@@ -122,7 +135,7 @@ def _shell(head: Head, offset: np.ndarray, coverage: np.ndarray, material: str, 
     kept = coverage[triangles].max(1) > 0.02
     used, compact = np.unique(triangles[kept], return_inverse=True)
     vertices, uv = (head.vertices + offset)[used], template.uv[skin][kept]
-    return _piece(vertices, compact.reshape(-1, 3), uv, material, openness, used, template.follow[used])
+    return piece(vertices, compact.reshape(-1, 3), uv, material, openness, used, template.follow[used])
 
 
 def _hair(head: Head, hair: Hair, seed: int) -> Iterator[Mesh]:
@@ -188,7 +201,7 @@ def _curtain(head: Head, hair: Hair, layer: float) -> Mesh:
     points, triangles, uv = _grid(across, height, back)
     uv[..., 0] = (uv[..., 0] + layer * 3) % 1.001
     hang = 1 - 0.5 * regions.ramp(points[:, 1], -0.6, -2.2)
-    return _piece(points, triangles, uv, "strands", 0.45 if layer else 1.0, follow=hang)
+    return piece(points, triangles, uv, "strands", 0.45 if layer else 1.0, follow=hang)
 
 
 def _knot(head: Head, hair: Hair) -> Mesh:
@@ -203,7 +216,7 @@ def _knot(head: Head, hair: Hair) -> Mesh:
         points = ball * np.array([0.24, 0.95, 0.24])
         points[:, 0] += 0.45 * hair.parting * (0.5 - points[:, 1])
         points += head.center + np.array([0, -0.6, -head.depth - 0.22])
-    return _piece(points, triangles, uv, "strands", 0.9)
+    return piece(points, triangles, uv, "strands", 0.9)
 
 
 def _beard(head: Head, look: Look) -> Iterator[Mesh]:
@@ -223,7 +236,7 @@ def _tube(path: np.ndarray, radius: float) -> Mesh:
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     angle = np.linspace(0, 2 * np.pi, 7)[:, None, None]
     points = path + radius * (np.cos(angle) * first + np.sin(angle) * np.cross(along, first))  # [7,P,3]
-    return _piece(*_grid(*np.moveaxis(points, -1, 0)), "frame")
+    return piece(*_grid(*np.moveaxis(points, -1, 0)), "frame")
 
 
 def _glasses(head: Head, glasses: Glasses) -> Iterator[Mesh]:
@@ -271,4 +284,4 @@ def _collar(head: Head, clothing: Clothing) -> Iterator[Mesh]:
     across, back = center[0] + np.sin(angle) * reach[0] * out, center[2] + np.cos(angle) * reach[2] * out
     points, triangles, uv = _grid(across, height, back)
     nearest = np.linalg.norm(points[:, None] - neck, axis=2).argmin(1)
-    yield _piece(points, triangles, uv, "fabric", 0.85, follow=0.6 * head.template.follow[around][nearest])
+    yield piece(points, triangles, uv, "fabric", 0.85, follow=0.6 * head.template.follow[around][nearest])

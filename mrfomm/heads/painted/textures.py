@@ -11,7 +11,7 @@ from mrfomm.heads.rendering import Materials
 from mrfomm.heads.scene import cover, noise, single
 
 # material -> (wrap of red, green, blue; gloss; hardness; two-sided; casts a shadow): the columns of Materials
-_OPTICS = {
+OPTICS = {
     "skin": ((0.35, 0.18, 0.12), 0.05, 14, False, True),
     "eye": ((0.25, 0.22, 0.2), 0.55, 160, False, False),
     "mouth": ((0.2, 0.15, 0.12), 0.12, 40, True, False),
@@ -22,7 +22,7 @@ _OPTICS = {
     "fabric": ((0.2, 0.2, 0.2), 0.01, 5, True, True),
     "frame": ((0.1, 0.1, 0.1), 0.5, 50, True, True),
 }
-MATERIALS = tuple(_OPTICS)
+MATERIALS = tuple(OPTICS)
 
 
 def paint_materials(canvas: Canvas, look: Look) -> Materials:
@@ -40,9 +40,9 @@ def paint_materials(canvas: Canvas, look: Look) -> Materials:
         _paint_fabric(look.clothing, size, rng),
         _opaque(np.full((size, size, 3), look.glasses.color, np.float32)),
     )
-    wrap, gloss, hardness, two_sided, casts = zip(*_OPTICS.values())
+    wrap, gloss, hardness, two_sided, casts = zip(*OPTICS.values())
     answers = single(wrap), single(gloss), single(hardness), np.array(two_sided), np.array(casts)
-    return Materials(np.stack(textures), *answers)
+    return Materials(np.stack(textures), *answers, soft=np.zeros(len(MATERIALS), bool))
 
 
 def _texture(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -65,17 +65,17 @@ def paint_skin(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarr
     fine, grain, patch = noise(rng, size, size // 2), noise(rng, size, size // 8), noise(rng, size, 14)
     color = np.ones((size, size, 3), np.float32) * single(skin.tone)
     color *= (1 + 0.07 * (fine - 0.5) + 0.06 * (grain - 0.5) + 0.12 * (patch - 0.5))[..., None]
-    _paint_complexion(color, canvas, skin, grain, rng)
+    paint_complexion(color, canvas, skin, grain, rng)
     lips = canvas.masks["lips"] * 0.85
     cover(color, single(skin.lips) * (0.94 + 0.12 * grain[..., None]), lips)
     cover(color, (0.42, 0.14, 0.13), canvas.masks["inside-mouth"])
     cover(color, (0.25, 0.06, 0.06), regions.bump(y, regions.MOUTH, 0.012) * lips * 0.5)  # the line between the lips
-    _paint_hairs(color, canvas, look, rng, fine)
+    paint_hairs(color, canvas, look, rng, fine)
     _paint_clothes(color, canvas, look.clothing, fine)
     return _opaque(color)
 
 
-def _paint_complexion(
+def paint_complexion(
     color: np.ndarray, canvas: Canvas, skin: Skin, grain: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Redness of cheeks, nose and ears, dark rims of the eyes, freckles, moles, wrinkles and make-up."""
@@ -110,7 +110,7 @@ def _wrinkles(points: np.ndarray, grain: np.ndarray) -> np.ndarray:
     return np.clip(forehead * 0.7 + fold + 0.7 * feet, 0, 1) * (z > -0.6)
 
 
-def _paint_hairs(color: np.ndarray, canvas: Canvas, look: Look, rng: np.random.Generator, fine: np.ndarray) -> None:
+def paint_hairs(color: np.ndarray, canvas: Canvas, look: Look, rng: np.random.Generator, fine: np.ndarray) -> None:
     """Brows, stubble or the skin below a beard, and the roots of the hair."""
     points, size, hair, beard = canvas.points, len(canvas.points), look.hair, look.beard
     ragged = 0.08 * (noise(rng, size, size // 6) - 0.5)
