@@ -28,6 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--size", type=int, default=64, metavar="S", help="side of the frames in pixels (%(default)s)")
     add("--seed", type=int, default=0, help="the same seed makes the same set (%(default)s)")
     add("--assets", metavar="DIR", help="people with photographed skin: a folder of MakeHuman's assets (docs/heads.md)")
+    add("--twins", action="store_true", help="beside each clip one of somebody else who moves alike, for data.twins")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="processes (%(default)s, one per core)")
     args = parser.parse_args(arguments)
     if args.protocol == "paper" and args.clips is not None:
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     from mrfomm.heads.dataset import SetOptions, make_dataset  # here, as it may raise UserError: numba is an extra
 
-    options = SetOptions(args.protocol, args.subjects, args.clips, args.frames, args.size, args.seed, args.assets)
+    sizes = args.subjects, args.clips, args.frames, args.size
+    options = SetOptions(args.protocol, *sizes, args.seed, args.assets, args.twins)
     clips = make_dataset(args.output, options, args.workers)
     print(f"{len(clips)} clips of {args.frames} frames, {args.size} x {args.size}, in {args.output}")
     return 0

@@ -28,7 +28,9 @@ from mrfomm.store import locked, whole_file
 
 PROTOCOLS = ("train", "test", "paper")  # the place here is part of every random seed: only append
 HEADER = ("frame", *motion.AXES, "clip")
-_PERSON, _BACKDROP, _CLIPS = range(3)  # streams of random numbers of one subject; clip n has stream _CLIPS + n
+# streams of random numbers of one subject; clip n has stream _CLIPS + n, and a twin those that a 1 is added to
+_PERSON, _BACKDROP, _CLIPS = range(3)
+_WHO = attrgetter("subject", "twin")
 
 
 class SetOptions(NamedTuple):
@@ -41,6 +43,7 @@ class SetOptions(NamedTuple):
     size: int  # side of the frames
     seed: int
     assets: AnyPath | None = None  # folder of MakeHuman's assets, for photographed people
+    twins: bool = False  # whether each clip has another in which somebody else moves alike (``data.clips.twin_of``)
 
     def check(self) -> None:
         """Raise a UserError that names the first option which is out of range."""
@@ -51,6 +54,7 @@ class SetOptions(NamedTuple):
             ("--frames", self.frames >= 2, "a number from 2"),
             ("--size", 32 <= self.size <= 1024 and self.size % 2 == 0, "an even number in 32..1024"),
             ("--seed", self.seed >= 0, "a number from 0"),
+            ("--twins", not (self.twins and self.protocol == "paper"), "protocol train or test, or leave it out"),
         ):
             if not fine:
                 raise UserError(f"{option}: give {needed}")
@@ -69,6 +73,7 @@ class ClipPlan(NamedTuple):
     clip: int
     axis: str = ""  # of the paper's protocol,
     light: str = ""  # likewise
+    twin: int = 0  # 1: the twin's
 
     def is_done(self) -> bool:
         """Whether the video is the one that the labels were written for; old ones that don't say so are believed."""
@@ -86,9 +91,10 @@ def plan(out: AnyPath, options: SetOptions) -> Iterator[ClipPlan]:
     protocol has the layout of eval.bins; its last subject has one illumination: 5 subjects make the paper's 9 patterns.
     """
     if options.protocol != "paper":
-        for subject, clip in itertools.product(range(options.subjects), range(options.clips)):
-            name = f"{options.protocol}/{options.protocol}{subject:05d}#{clip}"
-            yield ClipPlan(Path(out, f"{name}.mp4"), Path(out, f"labels/{name}.csv"), subject, clip)
+        numbers = range(options.subjects), range(1 + options.twins), range(options.clips)
+        for subject, twin, clip in itertools.product(*numbers):
+            root, name = Path(out, *["twins"] * twin), f"{options.protocol}/{options.protocol}{subject:05d}#{clip}"
+            yield ClipPlan(root / f"{name}.mp4", root / f"labels/{name}.csv", subject, clip, twin=twin)
         return
     patterns = list(itertools.product(range(options.subjects), scene.paper_lights()))
     for subject, light in patterns[: max(2, len(patterns) - 1)]:
@@ -124,7 +130,7 @@ def make_dataset(out: AnyPath, options: SetOptions, workers: int = 1) -> list[Cl
 
 def _render_all(clips: Sequence[ClipPlan], options: SetOptions, workers: int) -> Iterator[int]:
     """Render clips, those of one subject together; yields the number of clips done since the last time."""
-    tasks = [list(group) for _, group in itertools.groupby(clips, attrgetter("subject"))]
+    tasks = [list(group) for _, group in itertools.groupby(clips, _WHO)]
     if workers == 1 or len(tasks) < 2:
         yield from _render_clips(clips, options)
         return
@@ -149,12 +155,15 @@ def _render_task(clips: Sequence[ClipPlan], options: SetOptions) -> int:
 def _render_clips(clips: Sequence[ClipPlan], options: SetOptions) -> Iterator[int]:
     """Render clips, the video first, then its labels; yields 1 after each."""
     studio = open_studio(options.size, options.assets)
-    for subject, own in itertools.groupby(clips, attrgetter("subject")):
-        person = studio.person(options.stream(subject, _PERSON))
+    for (subject, twin), own in itertools.groupby(clips, _WHO):
+        person = studio.person(options.stream(subject, _PERSON, *[1] * twin))
         for clip in own:
             rng = options.stream(subject, _CLIPS + clip.clip)
             angles, around = _direct(clip, options, rng)
             faces = motion.random_performance(list(studio.template.units), options.frames, rng)
+            if twin:
+                rng = options.stream(subject, _CLIPS + clip.clip, 1)
+                around = scene.sample_scene(rng)
             stage = scene.make_stage(person.bounds, around, options.size)
             frames: Iterator[np.ndarray] = (
                 render_frame(person, stage, pose, face) for pose, face in zip(angles, faces)
@@ -193,10 +202,14 @@ def _write_manifest(path: Path, options: SetOptions) -> None:
     """Record the options; refuse a folder that was begun with others."""
     digest = None if options.assets is None else check_folder(options.assets)
     fixed = {"version": mrfomm.__version__, **options._asdict(), "assets": digest}
-    growing = ("subjects", "clips") if options.protocol != "paper" else ()
+    growing = ("subjects", "clips", "twins") if options.protocol != "paper" else ()
     if path.exists():
         try:
-            begun = {"assets": None, **json.loads(path.read_text(encoding="utf-8"))}  # older ones are of painted people
+            begun = {
+                "assets": None,
+                "twins": False,
+                **json.loads(path.read_text(encoding="utf-8")),
+            }  # older ones are of painted people
             smaller = [key for key in growing if begun[key] > fixed[key]]
             other = [key for key in fixed if key not in growing and begun[key] != fixed[key]]
         except (ValueError, TypeError, KeyError) as error:

@@ -16,7 +16,7 @@ pytest.importorskip("numba")
 from threads import load_and_count
 
 from eval.labels import read_labels, read_patterns
-from mrfomm.data.clips import find_clips, open_clip
+from mrfomm.data.clips import angles_of, find_clips, open_clip, twin_of
 from mrfomm.errors import UserError
 from mrfomm.heads import dataset, motion
 from mrfomm.heads.__main__ import main
@@ -124,11 +124,11 @@ def test_workers_have_one_thread(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_and_resumed(tiny, tmp_path):
-    options = [f"--{name}={value}" for name, value in TINY._asdict().items() if value is not None]
+    options = [f"--{name}={value}" for name, value in TINY._asdict().items() if value]
     command = [sys.executable, "-m", "mrfomm.heads", "-o", str(tmp_path), "--workers=1", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 600
-        while not any(tmp_path.rglob("train/*.mp4")) and time.monotonic() < deadline:
+        while not any(tmp_path.rglob("train/*.mp4")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert any(tmp_path.glob("train/*.mp4"))
@@ -143,6 +143,23 @@ def is_hidden(path):
 
 def identity_of(template, options, subject):
     return draw_identity(template, options.stream(subject, dataset._PERSON))
+
+
+def test_twins_move_alike_and_are_others(tiny, tmp_path):
+    """The set's own files stay byte for byte; the labels of twins are the same, but for the digest of the clip."""
+    make_dataset(tmp_path, TINY._replace(twins=True))
+    written = bytes_below(tmp_path)
+    assert all(written[path] == data for path, data in bytes_below(tiny).items() if path.suffix != ".json")
+    for clip in find_clips(tmp_path / "train"):
+        twin = twin_of(clip)
+        np.testing.assert_array_equal(angles_of(open_clip(twin)), angles_of(open_clip(clip)))
+        frames = [open_clip(each).read(range(4), 32).astype(float) for each in (clip, twin)]
+        assert np.abs(frames[0] - frames[1]).mean() > 5  # grey levels: another person before something else
+
+
+def test_the_papers_protocol_has_no_twins(tmp_path):
+    with pytest.raises(UserError, match="^--twins: "):
+        dataset.make_dataset(tmp_path, SetOptions("paper", 2, 1, 5, 32, 0, twins=True))
 
 
 def test_nobody_is_in_two_protocols():
