@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import mrfomm.__main__ as overview
+
 ROOT = Path(__file__).parent.parent.parent
 
 COMMANDS = (
@@ -96,7 +98,10 @@ INSTALLED = "import sys; sys.argv[0] = '/bin/mrfomm-eval'; from eval.__main__ im
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["animate.py"], "animate.py"),
+        (["animate.py"], "python animate.py"),
+        (["-m", "mrfomm", "heads"], "python -m mrfomm heads"),
+        (["-m", "mrfomm", "bins"], "python -m mrfomm bins"),
+        (["-c", INSTALLED.replace("eval", "mrfomm").replace("-mrfomm", ""), "export"], "mrfomm export"),
         (["-m", "mrfomm.app"], "python -m mrfomm.app"),
         (["-m", "mrfomm.media.provenance"], "python -m mrfomm.provenance"),
         (["-m", "eval", "report"], "python -m eval report"),
@@ -107,11 +112,25 @@ def test_the_name_is_the_one_it_was_started_by(words, name):
     assert run(*words, "--help").startswith(f"usage: {name} ")
 
 
-def test_the_packages_own_name_lists_commands_that_are_there():
-    listed = re.findall(r"^python (?:-m )?(\S+)", run("-m", "mrfomm"), re.MULTILINE)
-    assert len(listed) > 5
+def test_the_packages_own_name_lists_every_command():
+    """And each is there; eval is not of the package, so its commands are found by name."""
+    listed = re.findall(r"^  (\w+) {2,}\S", run("-m", "mrfomm"), re.MULTILINE)
+    own = {name.removesuffix(".__main__").rpartition(".")[2] for name in COMMANDS if not name.startswith("benchmarks")}
+    assert own - {"eval"} <= set(listed)
     for name in listed:
-        assert (ROOT / name).exists() or importlib.util.find_spec(name), name
+        assert "--help" in run("-m", "mrfomm", name, "--help"), name
+
+
+@pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"], ["export"]])
+def test_a_wrong_command_line_exits_with_2(words):
+    done = subprocess.run([sys.executable, "-m", "mrfomm", *words], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_without_eval_there_are_the_other_commands(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "eval" in name else find(name))
+    assert not list(overview.scores())
 
 
 def test_output_has_one_name(parser):

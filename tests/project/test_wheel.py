@@ -82,6 +82,19 @@ def test_train_by_default(installed, tmp_path):
     assert any((tmp_path / "runs" / "demo-64").glob("*/parameters.h5"))
 
 
-@pytest.mark.parametrize("command", ["mrfomm-reconstruct", "mrfomm-eval", "mrfomm-eval reconstruction"])
+@pytest.mark.parametrize(
+    "command",
+    ["mrfomm-reconstruct", "mrfomm-eval", "mrfomm-eval reconstruction", "mrfomm", "mrfomm bins", "mrfomm reconstruct"],
+)
 def test_help(installed, tmp_path, command):
-    assert run(installed, tmp_path, *command.split(), "--help").startswith("usage:")
+    """Under the name that was typed; other commands are named as they are installed."""
+    text = run(installed, tmp_path, *command.split(), "--help")
+    assert text.startswith(f"usage: {command} ")
+    assert "python" not in text
+
+
+def test_a_missing_extra_is_named_as_it_is_installed(installed, tmp_path):
+    code = "import sys; sys.modules['gradio'] = None\nfrom mrfomm import __main__, errors\n"
+    code += "try: __main__.main(['app'])\nexcept errors.UserError as error: print(error)"
+    (installed / "bin" / "app").write_text(code)
+    assert "; pip install mrfomm[app], on" in run(installed, tmp_path, "app")
