@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import chromium
 import pytest
 from markdown_it import MarkdownIt
 
@@ -290,12 +291,40 @@ def test_messages_quoted_in_troubleshooting_exist():
 # the site
 
 
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", tmp_path], cwd=ROOT, check=True)
-    pages = sorted(tmp_path.rglob("*.html"))
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site; a warning while it is built would be an error."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder], cwd=ROOT, check=True)
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
     assert {page.stem for page in pages} >= {page.stem for page in ROOT.glob("docs/*.md")}
-    for path in [*pages, *tmp_path.rglob("*.css"), *tmp_path.rglob("*.svg")]:
+    for path in [*pages, *site.rglob("*.css"), *site.rglob("*.svg")]:
         text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", text)
         loaded += re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')]+)", text)
         assert not loaded, path.name
+
+
+def test_the_search_works_from_a_folder(site):
+    """Without a server. The oracle: the pages that hold a rare word."""
+    word = "Winograd"
+    holding = {path.name for path in site.glob("*.html") if word in path.read_text(encoding="utf-8")}
+    with chromium.open_browser() as browser:
+        page = browser.new_page()
+        page.goto((site / "index.html").as_uri())
+        page.fill("#rtd-search-form input", word)
+        page.keyboard.press("Enter")
+        links = page.locator("#mkdocs-search-results a")
+        links.first.wait_for()
+        assert {each.get_attribute("href").split("/")[-1].split("#")[0] for each in links.all()} == holding
+        page.fill("#mkdocs-search-query", word[:-2])  # while it is typed
+        assert links.count() >= len(holding)
+        page.fill("#mkdocs-search-query", "qqqqq<b>")
+        assert page.inner_text("#mkdocs-search-results") == "No results found"
+        page.fill("#mkdocs-search-query", word)
+        links.first.click()
+        assert word in page.inner_text("body")
