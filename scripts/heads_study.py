@@ -64,9 +64,9 @@ def parse_arguments(arguments=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("question", choices=QUESTIONS)
-    add("models", metavar="NAME=CKPT", nargs="+")
-    add("--data", metavar="DIR", help="heads of `python -m mrfomm.heads` (sheet, choices: the bundled ones)")
+    add("question", choices=QUESTIONS, help="see above")
+    add("models", metavar="NAME=CKPT", nargs="+", help="models and their names")
+    add("--data", metavar="DIR", help="data of `python -m mrfomm.heads` (sheet, choices: the bundled ones)")
     add("-o", "--output", required=True, help="picture; counts and choices also write rows beside it, as .jsonl")
     return parser.parse_args(arguments)
 

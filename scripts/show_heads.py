@@ -58,9 +58,9 @@ PICTURES = {"conventions": conventions, "people": people}
 
 def main(arguments=None):
     parser = command_parser(__doc__, "[OPTION ...] -o OUT.png PICTURE")
-    parser.add_argument("picture", choices=PICTURES)
-    parser.add_argument("--seed", type=int, default=11, help="which people (%(default)s)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    parser.add_argument("picture", choices=PICTURES, help="what to draw")
+    parser.add_argument("--seed", type=int, default=11, help="number that draws the people (%(default)s)")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.png", help="picture to write")
     options = parser.parse_args(arguments)
     template = load_template()
     canvas = make_canvas(template, texture_size(SIZE))

@@ -40,9 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     names_help = "{}, separated by commas: {}, or none (%(default)s)"
     landmarks_help = names_help.format("landmarks for AKD", ", ".join(LANDMARK_BACKENDS))
     identity_help = names_help.format("face embeddings for AED", ", ".join(IDENTITY_BACKENDS))
-    add("results", metavar="RESULT", nargs="*", help=f"run folders of reconstruct.py (./{DEFAULT_RESULT})")
+    add("results", metavar="RESULT", nargs="*", help=f"run folders that reconstruct wrote (./{DEFAULT_RESULT})")
     add("--method", metavar="NAME", nargs="+", help="names of the results in the table (their folders' names)")
-    add("--data", metavar="DIR", help="where the true clips are, if not where they were (has test/)")
+    add("--data", metavar="DIR", help="folder of the true clips, with test/, if it has moved")
     add("--landmarks", metavar="NAMES", default="mediapipe", help=landmarks_help)
     add("--identity", metavar="NAMES", default="dlib", help=identity_help)
     add("--openface-weights", metavar="FILE", help="nn4.small2.v1.t7 of the OpenFace project, for --identity openface")

@@ -30,7 +30,7 @@ _LEAST_LOSS = 0.01  # a loss's difference is divided by this at least, as some l
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__, epilog="Exit code 0: ok; 1: something is wrong.")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser.parse_args(arguments)
 
 

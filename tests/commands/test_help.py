@@ -140,6 +140,21 @@ def test_output_has_one_name(parser):
     assert not any(action.dest == "out" for action in parser._actions)
 
 
+def test_help_lines_stand_by_themselves(parser):
+    """None goes on from the option's name, as "of one upload" did, and every argument has one."""
+    for action in parser._actions:
+        assert action.help, action.dest
+        assert not re.match(r"(of (?!K)|from|to|at|with|also)\b", action.help), action.help
+
+
+def test_the_old_spelling_of_output_is_taken(parser):
+    """--out, and it isn't shown."""
+    if not any(action.dest == "output" for action in parser._actions):
+        return
+    assert "--out " not in parser.format_help()
+    assert parser.parse_known_args(["input", "--out", "x"])[0].output in ("x", Path("x"))
+
+
 WITHOUT_DOCS = """
 import contextlib, importlib, io, sys, tiny
 assert False  # is not run
