@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import chromium
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
 from eval.labels import read_labels
-from mrfomm import bundled
+from mrfomm import Reenactor, bundled
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.reenactment.motion import Transfer
 from scripts import draw_architecture
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -196,6 +198,8 @@ def scratch(files, tmp_path, tmp_path_factory, monkeypatch):
     for path in (*files.iterdir(), ROOT / "configs"):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "docs").mkdir()
+    (tmp_path / "mrfomm").mkdir()
+    (tmp_path / "mrfomm" / "assets").symlink_to(bundled.ASSETS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -218,6 +222,22 @@ def test_every_command_runs_or_says_what_it_needs(page, scratch):
             raise AssertionError(where) from error
     for block in python_blocks(text):
         exec(compile(block, page.name, "exec"), {})
+
+
+def test_the_loop_without_this_project_draws_the_same(scratch):
+    """docs/onnx.md, against Reenactor on the frames that the loop read; it imports nothing of ours."""
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    (command,), (block,) = [each for each in commands_of(page) if each.needs is None], python_blocks(page)
+    run_python(*python_target(command.words))
+    names = {}
+    exec(compile(block, "onnx.md", "exec"), names)
+    assert "mrfomm" not in block
+    assert len(names["result"]) == len(list(open_frames("result.mp4"))) == 4
+    driving = list(names["iio"].imiter("v.mp4", plugin="pyav"))
+    reenactor = Reenactor(bundled.MODEL, ["a.png", "b.png", "c.png"])
+    expected = list(reenactor.animate(driving, Transfer(start=0, anchor=0)))
+    assert np.ptp(np.stack(expected).astype(int), axis=0).max() > 10  # it moves
+    assert np.abs(np.stack(expected).astype(int) - names["result"]).max() <= 1
 
 
 def test_commands_in_running_text_name_options_that_exist(capsys):
