@@ -102,6 +102,10 @@ def python_target(words):
         words.pop(0)
     if words[0] == "mpirun":
         words = words[words.index("python") :]
+    if words[:3] == ["python", "-m", "mrfomm"] and len(words) > 3:
+        words = [f"mrfomm-{words[3]}", *words[4:]]
+    if words[0] == "mrfomm-doctor":
+        return "mrfomm.doctor", words[1:]
     if words[0].startswith("mrfomm-"):
         return f"{words[0][len('mrfomm-') :]}.py", words[1:]
     if words[0] != "python":
