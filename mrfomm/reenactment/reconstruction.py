@@ -251,7 +251,7 @@ def _kept(folder: Path, rows: Iterable[ClipRow], clips: Iterable[Clip]) -> list[
 
 
 def _something_else(folder: AnyPath) -> UserError:
-    return UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
+    return UserError(f"{folder}: holds something other than a reconstruction; choose another --output")
 
 
 # Records
