@@ -177,7 +177,7 @@ def frame_picture(folder: Path, clip: str, source: Path, frame: FrameRow) -> Pic
 def masks_section(folder: Path) -> Section:
     """An even choice of the pictures that animate.py --masks wrote."""
     files = sorted(folder.glob("*.png"))
-    note = "a row a reference: input, its warp, mask, masked warp; at the end the result"
+    note = "one row per reference: input, its warp, mask, masked warp; at the end the result"
     chosen = [files[i] for i in spread(len(files), MASK_PICTURES)]
     pictures = [(picture_row([read_image(file)], SMALLEST_MASKS), f"{file.name}: {note}") for file in chosen]
     return Section(f"Masks: {folder}", "", {"What each reference supplies": pictures}, "")

@@ -160,7 +160,7 @@ def rebuilt(model, references, truth):
 
 
 def choices(models, data, output):
-    """L1D of the yaw sweeps of all patterns, by bins of 10 degrees, for each of CHOICES; a line a model and choice."""
+    """L1D of all patterns' yaw sweeps, by bins of 10 degrees, for each of CHOICES; one line per model and choice."""
     patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
     rows = []
     for model in models:

@@ -7,8 +7,8 @@ first from the bundled clips with the bundled model if it isn't there.
 
     reconstruction-scores/
       table.md                 what is printed
-      summary.jsonl            a line a method and measure: mean, interval, frames counted and dropped, versions
-      METHOD/CLIP.jsonl        a line a frame; null where a measure can't be taken
+      summary.jsonl            one line per method and measure: mean, interval, frames counted and dropped, versions
+      METHOD/CLIP.jsonl        one line per frame; null where a measure can't be taken
 """
 
 import argparse

@@ -4,7 +4,7 @@ A run is a folder that can be continued after a crash, and scored by ``python -m
 
     reconstruction/
       settings.json            what decides the frames, and how many clips there are in all
-      manifest.jsonl           one line a clip, written when all its frames are on the disk
+      manifest.jsonl           one line per clip, written when all its frames are on the disk
       frames/CLIP/000000.png   lossless
 
 A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it. The
