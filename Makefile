@@ -1,6 +1,7 @@
 # Paths are relative, so that a checkout below a folder with spaces in its name works too.
 PY := .venv/bin/python
 STAMP := .venv/.installed
+RUNTIME := .venv/.runtime
 
 .PHONY: help venv demo test faults hosts lint audit docs notebook clean
 .DELETE_ON_ERROR:
@@ -8,7 +9,7 @@ export PYTHON
 
 help:
 	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (a CPython 3.10)'
-	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4'
+	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4; installs only what that needs'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
 	@echo 'make hosts  two machines rehearsed on this one: killed, cut off, stopped; as root, with ip; minutes'
@@ -20,15 +21,19 @@ help:
 
 venv: $(STAMP)
 
-# The stamp is written last: an interrupted installation is taken up again.
-$(STAMP): setup.py pyproject.toml constraints.txt scripts/make_venv.sh
-	@rm -f $@
+# Stamps are written last: an interrupted installation is taken up again.
+$(RUNTIME): setup.py constraints.txt scripts/make_venv.sh
+	@rm -f $@ $(STAMP)
 	@sh scripts/make_venv.sh .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=21'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	@touch $@
+
+$(STAMP): $(RUNTIME) pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv
+demo: $(RUNTIME)
 	$(PY) animate.py --side-by-side --output demo.mp4
 	@echo "The result is in $(CURDIR)/demo.mp4"
 

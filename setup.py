@@ -124,6 +124,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "mrfomm = mrfomm.__main__:command",
             "mrfomm-train = mrfomm.commands.train:command",
             "mrfomm-animate = mrfomm.commands.animate:command",
             "mrfomm-reconstruct = mrfomm.commands.reconstruct:command",

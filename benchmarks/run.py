@@ -45,17 +45,17 @@ def parse_arguments(arguments=None):
     parser = command_parser(__doc__)
     add = parser.add_argument
     several = {"nargs": "+", "metavar": "NAME"}
-    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"sections, of {', '.join(SECTIONS)} (all)")
-    add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="sides in pixels (%(default)s)")
-    add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="numbers of references (%(default)s)")
+    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"what to do: {', '.join(SECTIONS)} (all)")
+    add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="sides, in pixels (64 128 256)")
+    add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="numbers of references (1 3 8)")
     runners = list(inference.RUNNERS)
-    add("--backends", **several, choices=runners, default=runners, help=f"back ends, of {', '.join(runners)} (all)")
+    add("--backends", **several, choices=runners, default=runners, help=f"back ends: {', '.join(runners)} (all)")
     add(
         "--seconds",
         type=float,
         default=2.0,
         metavar="T",
-        help="seconds for a measurement of 3 calls or more (%(default)s)",
+        help="seconds to spend on each measurement, 3 calls at least (%(default)s)",
     )
     add("-o", "--output", metavar="DIR", default="benchmark", help="folder for benchmarks.json and .md (%(default)s)")
     return parser.parse_args(arguments)

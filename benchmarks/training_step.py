@@ -65,12 +65,12 @@ def parse_arguments(arguments=None):
     add = parser.add_argument
     add("--context", choices=CONTEXTS, default="cpu", help="where to compute (%(default)s)")
     several = {"nargs": "+", "metavar": "NAME", "choices": OVERRIDES, "default": ["heads-64"]}
-    add("--configs", **several, help=f"of {', '.join(OVERRIDES)} (heads-64); vox-256 is slow on a CPU: --batch 1")
+    add("--configs", **several, help=f"one of {', '.join(OVERRIDES)} (heads-64); vox-256 is slow on a CPU: --batch 1")
     add("--references", nargs="+", type=int, metavar="K", default=[1, 3], help="numbers of references (1 3)")
-    add("--stages", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="without and with discriminator (both)")
+    add("--stages", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="2 is with discriminator (both)")
     add("--batch", type=int, default=8, help="samples per step, of all processes (%(default)s)")
-    add("--seconds", type=float, default=5, help="seconds to measure each for, three steps at least (%(default)s)")
-    add("--profile", action="store_true", help="also each operator's share of a step")
+    add("--seconds", type=float, default=5, help="seconds to spend on each, 3 steps at least (%(default)s)")
+    add("--profile", action="store_true", help="print each operator's share of a step, too")
     return parser.parse_args(arguments)
 
 

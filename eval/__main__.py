@@ -9,7 +9,7 @@ from mrfomm.errors import command_parser, run_command, started_as
 
 COMMANDS = {
     "bins": "motion transfer scored in bins of the head's angle",
-    "reconstruction": "what reconstruct.py has rebuilt, scored",
+    "reconstruction": "what reconstruct has rebuilt, scored",
     "pairs": "two folders of pictures, or two videos, compared",
     "pose": "the head's angles in a clip, estimated",
     "report": "results as one self-contained HTML file",

@@ -127,7 +127,7 @@ def missing_entries(plans: Iterable[Plan]) -> list[Plan]:
 def is_whole(entry: Entry) -> bool:
     """Whether an entry's folder holds what its manifest promises, undamaged; UserError if it isn't ours to replace."""
     if entry.folder.exists() and not (entry.folder / MANIFEST).exists():
-        raise UserError(f"{entry.folder}: holds something else than frames of eval.bins; choose another --output")
+        raise UserError(f"{entry.folder}: holds something other than frames of eval.bins; choose another --output")
     try:
         manifest = json.loads((entry.folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest.pop("files")

@@ -64,7 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = command_parser(__doc__, "[OPTION ...] -o CSV CLIP", epilog=f"The angles are estimates: {CAUTION}.")
     add = parser.add_argument
     add("clip", metavar="CLIP", help="video, gif or folder of frames with one face")
-    add("-o", "--output", metavar="CSV", required=True, help="columns frame, yaw, pitch, roll, clip")
+    add("-o", "--output", metavar="CSV", required=True, help="label file to write, angles in degrees")
     add("--landmarks", choices=tuple(POINTS), default="mediapipe", help="landmark back end (%(default)s)")
     add("--interpolate", action="store_true", help="fill frames without a face from their neighbours (else left empty)")
     add("--labels", metavar="CSV", help="true angles of the clip: print the estimates' errors")

@@ -50,11 +50,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line as a namespace."""
     parser = command_parser(__doc__, "[OPTION ...] RESULT ...")
     add = parser.add_argument
-    add("results", metavar="RESULT", nargs="+", help="folders of eval.bins, eval.reconstruction, reconstruct.py, masks")
-    add("-o", "--output", metavar="FILE", default="report.html", help="the page (%(default)s)")
+    add("results", metavar="RESULT", nargs="+", help="folders of bins, reconstruction, reconstruct or animate --masks")
+    add("-o", "--output", metavar="FILE", default="report.html", help="page to write (%(default)s)")
     add("--title", default="mrfomm: results", help="title of the page (%(default)s)")
-    add("--data", metavar="DIR", help="the recordings of eval.bins, to show frames of its best and worst bins")
-    add("--frames", type=int, default=4, metavar="N", help="best and worst frames each (%(default)s)")
+    add("--data", metavar="DIR", help="the recordings that bins scored, to show frames of its best and worst")
+    add("--frames", type=int, default=4, metavar="N", help="number of best and of worst frames (%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -178,7 +178,7 @@ def frame_picture(folder: Path, clip: str, source: Path, frame: FrameRow) -> Pic
 def masks_section(folder: Path) -> Section:
     """An even choice of the pictures that animate.py --masks wrote."""
     files = sorted(folder.glob("*.png"))
-    note = "a row a reference: input, its warp, mask, masked warp; at the end the result"
+    note = "one row per reference: input, its warp, mask, masked warp; at the end the result"
     chosen = [files[i] for i in spread(len(files), MASK_PICTURES)]
     pictures = [(picture_row([read_image(file)], SMALLEST_MASKS), f"{file.name}: {note}") for file in chosen]
     return Section(f"Masks: {folder}", "", {"What each reference supplies": pictures}, "")

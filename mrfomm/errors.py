@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, Union
 
 AnyPath = Union[str, "os.PathLike[str]"]  # of a file or folder
@@ -28,9 +29,31 @@ _REMEDIES = {
 }
 
 
+_IS_CHECKOUT = Path(__file__).parent.with_name("setup.py").is_file()
+# how a checkout calls something -> how it is called where a wheel is installed
+_INSTALLED = {
+    r"(?<![\w./-])(?:python )?(animate|reconstruct|train)\.py\b": r"mrfomm-\1",
+    r"(?<![\w./-])(?:python -m )?eval[. ](bins|pairs|pose|reconstruction|report)\b": r"mrfomm-eval \1",
+    r"python -m eval\b": "mrfomm-eval",
+    r"python -m mrfomm(?:\.(?:data\.)?| )(?=\w)": "mrfomm ",
+    r"pip install (?:-c constraints\.txt )?-e \.": "pip install mrfomm",
+}
+
+
+def as_called_here(text: str) -> str:
+    """A text whose commands are spelled as a checkout has them (``python train.py``, ``pip install -e .[app]``), with
+    a wheel's spelling (``mrfomm-train``, ``pip install mrfomm[app]``) where this is one."""
+    for pattern, installed in () if _IS_CHECKOUT else _INSTALLED.items():
+        text = re.sub(pattern, installed, text)
+    return text
+
+
 class UserError(Exception):
     """Bad input that the person at the keyboard can mend: one line that names the file or key and the remedy, which
-    commands print before they exit with 2."""
+    commands print before they exit with 2. Commands in it are spelled as in a checkout: see ``as_called_here``."""
+
+    def __str__(self) -> str:
+        return as_called_here(super().__str__())
 
 
 def check_is_file(path: AnyPath) -> None:
@@ -69,15 +92,17 @@ def command_parser(doc: str | None, usage: str = "[OPTION ...]", **options: Any)
     """An ArgumentParser under the name that the command was started by, described by the first paragraph of its
     docstring (None under ``python -OO``); ``usage`` follows the name, ``options`` are ArgumentParser's."""
     options = {"description": (doc or "").partition("\n\n")[0], **options}
+    for name in options.keys() & {"description", "epilog"}:
+        options[name] = as_called_here(options[name])
     return argparse.ArgumentParser(prog=started_as(), usage=f"%(prog)s {usage}", **options)
 
 
 def started_as() -> str:
     """The command as it was typed, without its arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
-    if spec and sys.argv[0].endswith(".py"):
-        return re.sub(r"\.(__main__|commands|media)\b", "", f"python -m {spec.name}")
-    return os.path.basename(sys.argv[0])
+    if not sys.argv[0].endswith(".py"):
+        return os.path.basename(sys.argv[0])
+    return re.sub(r"\.(__main__|commands|media)\b", "", f"python -m {spec.name}") if spec else f"python {sys.argv[0]}"
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

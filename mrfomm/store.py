@@ -154,7 +154,7 @@ def _lock(path: Path, flags: int, held: contextlib.ExitStack) -> OSError | None:
 
 
 def _another_run(folder: AnyPath) -> UserError:
-    return UserError(f"{folder}: another run is at work there; wait for its end or take another folder")
+    return UserError(f"{folder}: another run is at work there; wait until it ends, or take another folder")
 
 
 def files_below(folder: AnyPath, above: tuple[str, ...] = ()) -> Iterator[Path]:

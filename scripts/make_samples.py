@@ -50,8 +50,8 @@ def write_driving(template, folder, rng):
 
 def main(arguments=None):
     parser = command_parser(__doc__, "[OPTION ...] -o DIR")
-    parser.add_argument("--seed", type=int, default=0, help="which heads (%(default)s)")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="number that draws the heads (%(default)s)")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path, help="folder to write")
     options = parser.parse_args(arguments)
     template, stream = load_template(), len(PROTOCOLS)  # one that no protocol has
     write_references(template, options.output, np.random.default_rng([options.seed, stream, 1]))

@@ -88,12 +88,12 @@ PICTURES = {"conventions": conventions, "people": people, "moments": moments, "t
 
 def main(arguments=None):
     parser = command_parser(__doc__, "[OPTION ...] -o OUT PICTURE")
-    parser.add_argument("picture", choices=PICTURES)
-    parser.add_argument("--seed", type=int, default=11, help="which people (%(default)s)")
+    parser.add_argument("picture", choices=PICTURES, help="what to draw")
+    parser.add_argument("--seed", type=int, default=11, help="number that draws the people (%(default)s)")
     parser.add_argument("--size", type=int, default=192, help="side of a frame in pixels (%(default)s)")
     parser.add_argument("--rows", type=int, default=3, help="rows of people (%(default)s)")
     parser.add_argument("--assets", metavar="DIR", help="people with photographed skin: a folder of MakeHuman's assets")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a .png or .jpg file")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="picture to write, .png or .jpg")
     options = parser.parse_args(arguments)
     studio, rng = open_studio(options.size, options.assets), np.random.default_rng(options.seed)
     sheet = tile(list(PICTURES[options.picture](studio, rng, options)), gap=0)

@@ -10,9 +10,9 @@ from mrfomm.store import whole_file
 
 def main(arguments=None):
     parser = command_parser(__doc__, "[OPTION ...] -o OUT.png VIDEO")
-    parser.add_argument("video", metavar="VIDEO")
-    parser.add_argument("--frames", type=int, default=4, help="how many, evenly spaced (%(default)s)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    parser.add_argument("video", metavar="VIDEO", help="clip to show")
+    parser.add_argument("--frames", type=int, default=4, help="number of frames, evenly spaced (%(default)s)")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.png", help="picture to write")
     options = parser.parse_args(arguments)
     if options.frames < 1:
         raise UserError(f"--frames {options.frames}: give a number, at least 1")

@@ -50,11 +50,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     wide = functools.partial(argparse.HelpFormatter, max_help_position=31)
     parser = command_parser(__doc__, formatter_class=wide)
     add = parser.add_argument
-    data_help = "recordings, a folder for each pattern (bundled)"
+    data_help = "recordings with angles, by pattern (bundled)"
     generated_help = "other methods' frames; NAME=DIR names a method"
-    refs_help = "yaw 0, or -30 and 30 too (auto: as trained)"
+    refs_help = "poses: frontal, or yaw 0, -30 and 30 (auto: as trained)"
     backend_help = f"embedding of --features identity ({IDENTITY_BACKENDS[0]})"
-    tolerance_help = "how far a reference's angle may be off (%(default)s)"
+    tolerance_help = "largest error of a reference's angle (%(default)s)"
     add("--data", metavar="DIR", default=bundled.BENCHMARK, help=data_help)
     add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled one)")
     add("--generated", metavar="DIR", action="extend", nargs="+", default=[], help=generated_help)
@@ -65,14 +65,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--refs", choices=("auto", *REFERENCE_COUNTS), default="auto", help=refs_help)
     add("--motion", choices=MOTIONS, default="relative", help="move the reference, or copy poses (%(default)s)")
     add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")
-    add("--lpips-weights", metavar="FILE", help="of --features lpips (the bundled AlexNet)")
+    add("--lpips-weights", metavar="FILE", help="weights for --features lpips (the bundled AlexNet)")
     add("--identity-backend", choices=IDENTITY_BACKENDS, help=backend_help)
-    add("--identity-weights", metavar="FILE", help="for an embedding without any (openface)")
+    add("--identity-weights", metavar="FILE", help="weights of the back end openface (none)")
     add("--bin-width", type=float, default=2, metavar="DEGREES", help="width of the bins [a, a + width) (%(default)s)")
-    add("--range", type=float, default=60, metavar="DEGREES", help="bins from -range to +range (%(default)s)")
+    add("--range", type=float, default=60, metavar="DEGREES", help="bins go from -range to +range (%(default)s)")
     add("--pose-tolerance", type=float, default=5, metavar="DEGREES", help=tolerance_help)
-    add("--allow-missing-poses", action="store_true", help="take the nearest frame then (else an error)")
-    add("-o", "--output", metavar="DIR", default="bins", help="table, plot, rows and generated frames (%(default)s)")
+    add("--allow-missing-poses", action="store_true", help="take the nearest frame if none is that close")
+    add("-o", "--output", metavar="DIR", default="bins", help="folder for tables, plot and frames (%(default)s)")
     add("--json", action="store_true", help="print the scores as JSON, not as tables")
     add_computing(parser, batch=4)
     return parser.parse_args(arguments)

@@ -119,7 +119,7 @@ def pairs_scored(scored: Iterable[PairScore]) -> str:
 
 
 def draw_curves(file: AnyPath | BinaryIO, pairs: Sequence[PairScore], names: Sequence[str], measure: str) -> None:
-    """A PNG with a panel a kind of sequence: the mean over pairs against the angle, one line a method."""
+    """A PNG with one panel per kind of sequence: the mean over pairs against the angle, one line per method."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS):
         for name in names:

@@ -8,8 +8,8 @@ if it isn't there.
 
     reconstruction-scores/
       table.md                 what is printed
-      summary.jsonl            a line a method and measure: mean, interval, frames counted and dropped, versions
-      METHOD/CLIP.jsonl        a line a frame; null where a measure can't be taken
+      summary.jsonl            one line per method and measure: mean, interval, frames counted and dropped, versions
+      METHOD/CLIP.jsonl        one line per frame; null where a measure can't be taken
 """
 
 import argparse
@@ -51,10 +51,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     names_help = "{}, separated by commas: {}, or none (%(default)s)"
     landmarks_help = names_help.format("landmarks for AKD", ", ".join(LANDMARK_BACKENDS))
     identity_help = names_help.format("face embeddings for AED", ", ".join(IDENTITY_BACKENDS))
-    add("results", metavar="RESULT", nargs="*", help=f"run folders of reconstruct.py (./{DEFAULT_RESULT})")
+    add("results", metavar="RESULT", nargs="*", help=f"run folders that reconstruct wrote (./{DEFAULT_RESULT})")
     add("--generated", metavar="[NAME=]DIR", action="append", default=[], help=GENERATED)
     add("--method", metavar="NAME", nargs="+", help="names in the table, RESULTs first (their folders' names)")
-    add("--data", metavar="DIR", help="where the true clips are, if not where they were (has test/)")
+    add("--data", metavar="DIR", help="folder of the true clips, with test/, if it has moved")
     add("--size", metavar="N", type=int, help="bring all frames to N x N pixels (as they are, if all have one size)")
     add("--landmarks", metavar="NAMES", default="mediapipe", help=landmarks_help)
     add("--identity", metavar="NAMES", default="dlib", help=identity_help)

@@ -1,4 +1,4 @@
-"""How the scores of runs are shown: a row a method and measure for a file, the tables, the notes below them."""
+"""How the scores of runs are shown: one row per method and measure for a file, the tables, the notes below them."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from mrfomm.commands.machine import LOOKS
-from mrfomm.errors import UserError, command_parser, run_command
+from mrfomm.errors import UserError, as_called_here, command_parser, run_command
 
 if TYPE_CHECKING:
     from mrfomm.commands.trial import Trial
@@ -30,7 +30,7 @@ _LEAST_LOSS = 0.01  # a loss's difference is divided by this at least, as some l
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__, epilog="Exit code 0: ok; 1: something is wrong.")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser.parse_args(arguments)
 
 
@@ -58,7 +58,8 @@ def _noting(name: str, remedy: str, problems: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}; {remedy}"
+        known = isinstance(error, UserError)
+        text = str(error) if known else as_called_here(f"{type(error).__name__}: {error}; {remedy}")
         problems.append(f"{name}: {' '.join(text.split())}")
 
 

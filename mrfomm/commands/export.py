@@ -45,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--breakdown", action="store_true", help="write breakdown.onnx too")
     add("--plain", action="store_true", help="leave convolutions as they are: for a GPU, or other runtimes")
-    add("--check", action="store_true", help="compare with nnabla on random input")
+    add("--check", action="store_true", help="compare the graphs with nnabla on random input")
     return parser.parse_args(arguments)
 
 

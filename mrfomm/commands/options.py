@@ -10,5 +10,5 @@ def add_computing(parser: argparse.ArgumentParser, batch: int) -> None:
     """Add where and by what a model is run, with the default number of driving frames per call."""
     add = parser.add_argument
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs it (auto: onnx on a CPU, if installed)")
-    add("--batch", type=int, default=batch, metavar="N", help="frames per call of the network (%(default)s)")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on CPUs, if there)")
+    add("--batch", type=int, default=batch, metavar="N", help="driving frames per call of the network (%(default)s)")

@@ -23,7 +23,8 @@ NAMED_REFERENCES = {"first": 1, "first-last": 2, "first-last-middle": 3}
 
 
 DATA = "data in FOMM's format, with test/ (the bundled set)"
-PSEUDO = "the paper's pseudo multi-reference baseline: of K single-reference results the one closest to the truth"
+REFS = "which frames of a clip are its references: first, first-last, first-last-middle, or how many (%(default)s)"
+PSEUDO = "of K single-reference results keep the one closest to the truth (the paper's pseudo multi-reference baseline)"
 EPILOG = "An interrupted run is continued by the same command. `python -m eval.reconstruction DIR` scores it."
 
 
@@ -33,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--data", metavar="DIR", default=bundled.SAMPLE_DATA, help=DATA)
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
-    add("--refs", default="first-last-middle", help="first, first-last, first-last-middle or a number K (%(default)s)")
+    add("--refs", default="first-last-middle", help=REFS)
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--pseudo", action="store_true", help=PSEUDO)
     add("-o", "--output", metavar="DIR", default="reconstruction", help="folder for frames and manifest (%(default)s)")

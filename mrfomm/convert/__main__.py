@@ -21,7 +21,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("source", metavar="SRC", help="weights to convert")
     add("-o", "--output", metavar="DEST", required=True, help="checkpoint folder, or .h5 file for VGG19")
-    add("--config", metavar="YAML", help="ours, or the one the weights came with (default: vox-256)")
+    add("--config", metavar="YAML", help="configuration of the weights: ours, or the one they came with (vox-256)")
     return parser.parse_args(arguments)
 
 

@@ -22,7 +22,7 @@ def check_labelled(path: AnyPath, labels: AnyPath) -> None:
     with open(labels, newline="", encoding="utf-8-sig") as file:
         digest = next(csv.DictReader(file)).get("clip")
     if digest and digest != clip_digest(path):
-        raise UserError(f"{labels}: of another clip than {path}; label it again, or empty the column clip if they fit")
+        raise UserError(f"{labels}: of a different clip than {path}; label it again, or empty column clip if they fit")
 
 
 def read_labels(path: AnyPath) -> np.ndarray:
@@ -69,7 +69,7 @@ def _row(place: str, row: dict[str, str]) -> tuple[int, list[float]]:
         raise UserError(f"{place}, frame: {row['frame']} is not a whole number; count frames from 0")
     beyond = [name for name, angle in zip(KINDS, angles) if abs(angle) > 180]
     if beyond:
-        raise UserError(f"{place}, {beyond[0]}: {row[beyond[0]]} is no angle in -180..180 degrees")
+        raise UserError(f"{place}, {beyond[0]}: {row[beyond[0]]} is not an angle in -180..180 degrees")
     return int(frame), angles
 
 

@@ -21,7 +21,7 @@ DETAILS = """
 The clips are fixed squares around one face: DATA/train and DATA/test hold IDENTITY#VIDEO#START#END.mp4, frames
 START..END-1 of the raw video. The identity is the raw video's folder below RAW, or its own name. No identity is in both
 sets; a single one is split by time instead, if it is long enough for two clips. Links are followed. A run that was
-stopped goes on where it was when started again; a video that has changed since is cut anew.
+stopped goes on where it was when started again; a video that has changed since is cut again.
 """
 VOXCELEB_MARGIN = 0.1  # FOMM's, for boxes of whole heads
 
@@ -143,7 +143,7 @@ def _explain_empty(split: str, min_frames: int, identities: set[str], test: set[
     else:
         names = _names(sorted(identities & test if split == "test" else identities - test)) or "others"
         why = f"nothing could be cut of {names}; give other videos of them"
-    print(f"no {split} set: {why}, or start anew with other options and another --output", file=sys.stderr)
+    print(f"no {split} set: {why}, or start over with other options and another --output", file=sys.stderr)
 
 
 def _names(names: list[str]) -> str:

@@ -23,7 +23,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("-o", "--output", metavar="DIR", required=True, help="folder of the set; train and test may share one")
     add("--protocol", choices=DEFAULTS, default="train", help="what to render (%(default)s)")
     add("--subjects", type=int, metavar="N", help="number of people (train 250, test 20, paper 5)")
-    add("--clips", type=int, metavar="N", help="clips of each (train 2, test 1; paper: three for each illumination)")
+    add("--clips", type=int, metavar="N", help="clips of each person (train 2, test 1; paper: three for each light)")
     add("--frames", type=int, metavar="M", help="frames of each clip (train, test 64; paper 121)")
     add("--size", type=int, default=64, metavar="S", help="side of the frames in pixels (%(default)s)")
     add("--seed", type=int, default=0, help="the same seed makes the same set (%(default)s)")

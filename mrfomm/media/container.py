@@ -101,7 +101,7 @@ def picture_stream(container: InputContainer, path: AnyPath) -> VideoStream:
         raise unreadable(path, "no pictures in it")
     context, limit = stream.codec_context, Image.MAX_IMAGE_PIXELS or 0
     if context is None:
-        raise UserError(f"{path}: its pictures can't be decoded here; encode them anew, as H.264 for one")
+        raise UserError(f"{path}: its pictures can't be decoded here; encode them again, as H.264 for one")
     if stream.width * stream.height * max(1, stream.sample_aspect_ratio or 1) > limit:
         raise unreadable(path, f"Picture size {stream.width}x{stream.height}, more than 89 megapixels")
     # the limit holds for each frame, as for images; columns are cut off exactly, not to a multiple of 32

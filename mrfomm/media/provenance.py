@@ -77,7 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line as a namespace."""
     epilog = "A file without such a record is not thereby genuine: it is easily removed."
     parser = command_parser(__doc__, "FILE", epilog=epilog)
-    parser.add_argument("file", metavar="FILE", help="video, gif, PNG or folder of PNGs that animate.py wrote")
+    parser.add_argument("file", metavar="FILE", help="video, gif, PNG or folder of PNGs that animate wrote")
     return parser.parse_args(arguments)
 
 

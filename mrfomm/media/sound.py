@@ -45,7 +45,7 @@ def find_sound(path: AnyPath, fps: Fraction) -> Sound | None:
         for track in tracks:
             if _can_be_decoded(path, track.index):
                 return Sound(str(path), track.index, start, course.ahead)
-    raise UserError(f"{path}: its sound can't be decoded here; leave it out (--no-audio), or encode it anew as AAC")
+    raise UserError(f"{path}: its sound can't be decoded here; leave it out (--no-audio), or encode it again as AAC")
 
 
 def _can_be_decoded(path: AnyPath, index: int) -> bool:

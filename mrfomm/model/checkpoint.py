@@ -134,9 +134,9 @@ def _check_replaceable(folder: Path) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise UserError(f"{folder}: is no folder; choose a new folder") from error
+        raise UserError(f"{folder}: is not a folder; choose a new folder") from error
     if others:
-        raise UserError(f"{folder}: holds something else than a checkpoint ({others[0]}); choose a new folder")
+        raise UserError(f"{folder}: holds something other than a checkpoint ({others[0]}); choose a new folder")
 
 
 def load_checkpoint(path: AnyPath) -> Checkpoint:

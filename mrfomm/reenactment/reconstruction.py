@@ -4,7 +4,7 @@ A run is a folder that can be continued after a crash, and scored by ``python -m
 
     reconstruction/
       settings.json            what decides the frames, and how many clips there are in all
-      manifest.jsonl           one line a clip, written when all its frames are on the disk
+      manifest.jsonl           one line per clip, written when all its frames are on the disk
       frames/CLIP/000000.png   lossless
 
 A line of the manifest names the truth (clip and frame number) of every picture and its L1 distance (L1D) to it. The
@@ -251,7 +251,7 @@ def _kept(folder: Path, rows: Iterable[ClipRow], clips: Iterable[Clip]) -> list[
 
 
 def _something_else(folder: AnyPath) -> UserError:
-    return UserError(f"{folder}: holds something else than a reconstruction; choose another --output")
+    return UserError(f"{folder}: holds something other than a reconstruction; choose another --output")
 
 
 # Records

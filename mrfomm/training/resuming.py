@@ -31,13 +31,13 @@ def resumed_position(checkpoint: Checkpoint, config: Config, loader: Loader) -> 
     if samples % size:
         raise UserError(
             f"train.batch_size was {old_size}, is {size}: the {samples} samples done in epoch {progress.epoch + 1} "
-            f"are no whole number of batches; give a size that divides {samples}"
+            f"are not a whole number of batches; give a size that divides {samples}"
         )
     progress = progress._replace(batch=samples // size)
     orders = [(key, *map(operator.attrgetter(key), (before, config))) for key in _ORDER]
     changed = [f"{key} was {old}, is {new}" for key, old, new in orders if old != new]
     if checkpoint.state.get("training", loader.digest) != loader.digest:
-        changed.insert(0, "the training clips are others than before")
+        changed.insert(0, "the training clips have changed")
     if changed or size != old_size:
         _check_steps_left(progress, config.train.epochs, loader.steps_per_epoch)
     if changed:

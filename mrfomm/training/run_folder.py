@@ -49,7 +49,7 @@ def load_resumable(path: AnyPath) -> Checkpoint:
             return load_checkpoint(folder)
         except UserError as error:
             print(f"stepping over a checkpoint: {' '.join(str(error).split())}", file=sys.stderr)
-    other = f"go on from {run / BEST}" if (run / BEST).is_dir() else "start anew with --output"
+    other = f"go on from {run / BEST}" if (run / BEST).is_dir() else "start over with --output"
     raise UserError(f"{run}: no whole checkpoint to resume from ({len(folders)} damaged); {other}")
 
 
@@ -57,7 +57,7 @@ def remove_old_checkpoints(run: AnyPath, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints of a run folder; a UserError tells which one can't be."""
     for folder in list_checkpoints(run)[:-keep]:
         aside = own_name(folder, PARTIAL)
-        with named(folder, "can't delete this old checkpoint", "see to its permissions"):
+        with named(folder, "can't delete this old checkpoint", "check its permissions"):
             folder.rename(aside)  # so that none stands there half deleted
             shutil.rmtree(aside)
 
@@ -68,7 +68,7 @@ def tidy(run: AnyPath) -> None:
     A UserError tells that something can't be renamed or deleted.
     """
     run = Path(run)
-    with named(run, "can't clear away what a killed run left", "see to its permissions"):
+    with named(run, "can't clear away what a killed run left", "check its permissions"):
         for old in run.glob(f".*{OLD}"):
             name = _OLD_NAME.fullmatch(old.name)
             if name and not (run / name[1]).exists():
@@ -111,7 +111,7 @@ def diverged(run: Path, step: int, what: str) -> UserError:
     best = best_state(run)
     if best and best["step"] != step:
         left.append(BEST)
-    remedy = f"go on from {left[0]} by --resume {run / left[0]}" if left else "begin anew"
+    remedy = f"go on from {left[0]} by --resume {run / left[0]}" if left else "start over"
     further = f", or further back from {', '.join(left[1:])}" if left[1:] else ""
     return UserError(f"step {step}: not finite: {what}; {remedy} with a lower train.learning_rate{further}")
 

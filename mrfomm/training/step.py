@@ -124,7 +124,7 @@ class GeneratorStep:
         differentiate(self.total, *self._shown)
 
     def picture(self) -> np.ndarray:
-        """A picture of the last batch, uint8 [H,W,3]: one row a sample (see ``pictures.training_row``)."""
+        """A picture of the last batch, uint8 [H,W,3]: one row per sample (see ``pictures.training_row``)."""
         prediction, driving_points, occlusion, mask, points = (variable.d for variable in self._shown)
         points = points.reshape(*self.references.shape[:2], -1, 2)  # [B,K,n,2]
         arrays = (self.references.d, self.driving.d, prediction, occlusion, mask, points, driving_points)

@@ -100,7 +100,7 @@ class Trainer:
         step = self.progress.step
         self.best = self._communicator.share(best_so_far(self._folder, step, self._validation_digest))
         if checkpoint.state.get("validation") != self._validation_digest:
-            print("the held-out clips are others than before: best/ is looked for anew", file=sys.stderr)
+            print("the held-out clips have changed: best/ is chosen again", file=sys.stderr)
         self._is_saved = checkpoint.folder.name == checkpoint_name(step)
         if self._communicator.rank == 0:
             set_later_aside(self._folder, step)

@@ -72,7 +72,7 @@ class RunLog:
         pictures = {int(path.stem): path for path in self._folder.glob("pictures/*.png") if path.stem.isdecimal()}
         later = [pictures.pop(number) for number in list(pictures) if number > step]
         for path in (self._folder / CURVES, self._folder / TENSORBOARD, *later):
-            with named(path, "can't be deleted", "see to its permissions"):
+            with named(path, "can't be deleted", "check its permissions"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         draw_curves(rows, self._folder / CURVES)
         for row in rows:

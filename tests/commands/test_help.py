@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import mrfomm.__main__ as overview
+
 ROOT = Path(__file__).parent.parent.parent
 
 COMMANDS = (
@@ -97,7 +99,10 @@ INSTALLED = "import sys; sys.argv[0] = '/bin/mrfomm-eval'; from eval.__main__ im
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["animate.py"], "animate.py"),
+        (["animate.py"], "python animate.py"),
+        (["-m", "mrfomm", "heads"], "python -m mrfomm heads"),
+        (["-m", "mrfomm", "bins"], "python -m mrfomm bins"),
+        (["-c", INSTALLED.replace("eval", "mrfomm").replace("-mrfomm", ""), "export"], "mrfomm export"),
         (["-m", "mrfomm.app"], "python -m mrfomm.app"),
         (["-m", "mrfomm.media.provenance"], "python -m mrfomm.provenance"),
         (["-m", "eval", "report"], "python -m eval report"),
@@ -108,11 +113,25 @@ def test_the_name_is_the_one_it_was_started_by(words, name):
     assert run(*words, "--help").startswith(f"usage: {name} ")
 
 
-def test_the_packages_own_name_lists_commands_that_are_there():
-    listed = re.findall(r"^python (?:-m )?(\S+)", run("-m", "mrfomm"), re.MULTILINE)
-    assert len(listed) > 5
+def test_the_packages_own_name_lists_every_command():
+    """And each is there; eval is not of the package, so its commands are found by name."""
+    listed = re.findall(r"^  (\w+) {2,}\S", run("-m", "mrfomm"), re.MULTILINE)
+    own = {name.removesuffix(".__main__").rpartition(".")[2] for name in COMMANDS if not name.startswith("benchmarks")}
+    assert own - {"eval"} <= set(listed)
     for name in listed:
-        assert (ROOT / name).exists() or importlib.util.find_spec(name), name
+        assert "--help" in run("-m", "mrfomm", name, "--help"), name
+
+
+@pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"], ["export"]])
+def test_a_wrong_command_line_exits_with_2(words):
+    done = subprocess.run([sys.executable, "-m", "mrfomm", *words], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_without_eval_there_are_the_other_commands(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "eval" in name else find(name))
+    assert not list(overview.scores())
 
 
 def test_output_has_one_name(parser):
@@ -120,6 +139,21 @@ def test_output_has_one_name(parser):
     outputs = [action for action in parser._actions if "-o" in action.option_strings or action.dest == "output"]
     assert all(action.option_strings == ["-o", "--output"] for action in outputs)
     assert not any(action.dest == "out" for action in parser._actions)
+
+
+def test_help_lines_stand_by_themselves(parser):
+    """None goes on from the option's name, as "of one upload" did, and every argument has one."""
+    for action in parser._actions:
+        assert action.help, action.dest
+        assert not re.match(r"(of (?!K)|from|to|at|with|also)\b", action.help), action.help
+
+
+def test_the_old_spelling_of_output_is_taken(parser):
+    """--out, and it isn't shown."""
+    if not any(action.dest == "output" for action in parser._actions):
+        return
+    assert "--out " not in parser.format_help()
+    assert parser.parse_known_args(["input", "--out", "x"])[0].output in ("x", Path("x"))
 
 
 WITHOUT_DOCS = """

@@ -57,7 +57,7 @@ def test_a_folder_with_something_else_stays_as_it_is(tmp_path):
     (folder / "other").mkdir(parents=True)
     sony_file(folder / "s.h5", tiny.config().model)
     before = (folder / "s.h5").read_bytes()
-    with pytest.raises(UserError, match=r"weights: holds something else than a checkpoint \(other\)"):
+    with pytest.raises(UserError, match=r"weights: holds something other than a checkpoint \(other\)"):
         run(folder / "s.h5", "-o", folder, "--config", our_yaml(tmp_path / "c.yaml"))
     assert sorted(path.name for path in folder.iterdir()) == ["other", "s.h5"]  # nothing beside them
     assert (folder / "s.h5").read_bytes() == before

@@ -457,8 +457,8 @@ def test_a_video_that_was_replaced_is_cut_anew_and_one_that_was_copied_is_not(tm
     run(tmp_path, "--test-share", "0")
     assert names(tmp_path, "train") == ["a#a#000000#000031", "b#b#000000#000016", "c#c#000000#000031"]
     assert (tmp_path / "data/train/b#b#000000#000016.mp4").read_bytes() == before
-    told = [line for line in capsys.readouterr().err.splitlines() if "cut anew" in line]
-    assert told == [f"{raw / 'a.mp4'}: not known to be the file that its clips were cut from; cut anew"]
+    told = [line for line in capsys.readouterr().err.splitlines() if "cut again" in line]
+    assert told == [f"{raw / 'a.mp4'}: not known to be the file that its clips were cut from; cut again"]
     monkeypatch.setattr(cutting, "write_cuts", lambda *_: pytest.fail("cut again"))
     run(tmp_path, "--test-share", "0")
 
@@ -490,7 +490,7 @@ def test_records_of_earlier_versions_have_no_digest(tmp_path, capsys):
     manifest.write_text(f"{json.dumps(settings)}\n{json.dumps(record)}\n")
     before = everything(tmp_path)
     run(tmp_path)
-    assert "not known to be the file that its clips were cut from; cut anew" in capsys.readouterr().err
+    assert "not known to be the file that its clips were cut from; cut again" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 
@@ -544,7 +544,7 @@ def test_short_videos_of_one_person_are_used_whole(tmp_path):
 
 def test_a_missing_test_set_is_explained_and_its_remedies_help(tmp_path, capsys):
     write_video(tmp_path / "raw" / "me" / "1.mp4", [30] * 31)
-    told = "no test set: there aren't twice --min-frames 20 frames; give a longer video or another one, or start anew"
+    told = "no test set: there aren't twice --min-frames 20 frames; give a longer video or another one, or start over"
     run(tmp_path, "--min-frames", "20")
     assert told in capsys.readouterr().err
     assert (frames_of(tmp_path, "train"), frames_of(tmp_path, "test")) == ([(0, 31)], [])
@@ -566,7 +566,7 @@ def test_a_test_identity_that_gives_nothing_is_named_and_the_remedies_help(tmp_p
     for name in others:
         write_video(tmp_path / "raw" / name / "1.mp4", [30] * 16)
     run(tmp_path)
-    told = f"no test set: nothing could be cut of {chosen}; give other videos of them, or start anew with other options"
+    told = f"no test set: nothing could be cut of {chosen}; give other videos of them, or start over with other options"
     assert told in capsys.readouterr().err
     if remedy == "other videos":
         write_video(tmp_path / "raw" / chosen / "2.mp4", [30] * 16)

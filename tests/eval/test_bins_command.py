@@ -291,7 +291,7 @@ def test_frames_that_another_program_wrote_are_not_replaced(files, tmp_path):
     mine = tmp_path / "out" / "generated" / "FOMM" / "ann_lamp" / "bob_sun" / "pitch"
     write_frames(mine, tiny.frames(3, seed=5))
     before = {path: path.read_bytes() for path in mine.iterdir()}
-    with pytest.raises(UserError, match="ann_lamp/bob_sun/pitch: holds something else than frames of eval.bins"):
+    with pytest.raises(UserError, match="ann_lamp/bob_sun/pitch: holds something other than frames of eval.bins"):
         run(files, tmp_path / "out", "--weights", files / "single")
     assert {path: path.read_bytes() for path in mine.iterdir()} == before
 

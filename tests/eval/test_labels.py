@@ -65,7 +65,7 @@ BAD_LABELS = [
     (None, ["0,1,nan,3"], "line 2, pitch: 'nan'"),
     (None, ["0,1,inf,3"], "line 2, pitch: 'inf'"),
     (None, ["0,1,2,3,5"], "line 2 has more values"),
-    (None, ["0,1,2,181"], "line 2, roll: 181 is no angle"),
+    (None, ["0,1,2,181"], "line 2, roll: 181 is not an angle"),
     (None, ["0.5,1,2,3"], "line 2, frame: 0.5 is not a whole number"),
     (None, ["1,1,2,3", "2,1,2,3"], "none for frame 0"),
     (None, ["0,1,2,3", "0,1,2,3"], "none for frame 1"),
@@ -136,7 +136,7 @@ def test_labels_of_a_clip_that_was_replaced_are_refused(data):
     labels.write_text("\n".join(named))
     expected = read_patterns(pattern_folders(data))[1].sequences["yaw"].angles
     imageio.imwrite(data / "bob_sun" / "yaw" / "1.png", np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(UserError, match="yaw.csv: of another clip than .*bob_sun/yaw; label it again, or empty"):
+    with pytest.raises(UserError, match="yaw.csv: of a different clip than .*bob_sun/yaw; label it again, or empty"):
         read_patterns(pattern_folders(data))
     labels.write_text(labels.read_text().replace(digest, ""))
     np.testing.assert_array_equal(read_patterns(pattern_folders(data))[1].sequences["yaw"].angles, expected)

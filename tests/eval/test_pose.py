@@ -128,7 +128,7 @@ def test_estimates_name_their_clip(clip, tmp_path):
     check_labelled(clip, output)
     pose.main([str(clip), "-o", str(tmp_path / "again.csv"), "--labels", str(output)])
     shutil.copy(clip / "2.png", clip / "1.png")
-    with pytest.raises(UserError, match="out.csv: of another clip than .*clip"):
+    with pytest.raises(UserError, match="out.csv: of a different clip than .*clip"):
         pose.main([str(clip), "-o", str(tmp_path / "again.csv"), "--labels", str(output)])
 
 

@@ -249,6 +249,6 @@ def test_a_checkpoint_goes_where_a_link_leads(tmp_path):
 
 def test_a_file_is_not_replaced_by_a_checkpoint(tmp_path):
     (tmp_path / "letter").write_text("dear")
-    with pytest.raises(UserError, match="letter: is no folder"):
+    with pytest.raises(UserError, match="letter: is not a folder"):
         save_checkpoint(tmp_path / "letter", tiny.config(), {})
     assert (tmp_path / "letter").read_text() == "dear"

@@ -317,7 +317,7 @@ def test_two_runs_started_in_one_folder(tmp_path, data):
         stderr = ends(start(ROOT / "train.py", *second), 2)
         assert (
             stderr
-            == f"error: {tmp_path / 'run'}: another run is at work there; wait for its end or take another folder\n"
+            == f"error: {tmp_path / 'run'}: another run is at work there; wait until it ends, or take another folder\n"
         )
     reached = load_resumable(tmp_path / "run").state["step"]
     first.kill()

@@ -18,13 +18,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import chromium
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
 from eval.labels import read_labels
-from mrfomm import bundled
+from mrfomm import Reenactor, bundled
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.reenactment.motion import Transfer
 from scripts import draw_architecture
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,6 +102,10 @@ def python_target(words):
         words.pop(0)
     if words[0] == "mpirun":
         words = words[words.index("python") :]
+    if words[:3] == ["python", "-m", "mrfomm"] and len(words) > 3:
+        words = [f"mrfomm-{words[3]}", *words[4:]]
+    if words[0] == "mrfomm-doctor":
+        return "mrfomm.doctor", words[1:]
     if words[0].startswith("mrfomm-"):
         return f"{words[0][len('mrfomm-') :]}.py", words[1:]
     if words[0] != "python":
@@ -195,6 +202,8 @@ def scratch(files, tmp_path, tmp_path_factory, monkeypatch):
     for path in (*files.iterdir(), ROOT / "configs"):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "docs").mkdir()
+    (tmp_path / "mrfomm").mkdir()
+    (tmp_path / "mrfomm" / "assets").symlink_to(bundled.ASSETS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -217,6 +226,22 @@ def test_every_command_runs_or_says_what_it_needs(page, scratch):
             raise AssertionError(where) from error
     for block in python_blocks(text):
         exec(compile(block, page.name, "exec"), {})
+
+
+def test_the_loop_without_this_project_draws_the_same(scratch):
+    """docs/onnx.md, against Reenactor on the frames that the loop read; it imports nothing of ours."""
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    (command,), (block,) = [each for each in commands_of(page) if each.needs is None], python_blocks(page)
+    run_python(*python_target(command.words))
+    names = {}
+    exec(compile(block, "onnx.md", "exec"), names)
+    assert "mrfomm" not in block
+    assert len(names["result"]) == len(list(open_frames("result.mp4"))) == 4
+    driving = list(names["iio"].imiter("v.mp4", plugin="pyav"))
+    reenactor = Reenactor(bundled.MODEL, ["a.png", "b.png", "c.png"])
+    expected = list(reenactor.animate(driving, Transfer(start=0, anchor=0)))
+    assert np.ptp(np.stack(expected).astype(int), axis=0).max() > 10  # it moves
+    assert np.abs(np.stack(expected).astype(int) - names["result"]).max() <= 1
 
 
 def test_commands_in_running_text_name_options_that_exist(capsys):
@@ -290,12 +315,40 @@ def test_messages_quoted_in_troubleshooting_exist():
 # the site
 
 
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", tmp_path], cwd=ROOT, check=True)
-    pages = sorted(tmp_path.rglob("*.html"))
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site; a warning while it is built would be an error."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder], cwd=ROOT, check=True)
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
     assert {page.stem for page in pages} >= {page.stem for page in ROOT.glob("docs/*.md")}
-    for path in [*pages, *tmp_path.rglob("*.css"), *tmp_path.rglob("*.svg")]:
+    for path in [*pages, *site.rglob("*.css"), *site.rglob("*.svg")]:
         text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", text)
         loaded += re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')]+)", text)
         assert not loaded, path.name
+
+
+def test_the_search_works_from_a_folder(site):
+    """Without a server. The oracle: the pages that hold a rare word."""
+    word = "Winograd"
+    holding = {path.name for path in site.glob("*.html") if word in path.read_text(encoding="utf-8")}
+    with chromium.open_browser() as browser:
+        page = browser.new_page()
+        page.goto((site / "index.html").as_uri())
+        page.fill("#rtd-search-form input", word)
+        page.keyboard.press("Enter")
+        links = page.locator("#mkdocs-search-results a")
+        links.first.wait_for()
+        assert {each.get_attribute("href").split("/")[-1].split("#")[0] for each in links.all()} == holding
+        page.fill("#mkdocs-search-query", word[:-2])  # while it is typed
+        assert links.count() >= len(holding)
+        page.fill("#mkdocs-search-query", "qqqqq<b>")
+        assert page.inner_text("#mkdocs-search-results") == "No results found"
+        page.fill("#mkdocs-search-query", word)
+        links.first.click()
+        assert word in page.inner_text("body")

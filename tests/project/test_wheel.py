@@ -95,9 +95,14 @@ def test_train_by_default(installed, tmp_path):
 COMMANDS = [f"mrfomm-eval {name}" for name in ("bins", "reconstruction", "pairs", "pose", "report")]
 
 
-@pytest.mark.parametrize("command", ["mrfomm-reconstruct", "mrfomm-eval", *COMMANDS])
+@pytest.mark.parametrize(
+    "command", ["mrfomm-reconstruct", "mrfomm-eval", *COMMANDS, "mrfomm", "mrfomm bins", "mrfomm reconstruct"]
+)
 def test_help(installed, tmp_path, command):
-    assert run(installed, tmp_path, *command.split(), "--help").startswith(f"usage: {command} ")
+    """Under the name that was typed; other commands are named as they are installed."""
+    text = run(installed, tmp_path, *command.split(), "--help")
+    assert text.startswith(f"usage: {command} ")
+    assert "python" not in text
 
 
 def test_pairs(installed, tmp_path):
@@ -107,3 +112,10 @@ def test_pairs(installed, tmp_path):
     record = json.loads(run(installed, tmp_path, "mrfomm-eval", "pairs", "a", "b", "--json", "--context", "cpu"))
     assert record["command"].startswith("mrfomm-eval pairs a b")
     assert record["pictures"][0]["l1"] > 0
+
+
+def test_a_missing_extra_is_named_as_it_is_installed(installed, tmp_path):
+    code = "import sys; sys.modules['gradio'] = None\nfrom mrfomm import __main__, errors\n"
+    code += "try: __main__.main(['app'])\nexcept errors.UserError as error: print(error)"
+    (installed / "bin" / "app").write_text(code)
+    assert "; pip install mrfomm[app], on" in run(installed, tmp_path, "app")

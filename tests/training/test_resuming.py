@@ -120,7 +120,7 @@ def test_other_training_clips_are_told(tmp_path, data, capsys, change):
     else:
         write_clip(data / "train" / ("new#0.png" if change == "added" else "b#0.png"), tiny.frames(7, seed=5))
     assert resume(run, options=options) == 0
-    assert "the training clips are others than before: epoch 1 goes on after 8 samples" in capsys.readouterr().err
+    assert "the training clips have changed: epoch 1 goes on after 8 samples" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_its_data_from_any_folder(tmp_path, data, monkeypatch, capsys):
@@ -311,7 +311,7 @@ def test_a_gradient_whose_square_is_no_number_does_not_end_the_run(tmp_path, dat
 
 def test_nothing_to_go_back_to_is_said(tmp_path, data, monkeypatch):
     monkeypatch.setattr(steps.GeneratorStep, "run", lambda self, *_: self.losses["pixel"].data.fill(math.nan))
-    with pytest.raises(UserError, match="begin anew with a lower train.learning_rate$"):
+    with pytest.raises(UserError, match="start over with a lower train.learning_rate$"):
         start(tmp_path, data)
 
 

@@ -77,7 +77,7 @@ class Cutter:
             frame_shape = next(iter(source)).shape
         cuts = self._plan(raw, source, frame_shape)
         if earlier:
-            tqdm.write(f"{raw.path}: not known to be the file that its clips were cut from; cut anew", file=sys.stderr)
+            tqdm.write(f"{raw.path}: not known to be the file that its clips were cut from; cut again", file=sys.stderr)
             for clip in earlier.clips:
                 _remove(self.manifest.folder / clip)
         write_cuts(source, cuts, self.settings.size)
