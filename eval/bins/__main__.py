@@ -22,8 +22,8 @@ from eval.labels import Pattern, pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import notes_list, write_rows, write_text
 from mrfomm import bundled
-from mrfomm.commands.options import add_computing
-from mrfomm.config import FUSION_MODES, load_config
+from mrfomm.commands.options import add_computing, add_fusion
+from mrfomm.config import load_config
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.model.checkpoint import find_checkpoint
@@ -56,7 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--weights", metavar="CKPT", nargs="+", default=[], help="checkpoints or run folders (the bundled one)")
     add("--generated", metavar="DIR", nargs="+", default=[], help="frames of other methods: REFERENCE/DRIVING/yaw.mp4")
     add("--method", metavar="NAME", nargs="+", help="names, those of --weights first (from what they are)")
-    add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add_fusion(parser)
     add("--refs", choices=("auto", *REFERENCE_COUNTS), default="auto", help=refs_help)
     add("--motion", choices=MOTIONS, default="relative", help="move the frontal reference, or copy poses (%(default)s)")
     add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")

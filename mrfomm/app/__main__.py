@@ -16,6 +16,7 @@ from typing import Any
 from mrfomm import bundled
 from mrfomm.app.studio import Limits, Workshop
 from mrfomm.app.visitors import Sessions, cleaning
+from mrfomm.commands.options import fusion_mode
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.runtime.context import CONTEXTS
@@ -35,6 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-frames", type=int, default=1500, metavar="N", help="frames of the longest driving clip (%(default)s)")
     add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (%(default)s)")
     add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
+    plugin = "offer a fusion mode of your own too; MODULE is imported (none)"
+    add("--plugin", metavar="MODULE:FUNCTION", type=fusion_mode, help=plugin)
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     return parser.parse_args(arguments)

@@ -20,7 +20,7 @@ from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import create_parameters
 from mrfomm.model.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.networks import ops
-from mrfomm.networks.fusion import LEARNED_MODES
+from mrfomm.networks.fusion import FusionError, mode_of, plug
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
 from mrfomm.store import locked, sha256_of
@@ -31,6 +31,7 @@ from mrfomm.training.trainer import Trainer
 from mrfomm.training.validation import HeldOut, digest_of, held_out
 
 BUNDLED = "bundled"  # as data.root
+FUSION_KEY = "model.fusion.mode="  # of --set
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -116,6 +117,7 @@ def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Co
     source = checkpoint.folder / "config.yaml" if checkpoint else args.config
     config = load_config(source, [*([f"data.root={args.data}"] if args.data else []), *args.set])
     check_trainable(config, source)
+    check_fusion(config.model.fusion.mode, not checkpoint or any(each.startswith(FUSION_KEY) for each in args.set))
     data, loss = config.data, config.loss
     if data.root != BUNDLED:
         data = dataclasses.replace(data, root=str(Path(data.root).absolute()))
@@ -124,11 +126,22 @@ def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Co
     return dataclasses.replace(config, data=data, loss=loss)
 
 
+def check_fusion(mode: str, is_asked: bool) -> None:
+    """Raise a UserError for a fusion mode that isn't known here; one that the user has named is imported first."""
+    try:
+        if is_asked:
+            plug(mode)
+        mode_of(mode)
+    except FusionError as error:
+        raise UserError(f"model.fusion.mode: {error}") from error
+
+
 def settings(config: Config, begin: Checkpoint | None) -> dict[str, object]:
     """What processes must agree on before they read data: the value of every key, and the weights they begin with."""
     state = begin and begin.folder / "state.json"  # it holds the digests of the other files
     weights = f"{sha256_of(state)[:12]} of {state}" if state else None
-    return {**{key: value for key, value, _ in leaves(config)}, "weights to begin with": weights}
+    others = {"fusion's source": mode_of(config.model.fusion.mode).version, "weights to begin with": weights}
+    return {**{key: value for key, value, _ in leaves(config)}, **others}
 
 
 def material(config: Config, loader: Loader, validation: Sequence[HeldOut]) -> dict[str, object]:
@@ -154,7 +167,7 @@ def usable(initial: Checkpoint, config: Config) -> Mapping[str, np.ndarray]:
     """The parameters of --init without the fusion's if this run has none, nor a discriminator of another kind."""
     alike = initial.config.model.discriminator == config.model.discriminator
     wanted = {
-        "fusion": config.model.fusion.mode in LEARNED_MODES,
+        "fusion": mode_of(config.model.fusion.mode).learned,
         "discriminator": config.train.discriminator and alike,
     }
     return {name: value for name, value in initial.parameters.items() if wanted.get(name.partition("/")[0], True)}
