@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from types import ModuleType
@@ -55,6 +56,7 @@ def check(args: argparse.Namespace) -> Limits:
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
+    print(f"1/3 loading the weights: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, signal.SIGHUP):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -64,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mrfomm-app-") as folder:
         # Gradio reads these when it is imported
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        print("2/3 loading Gradio, which takes some seconds", file=sys.stderr)
         page_module = _import_page()
+        print("3/3 starting the server", file=sys.stderr)
         page = page_module.build_page(studio, folder, sessions, in_words(args.keep))
         try:
             address = serve(page, args, folder, sessions, page_module.looks())

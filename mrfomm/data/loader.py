@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mrfomm.data.augment import AugmentOptions, augment
 from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, open_clip
@@ -167,7 +168,8 @@ def check_lengths(clips: Sequence[Clip], num_references: int) -> None:
         UserError: no clip has more frames than one, so that none shows motion.
     """
     wanted = num_references + 1
-    lengths = [frames_up_to(clips[i], wanted) for i in spread(len(clips), _LOOKED_AT)]
+    looked_at = tqdm(spread(len(clips), _LOOKED_AT), "looking at clips", unit="clip", leave=False, delay=1)
+    lengths = [frames_up_to(clips[i], wanted) for i in looked_at]
     if max(lengths) == 1 and all(frames_up_to(clip, 2) < 2 for clip in clips):
         raise UserError(
             f"{clips[0].path.parent}: all clips are single pictures, which show no motion; give videos, or put the "
