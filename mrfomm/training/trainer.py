@@ -116,7 +116,7 @@ class Trainer:
         """
         with _stop_requests(self._communicator.rank == 0) as requests, contextlib.closing(self._run_log):
             with self._bar() as bar:
-                self._begin()
+                self._begin(bar)
                 epochs = range(self.progress.epoch, self.config.train.epochs)
                 finished = all(self._run_epoch(epoch, requests, bar) for epoch in epochs)
             self.save()
@@ -124,9 +124,10 @@ class Trainer:
                 tell_stopped(self.config, self._folder, self.progress.step, self._communicator.size)
         return finished
 
-    def _begin(self) -> None:
+    def _begin(self, bar: tqdm) -> None:
         epochs = self.config.train.epochs
         if not self._is_saved:
+            bar.set_postfix_str("saving it")
             self.save()
         if self.progress.epoch >= epochs:
             tqdm.write(f"all {epochs} epochs are done; --set train.epochs=NUMBER for more", file=sys.stderr)
@@ -137,9 +138,9 @@ class Trainer:
 
     def _run_epoch(self, epoch: int, requests: Sequence[int], bar: tqdm) -> bool:
         """Returns whether it came to its end: a request to stop is heeded after each step."""
+        bar.set_description(f"epoch {epoch + 1}/{self.config.train.epochs}")
         if bar.n == bar.initial:
             bar.set_postfix_str("first step: compiling, making room")
-        bar.set_description(f"epoch {epoch + 1}/{self.config.train.epochs}")
         with contextlib.closing(self._batches(epoch)) as batches:
             for batch in batches:
                 losses, self._batch = self.step(batch), batch
@@ -157,8 +158,7 @@ class Trainer:
         """Of the whole run, so that the time left is its time."""
         steps, quiet = self._loader.steps_per_epoch, self._communicator.rank > 0
         total, done = steps * self.config.train.epochs, steps * self.progress.epoch + self.progress.batch
-        title = f"saving step {self.progress.step}"
-        return tqdm(total=total, initial=done, desc=title, unit="step", disable=quiet)
+        return tqdm(total=total, initial=done, desc=f"step {self.progress.step}", unit="step", disable=quiet)
 
     def _rate(self, bar: tqdm) -> float:
         elapsed = bar.format_dict["elapsed"]
@@ -280,8 +280,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _stop_requests(speaks: bool = False) -> Iterator[list[int]]:
-    """Context manager whose list takes up the STOP_SIGNALS that arrive; a second Ctrl-C interrupts at once.
-    ``speaks``: say on stderr that one was heard, as a step may take long."""
+    """Context manager whose list takes up the STOP_SIGNALS that arrive; ``speaks``: tell Ctrl-C that it was heard."""
     requests: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
