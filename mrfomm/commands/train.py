@@ -167,8 +167,10 @@ def settings(config: Config, begin: Checkpoint | None) -> dict[str, object]:
     """What processes must agree on before they read data: the value of every key, and the weights they begin with."""
     state = begin and begin.folder / "state.json"  # it holds the digests of the other files
     weights = f"{sha256_of(state)[:12]} of {state}" if state else None
-    others = {"fusion's source": mode_of(config.model.fusion.mode).version, "weights to begin with": weights}
-    return {**{key: value for key, value, _ in leaves(config)}, **others}
+    mode = config.model.fusion.mode
+    fusion = " ".join((mode, mode_of(mode).version[:12])).strip()
+    values: dict[str, object] = {key: value for key, value, _ in leaves(config)}
+    return {**values, "model.fusion.mode": fusion, "weights to begin with": weights}
 
 
 def material(config: Config, loader: Loader, validation: Sequence[HeldOut]) -> dict[str, object]:

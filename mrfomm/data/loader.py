@@ -19,6 +19,8 @@ from mrfomm.data.sampling import draw_sample, epoch_order, group_items, spread
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
 from mrfomm.media.container import Damage, decode, open_container, picture_stream
+from mrfomm.media.images import read_image
+from mrfomm.media.reading import open_frames
 
 _ATTEMPTS = 100  # draws for one sample before giving up; only reached when nearly all clips are broken
 _BATCHES_AHEAD = 2
@@ -190,3 +192,12 @@ def frames_up_to(clip: Clip, most: int) -> int:
             for _ in itertools.islice(decode(container, picture_stream(container, clip.path)), most):
                 count += 1
     return count
+
+
+def shorter_side(clip: Clip) -> int:
+    """Of a clip's first frame, in pixels; 0 if it can't be read."""
+    with contextlib.suppress(UserError, OSError, StopIteration):
+        if clip.path.suffix.lower() in IMAGE_SUFFIXES and clip.path.is_file():  # frames side by side
+            return len(read_image(clip.path))
+        return min(next(iter(open_frames(clip.path))).shape[:2])
+    return 0

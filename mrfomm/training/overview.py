@@ -1,20 +1,18 @@
 """What a run is going to do, told in a block of lines before it begins, and how one that was stopped goes on."""
 
-import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nnabla as nn
-from PIL import Image
 
 from mrfomm.config import Config
-from mrfomm.data.clips import IMAGE_SUFFIXES, Clip
+from mrfomm.data.clips import Clip
+from mrfomm.data.loader import shorter_side
 from mrfomm.data.sampling import spread
-from mrfomm.errors import UserError, started_as
-from mrfomm.media.reading import open_frames
+from mrfomm.errors import started_as
 
 LOOKED_AT = 8  # clips
 
@@ -27,7 +25,7 @@ def tell(what: str, text: str) -> None:
 def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
     """Tell people, clips and the sizes of some of them, and whether pictures are made larger than those are."""
     people = len({clip.identity for clip in clips})
-    sides = sorted(_sides(clips[i] for i in spread(len(clips), LOOKED_AT)))
+    sides = sorted(filter(None, (shorter_side(clips[i]) for i in spread(len(clips), LOOKED_AT))))
     sizes = " to ".join(map(str, dict.fromkeys((*sides[:1], *sides[-1:])))) or "unknown"
     of_some = f" (of {len(sides)} clips)" if len(sides) < len(clips) else ""
     tell("data", f"{len(clips)} clips of {people} people, {sizes} pixels{of_some}; {held_out} held out")
@@ -35,17 +33,6 @@ def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
     if sides and sides[0] < size:
         larger = f"model.image_size = {size} is larger than the clips, of which some have {sides[0]} pixels"
         print(f"{larger}: they are enlarged, which shows no more and costs time", file=sys.stderr)
-
-
-def _sides(clips: Iterator[Clip]) -> Iterator[int]:
-    """The shorter side of each clip's first frame; none of one that can't be read."""
-    for clip in clips:
-        with contextlib.suppress(UserError, OSError, StopIteration):
-            if clip.path.suffix.lower() in IMAGE_SUFFIXES:
-                with Image.open(clip.path) as image:
-                    yield image.height
-            else:
-                yield min(next(iter(open_frames(clip.path))).shape[:2])
 
 
 def tell_place(processes: int, folder: Path) -> None:
