@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrfomm import bundled
-from mrfomm.commands.options import add_computing
-from mrfomm.config import FUSION_MODES, load_config
+from mrfomm.commands.options import add_computing, add_fusion
+from mrfomm.config import load_config
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.model.checkpoint import find_checkpoint
@@ -61,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--method", metavar="NAME", nargs="+", help="names, --weights first (from what they are)")
     add("--export-protocol", metavar="DIR", help="write what others generate from (else: score)")
     add("--size", metavar="N", type=int, help="score all at N x N pixels (as methods are)")
-    add("--fusion", choices=FUSION_MODES, help="how references are fused (as trained)")
+    add_fusion(parser)
     add("--refs", choices=("auto", *REFERENCE_COUNTS), default="auto", help=refs_help)
     add("--motion", choices=MOTIONS, default="relative", help="move the reference, or copy poses (%(default)s)")
     add("--features", choices=("lpips", "identity"), default="lpips", help="what is averaged per bin (%(default)s)")

@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import Any
 from mrfomm import bundled
 from mrfomm.app.studio import Limits, Workshop
 from mrfomm.app.visitors import Sessions, cleaning
+from mrfomm.commands.options import fusion_mode
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.runtime.context import CONTEXTS
@@ -35,6 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-frames", type=int, default=1500, metavar="N", help="longest driving clip in frames (%(default)s)")
     add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (%(default)s)")
     add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
+    plugin = "offer a fusion mode of your own too; MODULE is imported (none)"
+    add("--plugin", metavar="MODULE:FUNCTION", type=fusion_mode, help=plugin)
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
     return parser.parse_args(arguments)
@@ -52,6 +56,7 @@ def check(args: argparse.Namespace) -> Limits:
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
+    print(f"1/3 loading the weights: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, signal.SIGHUP):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -61,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mrfomm-app-") as folder:
         # Gradio reads these when it is imported
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        print("2/3 loading Gradio, which takes some seconds", file=sys.stderr)
         page_module = _import_page()
+        print("3/3 starting the server", file=sys.stderr)
         page = page_module.build_page(studio, folder, sessions, in_words(args.keep))
         try:
             address = serve(page, args, folder, sessions, page_module.looks())

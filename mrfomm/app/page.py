@@ -116,7 +116,7 @@ def _given(frames: int) -> list[gradio.components.Component]:
 
 def _options(studio: Workshop) -> list[gradio.components.Component]:
     """motion, fusion, adapt_scale, crop."""
-    (trained, mode), *others = [(FUSIONS[mode], mode) for mode in studio.fusion_modes]
+    (trained, mode), *others = [(FUSIONS.get(mode, mode), mode) for mode in studio.fusion_modes]
     modes = [(f"{trained}, as trained", mode), *others]
     with gradio.Accordion("Options", open=False, elem_id="options"):
         with gradio.Row():

@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.app.strip import film_strip
-from mrfomm.config import FUSION_MODES
 from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media import provenance
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.model import load_model, model_digest
-from mrfomm.networks.fusion import LEARNED_MODES
+from mrfomm.networks.fusion import modes
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
 from mrfomm.reenactment.pictures import tile
@@ -96,7 +95,7 @@ class Workshop:
         self._backend = backend
         self._busy = threading.Lock()
         trained = load_model(weights).config.fusion.mode
-        self.fusion_modes = [trained, *(mode for mode in FUSION_MODES if mode not in (trained, *LEARNED_MODES))]
+        self.fusion_modes = [trained, *(name for name, mode in modes().items() if name != trained and not mode.learned)]
 
     def animate(self, order: Order, folder: AnyPath, watch: Watch) -> Delivery:
         """Fill an Order: write its files into a folder. ``watch``: see Reenactor.

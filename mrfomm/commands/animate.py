@@ -12,8 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
-from mrfomm.commands.options import add_computing
-from mrfomm.config import FUSION_MODES
+from mrfomm.commands.options import add_computing, add_fusion
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media import provenance
 from mrfomm.media.crop import FaceFinder
@@ -44,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
     places = "auto|first|N"
     add("--start", default="auto", metavar=places, help="frame that relative motion starts from, the first is 0 (auto)")
-    add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add_fusion(parser)
     add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
     add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, one picture per frame")
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrfomm.config import FUSION_MODES
+from mrfomm.commands.options import add_fusion
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("weights", metavar="CKPT", help="checkpoint or run folder")
     add("-o", "--output", metavar="DIR", required=True, help="folder for the .onnx files")
-    add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add_fusion(parser)
     add("--breakdown", action="store_true", help="write breakdown.onnx too")
     add("--plain", action="store_true", help="leave convolutions as they are: for a GPU, or other runtimes")
     add("--check", action="store_true", help="compare the graphs with nnabla on random input")

@@ -9,8 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
-from mrfomm.commands.options import add_computing
-from mrfomm.config import FUSION_MODES
+from mrfomm.commands.options import add_computing, add_fusion
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, load_model
@@ -35,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--data", metavar="DIR", default=bundled.SAMPLE_DATA, help=DATA)
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--refs", default="first-last-middle", help=REFS)
-    add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
+    add_fusion(parser)
     add("--pseudo", action="store_true", help=PSEUDO)
     add("-o", "--output", metavar="DIR", default="reconstruction", help="folder for frames and manifest (%(default)s)")
     add_computing(parser, batch=4)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import create_parameters
 from mrfomm.model.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.networks import ops
+from mrfomm.networks.fusion import FusionError, mode_of, plug
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
 from mrfomm.store import locked, sha256_of
+from mrfomm.training import overview
 from mrfomm.training.agreement import agree, versions
 from mrfomm.training.run_folder import load_resumable, run_of, tidy
 from mrfomm.training.step import load_perceptual
@@ -28,13 +31,15 @@ from mrfomm.training.validation import HeldOut, digest_of, held_out
 from mrfomm.training.warm_start import start_from
 
 BUNDLED = "bundled"  # as data.root
+FUSION_KEY = "model.fusion.mode="  # of --set
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config", metavar="YAML", help="configuration (bundled demo-64)")
+    what = "configuration: a file, the name of a preset, or `list` for these names (demo-64)"
+    add("--config", metavar="YAML", help=what)
     add("--data", metavar="DIR", help="data in FOMM's format, with train/ and test/ (data.root of the configuration)")
     what = "override the configuration: train.batch_size=8"
     add("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=what)
@@ -48,14 +53,34 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     args = parser.parse_args(arguments)
     if not (args.config or args.resume):
-        args.config = bundled.CONFIGS / "demo-64.yaml"
+        args.config = "demo-64"
     return args
+
+
+def presets() -> dict[str, str]:
+    """The first sentence of each bundled configuration, by name."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(bundled.CONFIGS.glob("*.yaml"))}
+    heads = {name: " ".join(re.findall(r"^# (.*)", text, re.MULTILINE)) for name, text in texts.items()}
+    return {name: re.sub(r"\. .*", ".", head) for name, head in heads.items()}
+
+
+def config_path(name: str) -> Path:
+    """The file that --config means; a UserError for what looks like the name of a preset and is none."""
+    preset = bundled.CONFIGS / f"{name}.yaml"
+    if Path(name).is_file() or (not preset.is_file() and Path(name).name != Path(name).stem):
+        return Path(name)
+    if not preset.is_file():
+        raise UserError(f"--config {name}: no such file, and no preset; --config list prints the names of presets")
+    return preset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     with first_process_speaks():
         args = parse_arguments(arguments)
+        if args.config == "list":
+            print("\n".join(f"{name:<18}{text}" for name, text in presets().items()))
+            return 0
     with start_processes(args.context) as communicator, contextlib.ExitStack() as stack:
         return run(args, communicator, stack)
 
@@ -82,11 +107,15 @@ def run(args: argparse.Namespace, communicator: Communicator, stack: contextlib.
         seed_initialisers(config.train.seed)
         tree = restored_tree(checkpoint, config) if checkpoint else ParameterTree()
         folder = checkpoint.folder.parent if checkpoint else new_folder(args, communicator, stack)
+        overview.tell_data(config, clips, len(validation))
+        overview.tell_place(communicator.size, folder)
         trainer = Trainer(config, tree, loader, folder, communicator, perceptual, validation)
         if checkpoint:
             trainer.restore(checkpoint)
         elif initial:
             start_from(initial, tree, config, args.init)
+        size = sum(parameter.size for parameter in tree.trainable("").values())
+        overview.tell_plan(config, size, loader.steps_per_epoch, trainer.progress.step)
         finished = trainer.run()
     if communicator.rank == 0:
         print(folder)
@@ -113,9 +142,10 @@ def restored_tree(checkpoint: Checkpoint, config: Config) -> ParameterTree:
 
 def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Config:
     """The Config of --config, or of the run to resume, with --data and --set on top, and absolute paths."""
-    source = checkpoint.folder / "config.yaml" if checkpoint else args.config
+    source = checkpoint.folder / "config.yaml" if checkpoint else config_path(args.config)
     config = load_config(source, [*([f"data.root={args.data}"] if args.data else []), *args.set])
     check_trainable(config, source)
+    check_fusion(config.model.fusion.mode, not checkpoint or any(each.startswith(FUSION_KEY) for each in args.set))
     data, loss = config.data, config.loss
     if data.root != BUNDLED:
         data = dataclasses.replace(data, root=str(Path(data.root).absolute()))
@@ -124,11 +154,24 @@ def configuration(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Co
     return dataclasses.replace(config, data=data, loss=loss)
 
 
+def check_fusion(mode: str, is_asked: bool) -> None:
+    """Raise a UserError for a fusion mode that isn't known here; one that the user has named is imported first."""
+    try:
+        if is_asked:
+            plug(mode)
+        mode_of(mode)
+    except FusionError as error:
+        raise UserError(f"model.fusion.mode: {error}") from error
+
+
 def settings(config: Config, begin: Checkpoint | None) -> dict[str, object]:
     """What processes must agree on before they read data: the value of every key, and the weights they begin with."""
     state = begin and begin.folder / "state.json"  # it holds the digests of the other files
     weights = f"{sha256_of(state)[:12]} of {state}" if state else None
-    return {**{key: value for key, value, _ in leaves(config)}, "weights to begin with": weights}
+    mode = config.model.fusion.mode
+    fusion = " ".join((mode, mode_of(mode).version[:12])).strip()
+    values: dict[str, object] = {key: value for key, value, _ in leaves(config)}
+    return {**values, "model.fusion.mode": fusion, "weights to begin with": weights}
 
 
 def material(config: Config, loader: Loader, validation: Sequence[HeldOut]) -> dict[str, object]:

@@ -5,6 +5,7 @@ A whole number without limits of its own lies in 1..1000. What is absurd would t
 
 import dataclasses
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ POSITIVE = Limit(lambda value: value > 0, "must be positive")
 SHARE = Limit(lambda share: 0 <= share <= 1, "must lie in 0..1")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "must not be negative")
 STEPS = whole(most=MOST)
+FUSION = Limit(
+    lambda mode: mode in FUSION_MODES or bool(re.fullmatch(r"(?=.{1,100}$)\w+(\.\w+)*:\w+", mode)),
+    f"must be one of {', '.join(FUSION_MODES)}, or package.module:function (docs/fusion.md)",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class GeneratorConfig:
 class FusionConfig:
     """Fusion unit (paper, section 3). The kernel size is not in the paper; 3 is this project's choice."""
 
-    mode: str = limited("patch", among(FUSION_MODES))
+    mode: str = limited("patch", FUSION)
     kernel: int = limited(3, Limit(lambda side: side > 0 and side % 2 == 1, "must be a positive odd number"), *whole())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mrfomm.data.augment import AugmentOptions, augment
 from mrfomm.data.clips import IMAGE_SUFFIXES, BrokenClip, Clip, Frames, angles_of, labels_of, open_clip, twin_of
@@ -18,6 +19,8 @@ from mrfomm.data.sampling import PoseRule, SamplePlan, draw_sample, epoch_order,
 from mrfomm.data.workers import WorkerPool
 from mrfomm.errors import UserError
 from mrfomm.media.container import Damage, decode, open_container, picture_stream
+from mrfomm.media.images import read_image
+from mrfomm.media.reading import open_frames
 
 _ATTEMPTS = 100  # draws for one sample before giving up; only reached when nearly all clips are broken
 _BATCHES_AHEAD = 2
@@ -228,7 +231,8 @@ def check_lengths(clips: Sequence[Clip], num_references: int) -> None:
         UserError: no clip has more frames than one, so that none shows motion.
     """
     wanted = num_references + 1
-    lengths = [frames_up_to(clips[i], wanted) for i in spread(len(clips), _LOOKED_AT)]
+    looked_at = tqdm(spread(len(clips), _LOOKED_AT), "looking at clips", unit="clip", leave=False, delay=1)
+    lengths = [frames_up_to(clips[i], wanted) for i in looked_at]
     if max(lengths) == 1 and all(frames_up_to(clip, 2) < 2 for clip in clips):
         raise UserError(
             f"{clips[0].path.parent}: all clips are single pictures, which show no motion; give videos, or put the "
@@ -249,3 +253,12 @@ def frames_up_to(clip: Clip, most: int) -> int:
             for _ in itertools.islice(decode(container, picture_stream(container, clip.path)), most):
                 count += 1
     return count
+
+
+def shorter_side(clip: Clip) -> int:
+    """Of a clip's first frame, in pixels; 0 if it can't be read."""
+    with contextlib.suppress(UserError, OSError, StopIteration):
+        if clip.path.suffix.lower() in IMAGE_SUFFIXES and clip.path.is_file():  # frames side by side
+            return len(read_image(clip.path))
+        return min(next(iter(open_frames(clip.path))).shape[:2])
+    return 0

@@ -1,6 +1,7 @@
 """Cut raw videos into face clips: `python -m mrfomm.data.prepare RAW -o DATA`."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -108,7 +109,8 @@ def prepare(raws: Iterable[RawVideo], cutter: Cutter) -> list[str]:
     unreadable = []
     with tqdm(raws, unit="video") as progress:
         for raw in progress:
-            progress.set_postfix_str(raw.key)
+            with contextlib.suppress(OSError):  # the cutter tells what is wrong with it
+                progress.set_postfix_str(f"{raw.key}, {raw.path.stat().st_size / 1e6:.0f} MB")
             try:
                 cutter.cut(raw)
             except UnreadableVideo as error:

@@ -3,8 +3,10 @@
 Axis letters: B driving frames, K references, n keypoints, C channels.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import nnabla.functions as F
@@ -15,7 +17,7 @@ from mrfomm.errors import AnyPath, UserError
 from mrfomm.model.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.networks.discriminator import Judgement, discriminate
-from mrfomm.networks.fusion import LEARNED_MODES, fuse
+from mrfomm.networks.fusion import FusionError, fuse, mode_of
 from mrfomm.networks.generator import decode, encode, warp_features
 from mrfomm.networks.geometry import downsample, resize
 from mrfomm.networks.keypoints import Keypoints, detect_keypoints
@@ -77,6 +79,9 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
         references: of leading axis B*K; if it is K and B > 1, see ``repeat_references``.
         driving: Keypoints of the B driving frames.
         training: batch norm uses and updates batch statistics.
+
+    Raises:
+        UserError: the fusion mode isn't known here, or doesn't do what it must.
     """
     batch = driving.value.shape[0]
     count = references.features.shape[0] // batch  # K
@@ -86,9 +91,18 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
     warped, occlusion = warp_features(references.features, motion)
     warped = F.reshape(warped, (batch, count, *warped.shape[1:]))  # [B,K,C,h,w]
     occlusion = F.reshape(occlusion, (batch, count, *occlusion.shape[1:]))  # [B,K,1,h,w]
-    fused, mask = fuse(warped, occlusion, config.fusion.mode, config.fusion.kernel)
+    with _as_user_error():
+        fused, mask = fuse(warped, occlusion, config.fusion.mode, config.fusion.kernel)
     prediction = decode(fused, training=training, **vars(config.generator))
     return Synthesis(prediction, motion, occlusion, warped, fused, mask)
+
+
+@contextlib.contextmanager
+def _as_user_error() -> Iterator[None]:
+    try:
+        yield
+    except FusionError as error:
+        raise UserError(f"fusion mode {error}") from error
 
 
 def repeat_references(references: References, batch: int) -> References:
@@ -165,7 +179,9 @@ def load_model(path: AnyPath, fusion: str | None = None) -> Model:
     config, unused = checkpoint.config.model, ["discriminator/"]
     trained = config.fusion.mode
     if fusion is not None and fusion != trained:
-        if fusion in LEARNED_MODES:
+        with _as_user_error():
+            is_learned = mode_of(fusion).learned
+        if is_learned:
             raise UserError(
                 f"--fusion {fusion}: {path} has no parameters for it (its mode is {trained}); "
                 "use mean, occlusion, or weights trained with it"
@@ -181,8 +197,8 @@ def load_model(path: AnyPath, fusion: str | None = None) -> Model:
 
 
 def model_digest(model: Model) -> str:
-    """Digest of the configuration and of the content of the parameters."""
-    digest = hashlib.sha256(repr(model.config).encode())
+    """Digest of the configuration, of a plugged fusion's source and of the content of the parameters."""
+    digest = hashlib.sha256(f"{model.config}{mode_of(model.config.fusion.mode).version}".encode())
     for name, parameter in sorted(model.tree.all().items()):
         digest.update(name.encode())
         digest.update(parameter.d)

@@ -25,7 +25,11 @@ def export(
     Raises:
         UserError: the extra `onnx` is missing, a function has no ONNX form, or the file can't be written.
     """
-    convert(*trace(build), rewrites).write(name, path)
+    try:
+        graph = convert(*trace(build), rewrites)
+    except ValueError as error:  # of a plugged fusion that loops over K, for instance
+        raise UserError(f"{name}: can't become an ONNX graph ({error}); use --backend nnabla") from error
+    graph.write(name, path)
 
 
 def convert(signature: Signature, calls: Sequence[Call], rewrites: Sequence[Rewrite] = ()) -> Graph:
@@ -72,7 +76,8 @@ def _check(call: Call, supported: dict[str, Any]) -> None:
 
 
 def _unknown(what: str) -> UserError:
-    return UserError(f"no ONNX form is known for nnabla's {what}; add it to CONVERTERS in mrfomm/onnx/functions.py")
+    remedy = "add it to CONVERTERS in mrfomm/onnx/functions.py, or use --backend nnabla"
+    return UserError(f"no ONNX form is known for nnabla's {what}; {remedy}")
 
 
 def _as(op: str, **attributes: str) -> Converter:

@@ -75,7 +75,7 @@ class Reenactor:
     Args:
         weights: checkpoint or run folder, a Model, or an Engine (which has settled fusion, backend and breakdown).
         references: 1 or more pictures of the face: paths, or uint8 [H,W,3]. Their central square is taken.
-        fusion: how references are fused, one of ``config.FUSION_MODES``; None: as the weights were trained.
+        fusion: how references are fused, one of ``networks.fusion.modes()``; None: as the weights were trained.
         crop: find the face in references and driving clips, and crop to it.
         backend: one of ``backends.BACKENDS``.
         batch: driving frames per call of the network; it changes speed and memory only.

@@ -5,6 +5,7 @@ learns from the same prediction, detached, so that the generator runs once.
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import nnabla as nn
@@ -176,9 +177,11 @@ def load_perceptual(loss: LossConfig) -> Frozen | None:
     if loss.perceptual_network == "alexnet":
         with np.load(bundled.LPIPS_ALEXNET) as file:
             return load_frozen({name: file[name] for name in file.files if name.startswith("conv")})
-    if not loss.perceptual_weights:
+    path = loss.perceptual_weights
+    if not os.path.isfile(path):
         raise UserError(
-            "loss.perceptual_weights: name the VGG19 file made by `python -m mrfomm.convert vgg19.pth -o vgg19.h5`, "
-            "or take loss.perceptual_network=alexnet, whose weights are bundled"
+            f"loss.perceptual_weights: {path or 'no'} file of VGG19 is there; make it by `python -m mrfomm.convert "
+            f"vgg19-dcbb9e9d.pth -o {path or 'weights/vgg19.h5'}` (docs/voxceleb.md), "
+            "or take the bundled AlexNet: --set loss.perceptual_network=alexnet"
         )
-    return load_frozen(check_arrays(read_h5(loss.perceptual_weights), vgg19_shapes(), loss.perceptual_weights))
+    return load_frozen(check_arrays(read_h5(path), vgg19_shapes(), path))

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mrfomm.runtime.overlap import read_ahead
 from mrfomm.runtime.processes import Communicator
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, draw_deformation
+from mrfomm.training.overview import tell_stopped
 from mrfomm.training.resuming import best_so_far, load_states, resumed_position
 from mrfomm.training.run_folder import Progress, checkpoint_name, diverged, remove_old_checkpoints, set_later_aside
 from mrfomm.training.step import (
@@ -34,9 +36,10 @@ from mrfomm.training.step import (
     figures_of,
 )
 from mrfomm.training.validation import HeldOut, digest_of, is_finite, reconstruction_error
-from mrfomm.training.watch import RunLog
+from mrfomm.training.watch import TOTAL, RunLog
 
 ADAM_BETAS = (0.5, 0.999)  # FOMM
+HEARD = b"\nstopping after this step, which is saved; Ctrl-C again stops at once\n"
 
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
@@ -111,49 +114,55 @@ class Trainer:
 
         A checkpoint of step 0 shows at once whether there is room for one, and lets any later moment be resumed.
         """
-        with _stop_requests() as requests, contextlib.closing(self._run_log):
-            self._begin()
-            epochs = range(self.progress.epoch, self.config.train.epochs)
-            finished = all(self._run_epoch(epoch, requests) for epoch in epochs)
+        with _stop_requests(self._communicator.rank == 0) as requests, contextlib.closing(self._run_log):
+            with self._bar() as bar:
+                self._begin(bar)
+                epochs = range(self.progress.epoch, self.config.train.epochs)
+                finished = all(self._run_epoch(epoch, requests, bar) for epoch in epochs)
             self.save()
             if not finished:
-                how = f"go on with --resume {self._folder}"
-                print(f"stopped; step {self.progress.step} is saved, {how}", file=sys.stderr)
+                tell_stopped(self.config, self._folder, self.progress.step, self._communicator.size)
         return finished
 
-    def _begin(self) -> None:
+    def _begin(self, bar: tqdm) -> None:
         epochs = self.config.train.epochs
         if not self._is_saved:
+            bar.set_postfix_str("saving it")
             self.save()
         if self.progress.epoch >= epochs:
-            print(f"all {epochs} epochs are done; --set train.epochs=NUMBER for more", file=sys.stderr)
+            tqdm.write(f"all {epochs} epochs are done; --set train.epochs=NUMBER for more", file=sys.stderr)
         if self._communicator.rank == 0:
             with whole_file(self._folder / "config.yaml") as path:
                 path.write_text(config_to_yaml(self.config), encoding="utf-8")
         self._communicator.doing(f"step {self.progress.step + 1}")
 
-    def _run_epoch(self, epoch: int, requests: Sequence[int]) -> bool:
+    def _run_epoch(self, epoch: int, requests: Sequence[int], bar: tqdm) -> bool:
         """Returns whether it came to its end: a request to stop is heeded after each step."""
-        with self._bar(epoch) as bar, contextlib.closing(self._batches(epoch)) as batches:
+        bar.set_description(f"epoch {epoch + 1}/{self.config.train.epochs}")
+        if bar.n == bar.initial:
+            bar.set_postfix_str("first step: compiling, making room")
+        with contextlib.closing(self._batches(epoch)) as batches:
             for batch in batches:
                 losses, self._batch = self.step(batch), batch
                 self.progress = Progress(epoch, self.progress.batch + 1, self.progress.step + 1)
+                total = sum(losses[name] for name in self.generator.losses)
+                bar.set_postfix(loss=f"{total:.3f}", img_s=f"{self._rate(bar):.1f}", refresh=False)
                 bar.update()
-                bar.set_postfix(loss=f"{sum(losses.values()):.3f}", img_s=f"{self._rate(bar):.1f}", refresh=False)
-                self._after_step(losses)
+                self._after_step({TOTAL: total, **losses})
                 if self._communicator.any(bool(requests)):
                     return False
         self.progress = Progress(epoch + 1, 0, self.progress.step)
         return True
 
-    def _bar(self, epoch: int) -> tqdm:
-        total, done, quiet = self._loader.steps_per_epoch, self.progress.batch, self._communicator.rank > 0
-        title = f"epoch {epoch + 1}/{self.config.train.epochs}"
-        return tqdm(total=total, initial=done, desc=title, unit="step", disable=quiet)
+    def _bar(self) -> tqdm:
+        """Of the whole run, so that the time left is its time."""
+        steps, quiet = self._loader.steps_per_epoch, self._communicator.rank > 0
+        total, done = steps * self.config.train.epochs, steps * self.progress.epoch + self.progress.batch
+        return tqdm(total=total, initial=done, desc=f"step {self.progress.step}", unit="step", disable=quiet)
 
     def _rate(self, bar: tqdm) -> float:
         elapsed = bar.format_dict["elapsed"]
-        return self.config.train.batch_size * (bar.n - bar.initial) / elapsed if elapsed else 0.0
+        return self.config.train.batch_size * (bar.n + 1 - bar.initial) / elapsed if elapsed else 0.0
 
     def _batches(self, epoch: int) -> Generator[Batch, None, None]:
         """The loader's, the next one made during a step.
@@ -226,10 +235,10 @@ class Trainer:
         if step % train.log_every == 0:
             broken = self._communicator.union(self._loader.broken)  # each process meets clips of its own
             self._log({**losses, "gradient_norm": self.gradient_norm, "broken_clips": len(broken)})
-        if step % train.picture_every == 0 and self._communicator.rank == 0:
-            self._run_log.picture(step, self.generator.picture())
         if step % train.validate_every == 0 and self._validation:
             self._validate()
+        if (step == 1 or step % train.picture_every == 0) and self._communicator.rank == 0:  # with the curves
+            self._run_log.picture(step, self.generator.picture())
         if step % train.checkpoint_every == 0:
             self.save()
         self._communicator.doing(f"step {step + 1}")
@@ -270,14 +279,16 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Context manager whose list takes up the STOP_SIGNALS that arrive; a second Ctrl-C interrupts at once."""
+def _stop_requests(speaks: bool = False) -> Iterator[list[int]]:
+    """Context manager whose list takes up the STOP_SIGNALS that arrive; ``speaks``: tell Ctrl-C that it was heard."""
     requests: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         if requests and number == signal.SIGINT:
             raise KeyboardInterrupt
         requests.append(number)
+        if speaks and number == signal.SIGINT:
+            os.write(2, HEARD)  # print() may be what was interrupted
 
     is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started so as to outlive its terminal
     numbers = [number for number in STOP_SIGNALS if not (is_nohup and number == signal.SIGHUP)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mrfomm.config import Config
 from mrfomm.data.clips import Clip, find_clips, open_clip
@@ -33,7 +34,8 @@ def held_out(folder: Path, config: Config) -> list[HeldOut]:
         return []
     clips = find_clips(folder)
     chosen = [clips[i] for i in spread(len(clips), config.train.validation_clips)]
-    return list(validation_pairs(chosen, config.data.num_references, DRIVING_PER_CLIP, config.model.image_size))
+    shown = tqdm(chosen, "reading held-out clips", unit="clip", leave=False, delay=1)
+    return list(validation_pairs(shown, config.data.num_references, DRIVING_PER_CLIP, config.model.image_size))
 
 
 def validation_pairs(clips: Iterable[Clip], num_references: int, max_per_clip: int, size: int) -> Iterator[HeldOut]:
@@ -60,7 +62,7 @@ def digest_of(clips: Iterable[HeldOut]) -> str:
 def reconstruction_error(config: Config, tree: ParameterTree, clips: Sequence[HeldOut]) -> float:
     """Mean |prediction - driving| over clips, driven by their own frames."""
     errors = []
-    for references, driving in clips:
+    for references, driving in tqdm(clips, "validating", unit="clip", leave=False, delay=1):
         animator = Animator(NnablaGraphs(config.model, tree), images_to_array(references), batch=4)
         frames = images_to_array(driving)
         errors.append(np.abs(animator.render(animator.keypoints(frames)) - frames).mean())

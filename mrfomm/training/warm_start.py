@@ -18,7 +18,7 @@ from mrfomm.errors import AnyPath, UserError
 from mrfomm.model import create_parameters
 from mrfomm.model.checkpoint import Checkpoint, ParameterTree
 from mrfomm.networks import ops
-from mrfomm.networks.fusion import LEARNED_MODES
+from mrfomm.networks.fusion import mode_of
 
 _OPTIONAL = ("fusion/", "discriminator/")  # a checkpoint may lack them
 
@@ -67,7 +67,7 @@ def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     deepened = now.generator.down_blocks - before.generator.down_blocks
     encoders = (dataclasses.replace(model.generator, bottleneck_blocks=1) for model in (before, now))
     wanted = {
-        "fusion": now.fusion.mode in LEARNED_MODES and operator.eq(*encoders),
+        "fusion": mode_of(now.fusion.mode).learned and operator.eq(*encoders),
         "discriminator": config.train.discriminator and before.discriminator == now.discriminator,
     }
     names = (name for name in initial.parameters if wanted.get(name.partition("/")[0], True))

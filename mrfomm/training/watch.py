@@ -18,6 +18,7 @@ from mrfomm.store import named_writing, whole_file
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
 NOT_CURVES = ("step", "epoch", "time", "broken_clips")
+TOTAL, VALIDATION = "loss", "validation_l1"  # in the first panel of the curves
 
 Row = dict[str, Any]  # step, epoch, time, and numbers by name
 
@@ -113,24 +114,42 @@ def _row(line: str, place: str) -> Row:
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
-    """Draw every logged number against the step, a panel each, as a PNG."""
-    values = (item for row in rows for item in row.items())
-    names = list(dict.fromkeys(name for name, value in values if name not in NOT_CURVES and value is not None))
-    if not names:
+    """Draw logged numbers against the step as a PNG: total loss and validation in the first panel, then one each.
+
+    What never changes is left out.
+    """
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in NOT_CURVES and value is not None:
+                series.setdefault(name, []).append((row["step"], value))
+    drawn = {name: points for name, points in series.items() if len(points) == 1 or len({y for _, y in points}) > 1}
+    first = [name for name in (TOTAL, VALIDATION) if name in drawn]
+    contents = [*([first] if first else []), *([name] for name in drawn if name not in first)]
+    if not contents:
         return
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
+    columns = min(3, len(contents))
+    lines = -(-len(contents) // columns)
     figure = Figure(figsize=(4 * columns, 2.5 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in panels[len(names) :]:
+    for axes in panels[len(contents) :]:
         axes.remove()
-    for axes, name in zip(panels, names):
-        axes.plot(*zip(*((row["step"], row[name]) for row in rows if row.get(name) is not None)), linewidth=1)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.grid(alpha=0.3)
+    for axes, names in zip(panels, contents):
+        _draw_panel(axes, {name: drawn[name] for name in names})
     with whole_file(path) as aside:
         figure.savefig(aside, dpi=80)
+
+
+def _draw_panel(axes: Any, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """One or two lines; the second has an axis of its own, on the right."""
+    axes.set_title(" and ".join(series), fontsize=9)
+    axes.set_xlabel("step", fontsize=8)
+    axes.grid(alpha=0.3)
+    for number, (name, points) in enumerate(series.items()):
+        side = axes.twinx() if number else axes
+        side.plot(*zip(*points), f"C{number}", linewidth=1, marker="." if len(points) < 20 else "")
+        if len(series) > 1:
+            side.set_ylabel(name, color=f"C{number}", fontsize=8)
 
 
 def _event_writer() -> Any:

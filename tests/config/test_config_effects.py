@@ -100,7 +100,7 @@ CHANGES = {
     "train.milestones": [],
     "train.discriminator": False,
     "train.log_every": 2,
-    "train.picture_every": 2,
+    "train.picture_every": 9,
     "train.checkpoint_every": 9,
     "train.validate_every": 2,
     "train.validation_clips": 1,

@@ -172,7 +172,7 @@ def test_the_folder_is_that_of_the_run_as_it_is(tmp_path, data, capsys):
     rows = read_log(run)
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert [row["learning_rate"] for row in rows] == [pytest.approx(2e-4)] * 4 + [pytest.approx(1e-5)] * 8
-    pictures = [3, 8, 12]
+    pictures = [1, 3, 8, 12]
     assert sorted(path.name for path in (run / "pictures").iterdir()) == [f"{step:08d}.png" for step in pictures]
     events = scalars(run / "tensorboard")
     assert sorted(step for tag, step in events if tag == "pixel") == list(range(1, 13))

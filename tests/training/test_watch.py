@@ -4,6 +4,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from mrfomm.training import watch
 from mrfomm.training.watch import RunLog, draw_curves, read_log
 
 
@@ -57,3 +58,22 @@ def test_missing_writer_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(Exception, match=r"pip install -e .\[tensorboard\]"):
         RunLog(tmp_path, tensorboard=True)
+
+
+def test_loss_and_validation_share_the_first_panel_and_constants_have_none(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(watch, "_draw_panel", lambda axes, series: drawn.append(series))
+    rows = [{"step": i, "learning_rate": 2e-4, "pixel": 3.0 - i, "loss": 5.0 - i} for i in (1, 2)]
+    draw_curves([*rows, {"step": 2, "learning_rate": 2e-4, "validation_l1": 0.5}], tmp_path / "curves.png")
+    assert drawn == [{"loss": [(1, 4.0), (2, 3.0)], "validation_l1": [(2, 0.5)]}, {"pixel": [(1, 2.0), (2, 1.0)]}]
+
+
+def test_two_lines_of_a_panel_have_an_axis_each(tmp_path):
+    """Numbers a hundred times as small are still seen to fall: orange, on the right, from upper left to lower right."""
+    rows = [{"step": i, "loss": 100.0 + i, "validation_l1": (100 - i) / 1000} for i in range(100)]
+    draw_curves(rows, tmp_path / "curves.png")
+    image = imageio.imread(tmp_path / "curves.png")[..., :3].astype(int)
+    rows, columns = np.nonzero((image[..., 0] - image[..., 2]) > 150)
+    inside = columns < 0.75 * image.shape[1]  # the axis' name is of this colour too
+    rows, columns = rows[inside], columns[inside]
+    assert rows[columns < np.median(columns)].mean() < rows[columns > np.median(columns)].mean() - 20

@@ -1,0 +1,70 @@
+"""What a run is going to do, told in a block of lines before it begins, and how one that was stopped goes on."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nnabla as nn
+
+from mrfomm.config import Config
+from mrfomm.data.clips import Clip
+from mrfomm.data.loader import shorter_side
+from mrfomm.data.sampling import spread
+from mrfomm.errors import started_as
+
+LOOKED_AT = 8  # clips
+
+
+def tell(what: str, text: str) -> None:
+    """Print a line of the block on stderr."""
+    print(f"{what:<8} {text}", file=sys.stderr)
+
+
+def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
+    """Tell people, clips and the sizes of some of them, and whether pictures are made larger than those are."""
+    people = len({clip.identity for clip in clips})
+    sides = sorted(filter(None, (shorter_side(clips[i]) for i in spread(len(clips), LOOKED_AT))))
+    sizes = " to ".join(map(str, dict.fromkeys((*sides[:1], *sides[-1:])))) or "unknown"
+    of_some = f" (of {len(sides)} clips)" if len(sides) < len(clips) else ""
+    tell("data", f"{len(clips)} clips of {people} people, {sizes} pixels{of_some}; {held_out} held out")
+    size = config.model.image_size
+    if sides and sides[0] < size:
+        larger = f"model.image_size = {size} is larger than the clips, of which some have {sides[0]} pixels"
+        print(f"{larger}: they are enlarged, which shows no more and costs time", file=sys.stderr)
+
+
+def tell_place(processes: int, folder: Path) -> None:
+    """Tell where it computes and which folder takes the results."""
+    on_gpu = nn.get_current_context().backend[0].startswith("cudnn")
+    cores = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
+    device = "GPU" if on_gpu else f"CPU, {cores} threads"
+    tell("device", device + (f" in each of {processes} processes" if processes > 1 else ""))
+    tell("folder", str(folder))
+
+
+def tell_plan(config: Config, parameters: int, steps_per_epoch: int, done: int) -> None:
+    """Tell what is trained, and for how long; ``parameters``: numbers in all of them, ``done``: steps."""
+    model, train = config.model, config.train
+    stage = ", discriminator" if config.train.discriminator else ""
+    kind = f"{model.image_size} pixels, K = {config.data.num_references}, fusion {model.fusion.mode}{stage}"
+    tell("model", f"{kind}; {parameters / 1e6:.2f} million parameters")
+    steps = f"{train.epochs * steps_per_epoch} of {train.batch_size} samples, in {train.epochs} epochs"
+    tell("steps", steps + (f"; {done} are done" if done else ""))
+
+
+def tell_stopped(config: Config, run: Path, step: int, processes: int) -> None:
+    """Tell which step is saved, and the command that goes on."""
+    print(f"stopped; step {step} is saved, go on with --resume {run}", file=sys.stderr)
+    print(f"    {resuming_command(config, run, processes)}", file=sys.stderr)
+
+
+def resuming_command(config: Config, run: Path, processes: int) -> str:
+    """The command that goes on with a run, for a shell."""
+    started = started_as()
+    words = ["mpirun", "-n", str(processes)] if processes > 1 else []
+    words += [*["python"] * started.endswith(".py"), *started.split(), "--resume", str(run)]
+    if ":" in config.model.fusion.mode:  # it is imported only if it is named
+        words += ["--set", f"model.fusion.mode={config.model.fusion.mode}"]
+    return shlex.join(words)
