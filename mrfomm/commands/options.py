@@ -3,7 +3,7 @@
 import argparse
 
 from mrfomm.reenactment.backends import BACKENDS
-from mrfomm.runtime.context import CONTEXTS
+from mrfomm.runtime import CONTEXTS
 
 
 def add_computing(parser: argparse.ArgumentParser, batch: int) -> None:

@@ -67,6 +67,7 @@ CHANGES = {
     "model.discriminator.spectral_norm": False,
     "model.discriminator.keypoint_input": False,
     "data.num_references": 3,
+    "data.about": "talking blobs",
     "data.id_sampling": False,
     "data.num_repeats": 4,
     "data.augmentation.time_flip": False,

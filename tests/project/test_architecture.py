@@ -35,7 +35,7 @@ STANDS_ON = {
     "config": "data.augment",
     "model": "networks config",
     "onnx": "networks config model",
-    "convert": "networks config model",
+    "convert": "networks config model bundled",
     "reenactment": "networks config model onnx media data runtime bundled",
     "training": "networks config model reenactment data runtime bundled",
     "eval": "networks.perceptual reenactment media data",  # and its commands on everything
