@@ -62,7 +62,8 @@ APP = ["gradio>=6.20,<7", "starlette", "matplotlib>=3.7,<4"]
 REPORT = ["jinja2>=3.1,<4", "markdown-it-py>=3,<5"]
 
 # The site (`make docs`) and the notebook.
-DOCS = ["mkdocs>=1.6,<2", "ipykernel>=6.20", "nbclient>=0.10"]
+# mkdocstrings 1.0 fails with pymdown-extensions 12.
+DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1,<2", "pymdown-extensions<12", "ipykernel>=6.20", "nbclient>=0.10"]
 
 DEV = [
     *CPU,

@@ -18,7 +18,8 @@ _DOORS = {"Reenactor": "mrfomm.reenactment.reenactor", "load_model": "mrfomm.mod
 # nnabla announces itself on the root logger when it is imported; only its warnings are of interest.
 logging.getLogger("nnabla").setLevel(logging.WARNING)
 
-_OF_NNABLA = ("nnabla", "h5py")  # setup.py leaves these out where nnabla has no release
+_OF_NNABLA = ("nnabla", "h5py", "matplotlib")  # setup.py leaves these out where nnabla has no release
+_tell_others = sys.excepthook
 
 
 def __getattr__(name: str) -> Any:
@@ -29,12 +30,16 @@ def __getattr__(name: str) -> Any:
 
 def _tell_missing(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """In place of the traceback of an import that needs nnabla: one line, and exit code 2."""
-    if not isinstance(error, ModuleNotFoundError) or (error.name or "").partition(".")[0] not in _OF_NNABLA:
-        sys.__excepthook__(kind, error, traceback)
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in _OF_NNABLA:
+        _tell_others(kind, error, traceback)
         return
     here = f"Python {platform.python_version()} on {sys.platform}"
     remedy = "use CPython 3.10 on Linux, or animate with an exported model: --weights of what mrfomm.export wrote there"
-    print(f"error: this needs nnabla, which isn't installed ({here}); {remedy}", file=sys.stderr)
+    if name == "matplotlib":
+        print("error: this needs matplotlib; pip install matplotlib, or -e .[app] for the page", file=sys.stderr)
+    else:
+        print(f"error: this needs nnabla, which isn't installed ({here}); {remedy}", file=sys.stderr)
     sys.exit(2)
 
 

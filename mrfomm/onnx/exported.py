@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mrfomm.config import shown
 from mrfomm.config.knowledge import Knowledge, knowledge_of
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.store import sha256_of, whole_file
@@ -72,7 +73,7 @@ def load_exported(path: AnyPath, fusion: str | None = None) -> Exported:
         with open(file, encoding="utf-8") as text:
             record = json.loads(text.read(_MAX_BYTES))
         if record["format"] != FORMAT:
-            raise UserError(f"{file}: format {record['format']!r} is not known here; update mrfomm, or {AGAIN}")
+            raise UserError(f"{file}: format {shown(record['format'])} is not known here; update mrfomm, or {AGAIN}")
         exported = _exported(file.parent, record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: damaged, or no exported model's; {AGAIN}") from error

@@ -177,6 +177,12 @@ def test_what_needs_nnabla_says_so_in_one_line(tmp_path, module):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_needs_matplotlib_says_so_in_one_line(tmp_path):
+    done = python(tmp_path, "import runpy; runpy.run_module('mrfomm.app', run_name='__main__')")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: this needs matplotlib; pip install matplotlib")
+
+
 def test_weights_for_nnabla_too(tmp_path):
     done = animate(tmp_path, "--weights", bundled.MODELS["patch"])
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
