@@ -19,6 +19,11 @@ LIGHT = [
     "mrfomm.media.crop",
     "mrfomm.data.loader",
     "mrfomm.data.clips",
+    "mrfomm.onnx.exported",  # from here on, what animates where nnabla isn't
+    "mrfomm.reenactment.backends",
+    "mrfomm.reenactment.live",
+    "mrfomm.commands.animate",
+    "mrfomm.app.studio",
 ]
 STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
 
