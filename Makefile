@@ -3,14 +3,15 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 RUNTIME := .venv/.runtime
 
-.PHONY: help venv demo test faults hosts lint audit docs notebook clean
+.PHONY: help venv demo test test-without-nnabla faults hosts lint audit docs notebook clean
 .DELETE_ON_ERROR:
-export PYTHON
+export PYTHON NEWER
 
 help:
 	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (a CPython 3.10)'
 	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4; installs only what that needs'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
+	@echo 'make test-without-nnabla  animation on a CPython 3.11 to 3.14, in an environment of its own; NEWER=... chooses it'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
 	@echo 'make hosts  two machines rehearsed on this one: killed, cut off, stopped; as root, with ip; minutes'
 	@echo 'make lint   ruff: rules and format; mypy; whether the packages installed agree'
@@ -40,6 +41,10 @@ demo: $(RUNTIME)
 # Two processes with one thread each.
 test: venv
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+
+# Fetches packages: the network is needed.
+test-without-nnabla: venv
+	@sh scripts/test_without_nnabla.sh $(ARGS)
 
 # One process: some of these measure time and memory.
 faults: venv

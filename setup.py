@@ -7,14 +7,17 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
+# nnabla has no release for a newer CPython; elsewhere, exported models animate by onnxruntime.
+NNABLA = "; python_version < '3.11' and sys_platform == 'linux'"
+ELSEWHERE = "; python_version >= '3.11' or sys_platform != 'linux'"
+
 CORE = [
-    "nnabla==1.39.0",
-    "numpy~=1.26.0",
-    "h5py>=3.1",
+    *(package + NNABLA for package in ("nnabla==1.39.0", "numpy~=1.26.0", "h5py>=3.1", "matplotlib>=3.7,<4")),
+    "opencv-python>=4.7,<4.12" + NNABLA,  # 4.12 asks for numpy 2, which nnabla cannot load
+    *(package + ELSEWHERE for package in ("numpy>=1.26,<3", "onnxruntime>=1.19")),
+    "opencv-python>=4.12,<5" + ELSEWHERE,  # 5.0 has no CascadeClassifier, which finds faces
     "av>=14,<18",  # FFmpeg's libraries: all clips are read and written through them
     "imageio>=2.28,<3",
-    "matplotlib>=3.7,<4",
-    "opencv-python>=4.7,<4.12",  # 4.12 asks for numpy 2, which nnabla cannot load
     "pillow>=9.1",
     "pyyaml>=5.4",
     "tqdm>=4.60",
@@ -43,7 +46,7 @@ CUDA = [
 ]
 
 # onnx 1.18 asks for a newer protobuf than nnabla takes.
-ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.19,<1.24"]
+ONNX = [package + NNABLA for package in ("onnx>=1.17,<1.18", "onnxruntime>=1.19,<1.24")]
 
 TENSORBOARD = ["tensorboardX>=2.6,<3"]
 
@@ -54,12 +57,13 @@ DLIB = ["dlib-bin>=19.24", "face-recognition-models==0.3.0"]
 FACE_ALIGNMENT = ["face-alignment>=1.4,<2"]  # brings torch, and fetches its weights when first used
 
 # The page of mrfomm/app; starlette is what Gradio is built on.
-APP = ["gradio>=6.20,<7", "starlette"]
+APP = ["gradio>=6.20,<7", "starlette", "matplotlib>=3.7,<4"]
 
 REPORT = ["jinja2>=3.1,<4", "markdown-it-py>=3,<5"]
 
 # The site (`make docs`) and the notebook.
-DOCS = ["mkdocs>=1.6,<2", "ipykernel>=6.20", "nbclient>=0.10"]
+# mkdocstrings 1.0 fails with pymdown-extensions 12.
+DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1,<2", "pymdown-extensions<12", "ipykernel>=6.20", "nbclient>=0.10"]
 
 DEV = [
     *CPU,
@@ -98,7 +102,8 @@ setup(
     version=read_version(),
     description="Multi-reference face reenactment in nnabla (arXiv 2202.10758)",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.11",
+    python_requires=">=3.10,<3.15",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)],
     packages=[*find_packages(include=["mrfomm", "mrfomm.*"]), "mrfomm.configs", *(f"mrfomm_{name}" for name in EVAL)],
     # The checkout's folders: configs, where bundled.CONFIGS finds it, and eval, too general a name for an installation.
     package_dir={"mrfomm.configs": "configs", "mrfomm_eval": "eval"},

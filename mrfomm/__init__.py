@@ -4,7 +4,11 @@ Importing the package imports neither; nnabla is imported with what needs it.
 """
 
 import importlib
+import importlib.util
 import logging
+import platform
+import sys
+from types import TracebackType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -14,8 +18,30 @@ _DOORS = {"Reenactor": "mrfomm.reenactment.reenactor", "load_model": "mrfomm.mod
 # nnabla announces itself on the root logger when it is imported; only its warnings are of interest.
 logging.getLogger("nnabla").setLevel(logging.WARNING)
 
+_OF_NNABLA = ("nnabla", "h5py", "matplotlib")  # setup.py leaves these out where nnabla has no release
+_tell_others = sys.excepthook
+
 
 def __getattr__(name: str) -> Any:
     if name not in _DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_DOORS[name]), name)
+
+
+def _tell_missing(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """In place of the traceback of an import that needs nnabla: one line, and exit code 2."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in _OF_NNABLA:
+        _tell_others(kind, error, traceback)
+        return
+    here = f"Python {platform.python_version()} on {sys.platform}"
+    remedy = "use CPython 3.10 on Linux, or animate with an exported model: --weights of what mrfomm.export wrote there"
+    if name == "matplotlib":
+        print("error: this needs matplotlib; pip install matplotlib, or -e .[app] for the page", file=sys.stderr)
+    else:
+        print(f"error: this needs nnabla, which isn't installed ({here}); {remedy}", file=sys.stderr)
+    sys.exit(2)
+
+
+if importlib.util.find_spec("nnabla") is None:  # whatever needs it fails where it imports it, wherever it began
+    sys.excepthook = _tell_missing

@@ -1,11 +1,13 @@
 """Paths of the files that come with the package: what the commands take when nothing else is named."""
 
+import importlib.util
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 LPIPS_ALEXNET = ASSETS / "lpips_alex.npz"
 MODELS = {name: ASSETS / f"heads-{name}" for name in ("fomm", "patch", "element")}  # docs/heads.md, The experiment
-MODEL = MODELS["patch"]
+EXPORTED = ASSETS / "heads-patch-onnx"  # the same as MODELS["patch"], for where nnabla isn't
+MODEL = MODELS["patch"] if importlib.util.find_spec("nnabla") else EXPORTED
 SAMPLE_DRIVING = ASSETS / "samples" / "driving.mp4"
 SAMPLE_REFERENCES = tuple(ASSETS / "samples" / f"reference_{name}.png" for name in ("front", "left", "right"))
 SAMPLE_DATA = ASSETS / "samples" / "data"

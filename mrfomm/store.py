@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -13,6 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrfomm.errors import AnyPath, UserError, named
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 PARTIAL, OLD = ".partial", ".old"  # ends of the names of folders that are not whole yet, or replaced
@@ -144,6 +148,8 @@ def locked(folder: AnyPath, make: bool = False) -> Iterator[None]:
 
 def _lock(path: Path, flags: int, held: contextlib.ExitStack) -> OSError | None:
     """Lock a file or folder while ``held`` is open; returns what was in the way."""
+    if fcntl is None:
+        return OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     try:
         descriptor = os.open(path, flags, 0o666)  # not inherited by processes started later
         held.callback(os.close, descriptor)

@@ -20,7 +20,7 @@ from mrfomm.app.visitors import Sessions, cleaning
 from mrfomm.commands.options import fusion_mode
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.reenactment.backends import BACKENDS
-from mrfomm.runtime.context import CONTEXTS
+from mrfomm.runtime import CONTEXTS
 
 LOCAL = ("127.0.0.1", "localhost")
 STORED = 50  # the largest uploads that all visitors together may leave here
@@ -30,7 +30,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
+    add(
+        "--weights",
+        metavar="CKPT",
+        default=bundled.MODEL,
+        help="checkpoint, run folder or exported model (bundled)",
+    )
     add("--host", default=LOCAL[0], metavar="IP", help="address to listen at; 0.0.0.0: open to all (%(default)s)")
     add("--port", type=int, metavar="N", help="port to listen at (the first free one from 7860)")
     add("--max-megabytes", type=float, default=100, metavar="N", help="largest upload in megabytes (%(default)s)")
@@ -58,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     print(f"1/3 loading the weights: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
-    for number in (signal.SIGTERM, signal.SIGHUP):  # else nothing would clean up
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # nnabla makes the root logger print its requests
@@ -91,7 +96,7 @@ def _import_page() -> ModuleType:
     try:
         from mrfomm.app import page
     except ImportError as error:
-        raise UserError(f"the page needs Gradio ({error}); pip install -e .[app], on Python 3.10") from error
+        raise UserError(f"the page needs Gradio ({error}); pip install -e .[app]") from error
     return page
 
 

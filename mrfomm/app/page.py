@@ -16,7 +16,9 @@ import gradio
 from mrfomm import bundled
 from mrfomm.app.studio import MAX_REFERENCES, Delivery, Order, Workshop
 from mrfomm.app.visitors import Sessions, StoppedError
+from mrfomm.config.knowledge import Knowledge
 from mrfomm.errors import UserError, as_reported
+from mrfomm.reenactment.backends import PUBLISHED
 from mrfomm.reenactment.motion import Transfer
 
 TITLE = "mrfomm"
@@ -30,6 +32,8 @@ One person, the face about as large as in the pictures."""
 RESULT = """### 3 · The result
 Left: the clip. Right: the face you gave. The sound is the clip's."""
 HINT = "**New here?** Click the first example, then *Animate*. It takes some seconds."
+KNOWS = "This model was trained on {0}."
+ELSE = " On other pictures: {0}. Published weights for photographs: `{1}`"
 STRIP = """### Which picture supplied what
 Each row shows what one picture gave to the results below; black is what others gave."""
 FOOTER = """Use pictures and clips only of people who have agreed, and tell viewers that a result is synthetic; its file
@@ -75,6 +79,8 @@ def build_page(studio: Workshop, folder: str, sessions: Sessions, kept: str) -> 
                     stop = gradio.Button("Stop", scale=1, elem_id="stop")
                 options = _options(studio)
                 hint = gradio.Markdown(HINT)
+                if studio.knowledge.trained_on:
+                    gradio.Markdown(_knows(studio.knowledge), elem_id="knows")
                 download = gradio.DownloadButton("Download the result alone", visible=False, elem_id="download")
                 notes = gradio.Textbox(label="What was done", visible=False, elem_id="notes")
         with gradio.Column(visible=False) as shares:
@@ -85,6 +91,12 @@ def build_page(studio: Workshop, folder: str, sessions: Sessions, kept: str) -> 
         job = run.click(work, [*given, *options], shown, show_progress_on=beside, api_visibility="private")
         stop.click(_stop(sessions), queue=False, cancels=[job], api_visibility="private")
     return page.queue(max_size=studio.limits.queue, default_concurrency_limit=1, api_open=False)
+
+
+def _knows(knowledge: Knowledge) -> str:
+    """What the model knows, and what to expect of other pictures."""
+    trained_on, expect = map(html.escape, knowledge)
+    return KNOWS.format(trained_on) + (ELSE.format(expect, PUBLISHED) if expect else "")
 
 
 def _given(frames: int) -> list[gradio.components.Component]:

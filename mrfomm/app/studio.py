@@ -15,13 +15,11 @@ from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media import provenance
 from mrfomm.media.reading import FrameSource, open_frames
-from mrfomm.model import load_model, model_digest
-from mrfomm.networks.fusion import modes
 from mrfomm.reenactment.animator import Breakdown
+from mrfomm.reenactment.backends import load_weights
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
 from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reenactor import Reenactor, Watch, open_writers
-from mrfomm.runtime.context import use_context
 
 MAX_REFERENCES = 8
 MAX_SIDE = 4096  # pixels of a driving frame: a few of them are in memory at a time
@@ -82,7 +80,7 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
 class Workshop:
     """Fills the orders of the page's visitors, one at a time. Arguments are as of animate.py.
 
-    ``fusion_modes`` are those that the weights can do, the trained one first.
+    ``fusion_modes`` are those that the weights can do, the trained one first; ``knowledge`` is what they know.
 
     Raises:
         UserError: the weights can't be loaded.
@@ -94,8 +92,8 @@ class Workshop:
         self._context = context
         self._backend = backend
         self._busy = threading.Lock()
-        trained = load_model(weights).config.fusion.mode
-        self.fusion_modes = [trained, *(name for name, mode in modes().items() if name != trained and not mode.learned)]
+        loaded = load_weights(weights)
+        self.fusion_modes, self.knowledge = list(loaded.fusion_modes), loaded.knowledge
 
     def animate(self, order: Order, folder: AnyPath, watch: Watch) -> Delivery:
         """Fill an Order: write its files into a folder. ``watch``: see Reenactor.
@@ -116,12 +114,12 @@ class Workshop:
 
     def _animate(self, order: Order, folder: Path, watch: Watch) -> Delivery:
         notes: list[str] = []
-        model = load_model(self._weights, order.fusion)
+        weights = load_weights(self._weights, order.fusion)
         source = bounded(open_frames(order.driving), self.limits.frames)
-        comment = provenance.describe(order.references, order.driving, model_digest(model))
-        make = partial(Reenactor, model, backend=self._backend)
+        comment = provenance.describe(order.references, order.driving, weights.digest)
+        make = partial(Reenactor, weights, backend=self._backend)
         videos, strip = (folder / "beside.mp4", folder / "result.mp4"), folder / "strip.png"
-        with use_context(self._context):
+        with weights.context(self._context):
             reenactor = make(order.references, crop=order.crop, tell=notes.append, watch=watch)
             driving = reenactor.fitted(source)
             keypoints = reenactor.targets(driving, order.transfer)

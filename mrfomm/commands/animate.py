@@ -17,13 +17,12 @@ from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media import provenance
 from mrfomm.media.crop import FaceFinder
 from mrfomm.media.reading import FrameSource, open_frames
-from mrfomm.model import Model, load_model, model_digest
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
+from mrfomm.reenactment.backends import Weights, load_weights
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
 from mrfomm.reenactment.pictures import breakdown_picture, tile
 from mrfomm.reenactment.reenactor import Reenactor, Write, open_writers
-from mrfomm.runtime.context import use_context
 
 OUTPUT = "result.mp4"
 REFERENCES = "pictures of the face (bundled ones)"
@@ -36,7 +35,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--refs", nargs="+", metavar="FILE", default=bundled.SAMPLE_REFERENCES, help=REFERENCES)
     add("--driving", metavar="PATH", default=bundled.SAMPLE_DRIVING, help=DRIVING)
-    add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
+    weights_help = "checkpoint, run folder or exported model (the bundled one)"
+    add("--weights", metavar="CKPT", default=bundled.MODEL, help=weights_help)
     add("-o", "--output", metavar="PATH", help=f".mp4 or .gif file to write, or folder for PNG frames ({OUTPUT})")
     motions = ("relative", "absolute")
     add("--motion", choices=motions, default=motions[0], help="move a reference, or copy poses (%(default)s)")
@@ -113,20 +113,28 @@ def open_driving(args: argparse.Namespace) -> FrameSource:
     return source
 
 
-def make_reenactor(args: argparse.Namespace, model: Model) -> Reenactor:
+def open_weights(args: argparse.Namespace) -> Weights:
+    """The model; says what to expect where it meets pictures of another kind than it knows."""
+    weights = load_weights(args.weights, args.fusion)
+    if line := weights.expectation([*args.refs, args.driving]):
+        tell(line)
+    return weights
+
+
+def make_reenactor(args: argparse.Namespace, weights: Weights) -> Reenactor:
     """The Reenactor that the command line asks for."""
-    face = partial(Reenactor, model, args.refs, crop=args.crop, tell=tell, watch=watch)
+    face = partial(Reenactor, weights, args.refs, crop=args.crop, tell=tell, watch=watch)
     return face(backend=args.backend, batch=args.batch, breakdown=bool(args.masks))
 
 
 def write(args: argparse.Namespace, transfer: Transfer) -> str:
     """Animate by a clip; returns the path of the output."""
     source = open_driving(args)
-    model = load_model(args.weights, args.fusion)
-    comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, model_digest(model))
+    weights = open_weights(args)
+    comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, weights.digest)
     outputs = [(args.output, None if args.no_audio else args.driving)] + [(args.masks, None)] * bool(args.masks)
-    with use_context(args.context), open_writers(outputs, source.fps, comment) as (write_result, *write_masks):
-        reenactor = make_reenactor(args, model)
+    with weights.context(args.context), open_writers(outputs, source.fps, comment) as (write_result, *write_masks):
+        reenactor = make_reenactor(args, weights)
         driving = reenactor.fitted(source)
         keypoints = reenactor.targets(driving, transfer)
         images = with_masks(reenactor, keypoints, *write_masks) if write_masks else reenactor.render(keypoints)
@@ -149,11 +157,11 @@ def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Wri
 def show(args: argparse.Namespace, transfer: Transfer, number: int) -> str:
     """Animate by a camera, in a window; returns a line of text on how it went."""
     live.check_window()
-    model = load_model(args.weights, args.fusion)
+    weights = open_weights(args)
     capture = live.open_capture(number)
-    with use_context(args.context), contextlib.closing(live.Camera(capture, time.perf_counter)) as camera:
+    with weights.context(args.context), contextlib.closing(live.Camera(capture, time.perf_counter)) as camera:
         find_face = FaceFinder() if args.crop else None
-        puppet = live.Puppet(make_reenactor(args, model), transfer, find_face, args.side_by_side, tell)
+        puppet = live.Puppet(make_reenactor(args, weights), transfer, find_face, args.side_by_side, tell)
         with contextlib.closing(live.Window()) as window:
             return live.play(camera, window, puppet, time.perf_counter)
 

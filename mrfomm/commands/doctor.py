@@ -37,6 +37,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     as_json, problems = parse_arguments(arguments).json, list[str]()
+    if sys.version_info >= (3, 11):
+        raise UserError("the doctor examines nnabla, which has no release for this Python; animate.py works without")
     machine, trials = dict.fromkeys(LOOKS, ""), dict[str, "Trial"]()
     for name, (look, extra) in LOOKS.items():
         with _noting(name, INSTALL + extra, problems):

@@ -9,11 +9,13 @@ import numpy as np
 
 from mrfomm.commands.options import add_fusion
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.model import Model, load_model
+from mrfomm.model import Model, model_digest
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
+from mrfomm.onnx.exported import RECORD, Exported, write_record
 from mrfomm.onnx.graphs import GRAPHS, export_graph
 from mrfomm.onnx.trace import SIZES
 from mrfomm.reenactment.animator import Animator
+from mrfomm.reenactment.backends import load_weights
 from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 from mrfomm.store import locked
@@ -31,8 +33,11 @@ size S; B and K are free). Images are RGB, float32 from 0 to 1.
 Keypoints and frame are apart because relative motion changes the driving
 keypoints in between. With --breakdown, breakdown.onnx is the frame with each
 reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S].
+
+export.json says what model it is. The folder animates where nnabla isn't:
+animate.py --weights DIR, and the page if breakdown.onnx is there.
 """
-TOLERANCE = 1e-4  # of --check
+TOLERANCE, HALF_TOLERANCE = 1e-4, 0.05  # of --check, whose pictures are noise
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_fusion(parser)
     add("--breakdown", action="store_true", help="write breakdown.onnx too")
     add("--plain", action="store_true", help="leave convolutions as they are: for a GPU, or other runtimes")
+    add("--half", action="store_true", help="keep weights in half precision: files of half the size")
     add("--check", action="store_true", help="compare the graphs with nnabla on random input")
     return parser.parse_args(arguments)
 
@@ -52,26 +58,37 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
-    model = load_model(args.weights, args.fusion)
-    folder = Path(args.output)
+    weights = load_weights(args.weights, args.fusion)
+    model, folder = weights.model, Path(args.output)
+    if isinstance(model, Exported):
+        raise UserError(f"{args.weights}: is an exported model already; give the checkpoint it was made of")
     with locked(folder, make=True):
-        export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES)
+        names = export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES, args.half)
+        config, digest = model.config, model_digest(model)
+        numbers = (config.image_size, config.num_keypoints, config.fusion.mode, digest)
+        write_record(Exported(folder, *numbers, {}, weights.knowledge), names)
         print(folder)
         if args.check:
-            report_errors(largest_errors(model, OnnxGraphs(folder), args.breakdown))
+            tolerance = HALF_TOLERANCE if args.half else TOLERANCE
+            report_errors(largest_errors(model, OnnxGraphs(folder), args.breakdown), tolerance)
     return 0
 
 
-def export_graphs(model: Model, folder: Path, breakdown: bool, rewrites: Sequence[Rewrite]) -> None:
-    """Write the graphs of a model into a folder, in the place of all that an earlier export has left there."""
+def export_graphs(
+    model: Model, folder: Path, breakdown: bool, rewrites: Sequence[Rewrite], half: bool = False
+) -> list[str]:
+    """Write the graphs of a model into a folder, in the place of all that an earlier export has left there; returns
+    their names."""
     names = ["reference", "keypoints", "frame"] + ["breakdown"] * breakdown
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         for name in names:
-            export_graph(name, model, Path(aside, f"{name}.onnx"), rewrites)
+            export_graph(name, model, Path(aside, f"{name}.onnx"), rewrites, half)
+        (folder / RECORD).unlink(missing_ok=True)
         for name in GRAPHS:  # of another model, perhaps
             (folder / f"{name}.onnx").unlink(missing_ok=True)
         for name in names:
             Path(aside, f"{name}.onnx").replace(folder / f"{name}.onnx")
+    return names
 
 
 def largest_errors(model: Model, graphs: OnnxGraphs, breakdown: bool = False) -> dict[str, float]:
@@ -102,12 +119,12 @@ def _error(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(expected - actual).max() / max(1.0, np.abs(expected).max()))
 
 
-def report_errors(errors: dict[str, float]) -> None:
+def report_errors(errors: dict[str, float], tolerance: float = TOLERANCE) -> None:
     """Print the largest errors; UserError if one is too large."""
     for name, error in errors.items():
         print(f"{name}: differs from nnabla by at most {error:.1e}")
-    if not all(error <= TOLERANCE for error in errors.values()):
-        raise UserError(f"onnxruntime and nnabla differ by more than {TOLERANCE:g}; please report it with the above")
+    if not all(error <= tolerance for error in errors.values()):
+        raise UserError(f"onnxruntime and nnabla differ by more than {tolerance:g}; please report it with the above")
 
 
 if __name__ == "__main__":

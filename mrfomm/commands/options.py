@@ -5,7 +5,7 @@ import argparse
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError
 from mrfomm.reenactment.backends import BACKENDS
-from mrfomm.runtime.context import CONTEXTS
+from mrfomm.runtime import CONTEXTS
 
 
 def add_computing(parser: argparse.ArgumentParser, batch: int) -> None:

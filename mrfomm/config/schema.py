@@ -131,6 +131,7 @@ class DataConfig:
     """Training data in FOMM's format: ``root/train`` and ``root/test``."""
 
     root: str = "data/vox"  # "bundled": the small set that comes with the package
+    about: str = ""  # what the clips show, in a line; the model says so later
     num_references: int = 3  # K
     id_sampling: bool = True  # one item per identity (file name before '#'), a random video of it each time
     num_repeats: int = limited(75, *whole(most=MANY))  # passes over the items that make one epoch

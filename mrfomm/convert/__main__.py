@@ -5,29 +5,48 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrfomm.convert import conversion
+from mrfomm.convert.download import PUBLISHED, fetch, published
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model.checkpoint import save_checkpoint, save_parameters
 
 DETAILS = """
 Sources: checkpoints of FOMM's PyTorch code (.pth.tar; read without torch) and of Sony's nnabla-examples (.h5), which
 become a checkpoint folder for --weights and --init; VGG19 of torchvision (.pth) or of nnabla-examples (vgg19.h5), which
-becomes one .h5 file for loss.perceptual_weights.
+becomes one .h5 file for loss.perceptual_weights. --download fetches FOMM's published files first: vox or vox-adv,
+hundreds of megabytes, kept beside DEST. Addresses and checksums stand in a YAML file (--sources); the publishers name
+a checksum for vox-adv alone. The real files were never fetched by this project, which has no network.
 """
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace."""
-    parser = command_parser(__doc__, "[--config YAML] -o DEST SRC", epilog=DETAILS)
+    parser = command_parser(__doc__, "[--config YAML] -o DEST (SRC | --download NAME)", epilog=DETAILS)
     add = parser.add_argument
-    add("source", metavar="SRC", help="weights to convert")
-    add("-o", "--output", metavar="DEST", required=True, help="checkpoint folder, or .h5 file for VGG19")
+    add("source", metavar="SRC", nargs="?", help="weights to convert")
+    add("-o", "--output", metavar="DEST", help="checkpoint folder, or .h5 file for VGG19 (weights/NAME)")
     add("--config", metavar="YAML", help="configuration of the weights: ours, or the one they came with (vox-256)")
-    return parser.parse_args(arguments)
+    add("--download", metavar="NAME", help="published weights to fetch in place of SRC: vox or vox-adv (none)")
+    add("--sources", metavar="YAML", default=PUBLISHED, help="addresses and checksums of published weights (bundled)")
+    add("--checksum", metavar="KIND:HEX", help="md5: or sha256: of the file to fetch (as in YAML)")
+    args = parser.parse_args(arguments)
+    if (args.source is None) == (args.download is None) or not (args.output or args.download):
+        parser.error("give SRC and -o DEST, or --download NAME")
+    if args.checksum and not args.download:
+        parser.error("--checksum: is for --download")
+    return args
+
+
+def trained_on(args: argparse.Namespace) -> str:
+    """What the converted model will say of itself."""
+    return "talking heads (VoxCeleb)" if args.download else f"what {Path(args.source).name} was trained on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
+    args.output = args.output or str(Path("weights", args.download))
+    if args.download:
+        args.source = fetch(published(args.download, args.sources, args.checksum), Path(args.output).parent)
     source = conversion.read_source(args.source)
     if conversion.is_vgg19(source):
         if args.config:
@@ -38,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         config = conversion.read_config(args.config) if args.config else conversion.vox_config(source)
         parameters = conversion.our_parameters(source, config.model, args.source)
-        save_checkpoint(args.output, config, parameters, {"source": Path(args.source).name})
+        save_checkpoint(
+            args.output, config, parameters, {"source": Path(args.source).name, "trained_on": trained_on(args)}
+        )
     print(args.output)
     return 0
 

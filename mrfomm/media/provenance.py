@@ -5,7 +5,7 @@ One line of JSON in the file's own comment (mp4, mov, mkv, avi, gif) or in that 
   synthetic            true: nobody said or did what the picture shows
   digital_source_type  the same in IPTC's words, for programs that know them
   tool, version        of this project
-  references           SHA-256 of each reference picture's file
+  references           SHA-256 of each reference picture's file; null if it was none
   driving              SHA-256 of the driving clip's file; for a folder, of what
                        `sha256sum` prints for its images in order
   weights              digest of the model's configuration and parameters
@@ -31,16 +31,17 @@ TOOL = "mrfomm"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
-def describe(references: Iterable[AnyPath], driving: AnyPath, weights: str) -> str:
+def describe(references: Iterable[AnyPath | None], driving: AnyPath | None, weights: str) -> str:
     """The comment for ``open_sink``, JSON of one ASCII line: of the reference pictures' files, the driving clip (a file
-    or a folder of frames) and the model's digest (``model.model_digest``). A UserError if a file can't be read."""
+    or a folder of frames), None for what was no file, and the model's digest (``model.model_digest``). A UserError if
+    a file can't be read."""
     record = {
         "synthetic": True,
         "digital_source_type": SOURCE_TYPE,
         "tool": TOOL,
         "version": __version__,
-        "references": [_file_digest(path) for path in references],
-        "driving": clip_digest(driving),
+        "references": [path and _file_digest(path) for path in references],
+        "driving": driving and clip_digest(driving),
         "weights": weights,
     }
     return json.dumps(record)

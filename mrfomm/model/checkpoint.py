@@ -6,10 +6,9 @@
       config.yaml          the resolved configuration
       parameters.h5        every parameter, running statistics included (nnabla's own format)
       solver_NAME.h5       state of each solver (training only)
-      state.json           step, and the size and SHA-256 of every other file
+      state.json           step, what the model knows, and the size and SHA-256 of every other file
 
-Under its final name a folder is whole, whenever the program is killed (``store.whole_folder``). ``state.json`` lets a
-reader notice files that were damaged later.
+A folder is whole under its final name, see ``store.whole_folder``; ``state.json`` tells which file was damaged later.
 """
 
 import contextlib
@@ -140,11 +139,8 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def load_checkpoint(path: AnyPath) -> Checkpoint:
-    """Read a checkpoint: a folder of one, or a run folder's best or else newest.
-
-    Raises:
-        UserError: no checkpoint there, or it is damaged; the message names the file.
-    """
+    """Read a checkpoint: a folder of one, or a run folder's best or else newest. A UserError names what is missing or
+    damaged."""
     folder = find_checkpoint(path)
     state = verify_checkpoint(folder)["state"]
     config = config_from_dict(read_yaml(folder / "config.yaml"), folder / "config.yaml")
@@ -163,6 +159,8 @@ def find_checkpoint(path: AnyPath) -> Path:
         raise UserError(f"{path}: is a file, not a checkpoint folder; {remedy}")
     if (path / BEST / "state.json").is_file():
         return path / BEST
+    if (path / "export.json").is_file():
+        raise UserError(f"{path}: is an exported model, for animation only; give the checkpoint it was made of")
     found = list_checkpoints(path)
     if not found:
         raise UserError(f"{path}: holds no checkpoint (no state.json, no {PREFIX}*); give the folder of one")
@@ -175,28 +173,31 @@ def list_checkpoints(run: AnyPath) -> list[Path]:
     return sorted(path for path in paths if path.name.startswith(PREFIX) and path.is_dir())
 
 
-def verify_checkpoint(folder: AnyPath) -> dict[str, Any]:
-    """The content of state.json, against which every file of the checkpoint has been checked.
-
-    Raises:
-        UserError: naming the first file that is missing or damaged.
-    """
+def read_manifest(folder: AnyPath) -> dict[str, Any]:
+    """The content of state.json; a UserError if it is missing or damaged."""
     path = Path(folder, "state.json")
     for text in (path, path.with_name("config.yaml")):
         if text.is_file() and text.stat().st_size > _MAX_TEXT_BYTES:
             raise UserError(f"{text}: larger than a checkpoint's can be; use another checkpoint")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        if not isinstance(manifest["state"], dict) or not {"config.yaml", "parameters.h5"} <= set(expected):
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
+        files, state = manifest["files"], manifest["state"]
+        complete = all({"size", "sha256"} <= entry.keys() for entry in files.values()) and isinstance(state, dict)
+        if not complete or not {"config.yaml", "parameters.h5"} <= files.keys():
             raise ValueError("incomplete")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged or not a checkpoint's; use another checkpoint") from error
-    for name, (size, digest) in expected.items():
+    return manifest
+
+
+def verify_checkpoint(folder: AnyPath) -> dict[str, Any]:
+    """``read_manifest``; a UserError names the first file of the checkpoint that isn't as it says."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest["files"].items():
         path = Path(folder, name)
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path}: missing from the checkpoint; use another checkpoint")
-        if path.stat().st_size != size or sha256_of(path) != digest:
+        if path.stat().st_size != entry["size"] or sha256_of(path) != entry["sha256"]:
             raise UserError(f"{path}: damaged (checksum differs from state.json); use another checkpoint")
     return manifest
 

@@ -78,10 +78,12 @@ def _driving_names(keypoints: Keypoints) -> dict[str, nn.Variable]:
 GRAPHS = {"reference": reference_graph, "keypoints": keypoint_graph, "frame": frame_graph, "breakdown": breakdown_graph}
 
 
-def export_graph(name: str, model: Model, path: Path, rewrites: Sequence[Rewrite] = REWRITES) -> None:
+def export_graph(
+    name: str, model: Model, path: Path, rewrites: Sequence[Rewrite] = REWRITES, half: bool = False
+) -> None:
     """Write one of GRAPHS of a ``model.Model`` as an ONNX file, see ``functions.export``."""
     with model.tree.scope():
-        export(lambda sizes: GRAPHS[name](model.config, sizes), name, path, rewrites)
+        export(lambda sizes: GRAPHS[name](model.config, sizes), name, path, rewrites, half)
 
 
 def cached_graphs(model: Model, breakdown: bool = False) -> Path:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +19,7 @@ import numpy as np
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media.crop import Box, crop, crop_text, square_box
 from mrfomm.media.images import fit
-from mrfomm.reenactment.motion import Move, Transfer
+from mrfomm.reenactment.motion import Transfer
 from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reenactor import Reenactor, Tell
 
@@ -150,7 +150,7 @@ class Puppet:
     beside: bool
     tell: Tell
     _box: Box | None = None
-    _move: Move | None = None
+    _step: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] -> the picture to show, uint8 RGB: as long as a face is looked for, the camera's own."""
@@ -158,10 +158,8 @@ class Puppet:
         if self.looking:
             self._look(image)
             return frame
-        pose = self.reenactor.keypoints([frame])
-        if self._move is None:
-            self._move = replace(self.transfer, start=0).begin(self.reenactor.reference_keypoints, pose, self.tell)
-        result = next(self.reenactor.render(self._move(pose)))
+        self._step = self._step or self.reenactor.follow(self.transfer)
+        result = self._step(frame)
         return tile([[*self.reenactor.references, frame, result]], gap=0) if self.beside else result
 
     @property
@@ -171,7 +169,7 @@ class Puppet:
 
     def restart(self) -> None:
         """Let relative motion start from the next frame."""
-        self._move = None
+        self._step = None
 
     def _look(self, image: np.ndarray) -> None:
         face = self.find_face(image) if self.find_face else None

@@ -18,7 +18,8 @@ def is_installed() -> bool:
 
 def default_threads() -> int:
     """One for each core that the process may use, or as many as OMP_NUM_THREADS asks for if that is less."""
-    cores, asked = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    cores, asked = len(affinity(0)) if affinity else os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from mrfomm import bundled
 from mrfomm.errors import AnyPath
+from mrfomm.media import provenance
 from mrfomm.media.crop import crop, find_clip_box, find_image_box
 from mrfomm.media.images import fit, read_image
-from mrfomm.media.reading import open_frames
+from mrfomm.media.reading import FOLDER_FPS, open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment.animator import Animator, Breakdown, array_to_images, batches, check_finite, images_to_array
-from mrfomm.reenactment.backends import Engine, open_engine
-from mrfomm.reenactment.motion import RELATIVE, KeypointArrays, Transfer
+from mrfomm.reenactment.backends import Engine, Weights, open_engine
+from mrfomm.reenactment.motion import RELATIVE, KeypointArrays, Move, Transfer
 from mrfomm.runtime.overlap import read_ahead, write_behind
 
 if TYPE_CHECKING:
@@ -69,11 +70,13 @@ class Reenactor:
         from mrfomm import Reenactor
 
         reenactor = Reenactor(references=["front.png", "left.png", "right.png"])
+        reenactor.save("result.mp4", "driving.mp4")
         for frame in reenactor.animate("driving.mp4"):
             ...
 
     Args:
-        weights: checkpoint or run folder, a Model, or an Engine (which has settled fusion, backend and breakdown).
+        weights: checkpoint, run folder or exported model; Weights or a Model, which have settled fusion; or an Engine,
+            which has settled backend and breakdown too.
         references: 1 or more pictures of the face: paths, or uint8 [H,W,3]. Their central square is taken.
         fusion: how references are fused, one of ``networks.fusion.modes()``; None: as the weights were trained.
         crop: find the face in references and driving clips, and crop to it.
@@ -90,7 +93,7 @@ class Reenactor:
 
     def __init__(
         self,
-        weights: "AnyPath | Model | Engine" = bundled.MODEL,
+        weights: "AnyPath | Weights | Model | Engine" = bundled.MODEL,
         references: Sequence[AnyPath | np.ndarray] = bundled.SAMPLE_REFERENCES,
         *,
         fusion: str | None = None,
@@ -106,7 +109,8 @@ class Reenactor:
         self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
         pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
         engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
-        self.size = engine.size
+        self.size, self._digest = engine.size, engine.digest
+        self._files = [None if isinstance(each, np.ndarray) else each for each in references]
         self.references = [fit(picture, engine.size) for picture in pictures]
         self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
 
@@ -130,6 +134,41 @@ class Reenactor:
         """
         keypoints = self.targets(self.fitted(driving), transfer)
         return iter(self._watch(self.render(keypoints), len(keypoints.value), "animating"))
+
+    def save(
+        self,
+        output: AnyPath,
+        driving: AnyPath | Iterable[np.ndarray],
+        transfer: Transfer = RELATIVE,
+        sound: bool = True,
+    ) -> None:
+        """Write what ``animate`` gives: .mp4, .gif or a folder for PNG frames, with the driving clip's rate and sound
+        (25 frames a second where it has none), and the record that it is synthetic.
+
+        Raises:
+            UserError: as of ``animate``, or the output can't be written.
+        """
+        source = open_frames(driving) if isinstance(driving, (str, os.PathLike)) else driving
+        path = getattr(source, "path", None)
+        comment = provenance.describe(self._files, path, self._digest())
+        outputs = [(output, path if sound else None)]
+        with open_writers(outputs, getattr(source, "fps", FOLDER_FPS), comment) as (write,):
+            for frame in self.animate(source, transfer):
+                write(frame)
+
+    def follow(self, transfer: Transfer = RELATIVE) -> Callable[[np.ndarray], np.ndarray]:
+        """A function for a live driver: a frame uint8 [H,W,3] -> the face's, uint8 [S,S,3]. Relative motion starts at
+        the first frame that it is given. Frames are taken as they are, whatever ``crop`` says."""
+        move: Move | None = None
+
+        def step(image: np.ndarray) -> np.ndarray:
+            nonlocal move
+            pose = self.keypoints([fit(image, self.size)])
+            if move is None:
+                move = replace(transfer, start=0).begin(self.reference_keypoints, pose, self._tell)
+            return next(self.render(move(pose)))
+
+        return step
 
     def fitted(self, driving: AnyPath | Iterable[np.ndarray]) -> Fitted:
         """A driving clip, as of ``animate``, as the network takes it: with ``crop``, cut to one box for all frames."""

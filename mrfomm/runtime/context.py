@@ -17,8 +17,7 @@ from nnabla.ext_utils import get_extension_context
 
 from mrfomm.errors import UserError
 from mrfomm.networks import ops
-
-CONTEXTS = ("auto", "cpu", "cudnn")
+from mrfomm.runtime import CONTEXTS as CONTEXTS
 
 _CUDA_LIBRARIES = (  # what nnabla's CUDA extension and its communicator load, of pip's nvidia-* wheels
     "cuda_runtime/lib/libcudart.so.12",

@@ -271,11 +271,16 @@ class Trainer:
             if self._batch and not name and not is_finite(self.config, self._tree, self._batch):
                 raise self._diverged("the model's pictures")
             digests = {"validation": self._validation_digest, "training": self._loader.digest}
-            state = {**self.progress._asdict(), "best": self.best, **digests}
+            state = {**self.progress._asdict(), "best": self.best, **digests, "trained_on": self._trained_on()}
             folder = self._folder / (name or checkpoint_name(self.progress.step))
             save_checkpoint(folder, self.config, self._tree.all(), state, self._solvers)
             remove_old_checkpoints(self._folder, self.config.train.keep_checkpoints)
         self._communicator.barrier()
+
+    def _trained_on(self) -> str:
+        """What the model will say that it knows, see ``Knowledge``."""
+        data, size = self.config.data, self.config.model.image_size
+        return f"{data.about or f'clips of {data.root}'}, {size}x{size} pixels"
 
 
 @contextlib.contextmanager

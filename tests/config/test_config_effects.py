@@ -107,7 +107,14 @@ CHANGES = {
     "train.keep_checkpoints": 1,
     "train.tensorboard": True,
 }
-TESTED_BELOW = {"data.root", "data.workers", "data.max_broken", "loss.perceptual_weights", "train.patience"}
+TESTED_BELOW = {
+    "data.root",
+    "data.about",
+    "data.workers",
+    "data.max_broken",
+    "loss.perceptual_weights",
+    "train.patience",
+}
 
 
 def keys(node, prefix=""):
@@ -178,6 +185,11 @@ def test_key_has_an_effect(key, data, baseline, tmp_path):
 def test_root(data, tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         run(tmp_path / "x", tmp_path / "nowhere")
+
+
+def test_about(data, tmp_path):
+    run(tmp_path / "x", data, "data.about=talking blobs", "train.epochs=1", "train.milestones=[]")
+    assert load_resumable(tmp_path / "x" / "run").state["trained_on"] == "talking blobs, 32x32 pixels"
 
 
 def test_workers(data, tmp_path, monkeypatch):

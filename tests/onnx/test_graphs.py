@@ -96,7 +96,7 @@ def test_no_graph_of_an_earlier_export_stays(weights, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     export.main([str(weights), "-o", str(tmp_path)])
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {".lock", "frame.onnx", "keypoints.onnx", "reference.onnx", "notes.txt"}
+    assert names == {".lock", "export.json", "frame.onnx", "keypoints.onnx", "reference.onnx", "notes.txt"}
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(weights, tmp_path, monkeypatch):

@@ -19,6 +19,11 @@ LIGHT = [
     "mrfomm.media.crop",
     "mrfomm.data.loader",
     "mrfomm.data.clips",
+    "mrfomm.onnx.exported",  # from here on, what animates where nnabla isn't
+    "mrfomm.reenactment.backends",
+    "mrfomm.reenactment.live",
+    "mrfomm.commands.animate",
+    "mrfomm.app.studio",
 ]
 STANDARD = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ())}
 
@@ -35,7 +40,7 @@ STANDS_ON = {
     "config": "data.augment",
     "model": "networks config",
     "onnx": "networks config model",
-    "convert": "networks config model",
+    "convert": "networks config model bundled",
     "reenactment": "networks config model onnx media data runtime bundled",
     "training": "networks config model reenactment data runtime bundled",
     "eval": "networks.perceptual reenactment media data",  # and its commands on everything

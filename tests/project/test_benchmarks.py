@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from benchmarks import inference, run, timing, training_step
+from benchmarks import inference, library, run, timing, training_step
 from benchmarks.timing import Row, convolution_gflop, matrix_peak, median_seconds
 
 
@@ -117,3 +117,11 @@ def test_report(tmp_path, monkeypatch, capsys):
     assert "| decoder | onnxruntime | 256 | 3 | 500.0 | 40.00 | 80% |" in text
     assert "| a sample | - | 64 | 3 | 12.0 |  |  |" in text
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_library_writes_the_commands_frames(capsys):
+    assert library.main(["--runs", "1", "--repeats", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "75 frames, 1 pairs; same frames: True"
+    assert [line.partition(":")[0] for line in told[1:]] == ["wall", "processor"]
