@@ -11,6 +11,7 @@ from pathlib import Path
 import nnabla as nn
 
 from mrfomm import bundled
+from mrfomm.commands import overview
 from mrfomm.config import Config, check_trainable, leaves, load_config, needs_perceptual
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.data.loader import Loader, check_lengths
@@ -22,7 +23,6 @@ from mrfomm.networks.fusion import FusionError, mode_of, plug
 from mrfomm.runtime.context import CONTEXTS, seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
 from mrfomm.store import locked, sha256_of
-from mrfomm.training import overview
 from mrfomm.training.agreement import agree, versions
 from mrfomm.training.run_folder import load_resumable, run_of, tidy
 from mrfomm.training.step import load_perceptual

@@ -2,13 +2,15 @@
 
 import contextlib
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrfomm.errors import AnyPath, UserError, named
+from mrfomm.config import Config
+from mrfomm.errors import AnyPath, UserError, named, started_as
 from mrfomm.model.checkpoint import BEST, PREFIX, Checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
 from mrfomm.store import OLD, PARTIAL, own_name
 
@@ -132,3 +134,18 @@ def position(folder: Path, state: Mapping[str, Any]) -> Progress:
     if not all(type(value) is int and value >= 0 for value in values) or type(state.get("best")) not in (int, float):
         raise UserError(f"{folder / 'state.json'}: doesn't tell where a training run stands; start from it with --init")
     return Progress(*values)
+
+
+def tell_stopped(config: Config, run: Path, step: int, processes: int) -> None:
+    """Tell which step is saved, and the command that goes on."""
+    print(f"stopped; step {step} is saved, go on with --resume {run}", file=sys.stderr)
+    print(f"    {resuming_command(config, run, processes)}", file=sys.stderr)
+
+
+def resuming_command(config: Config, run: Path, processes: int) -> str:
+    """The command that goes on with a run, for a shell."""
+    words = ["mpirun", "-n", str(processes)] if processes > 1 else []
+    words += [*started_as().split(), "--resume", str(run)]
+    if ":" in config.model.fusion.mode:  # it is imported only if it is named
+        words += ["--set", f"model.fusion.mode={config.model.fusion.mode}"]
+    return shlex.join(words)

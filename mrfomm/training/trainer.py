@@ -24,9 +24,15 @@ from mrfomm.runtime.overlap import read_ahead
 from mrfomm.runtime.processes import Communicator
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, draw_deformation
-from mrfomm.training.overview import tell_stopped
 from mrfomm.training.resuming import best_so_far, load_states, resumed_position
-from mrfomm.training.run_folder import Progress, checkpoint_name, diverged, remove_old_checkpoints, set_later_aside
+from mrfomm.training.run_folder import (
+    Progress,
+    checkpoint_name,
+    diverged,
+    remove_old_checkpoints,
+    set_later_aside,
+    tell_stopped,
+)
 from mrfomm.training.step import (
     DISCRIMINATOR_SIDE,
     GENERATOR_SIDE,

@@ -17,7 +17,7 @@ from mrfomm.errors import UserError
 from mrfomm.media.writing import open_sink
 from mrfomm.model.checkpoint import load_checkpoint
 from mrfomm.training import trainer as training
-from mrfomm.training.overview import resuming_command
+from mrfomm.training.run_folder import resuming_command
 from mrfomm.training.watch import read_log
 
 

@@ -1,7 +1,6 @@
-"""What a run is going to do, told in a block of lines before it begins, and how one that was stopped goes on."""
+"""What a run is going to do, told in a block of lines before it begins."""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from mrfomm.config import Config
 from mrfomm.data.clips import Clip
 from mrfomm.data.loader import shorter_side
 from mrfomm.data.sampling import spread
-from mrfomm.errors import started_as
 
 LOOKED_AT = 8  # clips
 
@@ -52,19 +50,3 @@ def tell_plan(config: Config, parameters: int, steps_per_epoch: int, done: int) 
     tell("model", f"{kind}; {parameters / 1e6:.2f} million parameters")
     steps = f"{train.epochs * steps_per_epoch} of {train.batch_size} samples, in {train.epochs} epochs"
     tell("steps", steps + (f"; {done} are done" if done else ""))
-
-
-def tell_stopped(config: Config, run: Path, step: int, processes: int) -> None:
-    """Tell which step is saved, and the command that goes on."""
-    print(f"stopped; step {step} is saved, go on with --resume {run}", file=sys.stderr)
-    print(f"    {resuming_command(config, run, processes)}", file=sys.stderr)
-
-
-def resuming_command(config: Config, run: Path, processes: int) -> str:
-    """The command that goes on with a run, for a shell."""
-    started = started_as()
-    words = ["mpirun", "-n", str(processes)] if processes > 1 else []
-    words += [*["python"] * started.endswith(".py"), *started.split(), "--resume", str(run)]
-    if ":" in config.model.fusion.mode:  # it is imported only if it is named
-        words += ["--set", f"model.fusion.mode={config.model.fusion.mode}"]
-    return shlex.join(words)
