@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrfomm.commands.web_model import write_web_model
 from mrfomm.config import FUSION_MODES
 from mrfomm.errors import UserError, command_parser
 from mrfomm.model import Model, load_model
@@ -31,6 +32,10 @@ size S; B and K are free). Images are RGB, float32 from 0 to 1.
 Keypoints and frame are apart because relative motion changes the driving
 keypoints in between. With --breakdown, breakdown.onnx is the frame with each
 reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S].
+
+With --web, the folder holds what the page in web/ needs instead: keypoints.onnx;
+encoder.onnx, the rest of reference.onnx; blend.onnx, the frame with a choice of
+fusion and the mask; and model.json. Weights are in half precision.
 """
 TOLERANCE = 1e-4  # of --check
 
@@ -45,8 +50,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--fusion", choices=FUSION_MODES, help="how references are fused (as the weights were trained)")
     add("--breakdown", action="store_true", help="write breakdown.onnx too")
     add("--plain", action="store_true", help="leave convolutions as they are: for a GPU, or other runtimes")
+    add("--web", action="store_true", help="write what a page for browsers needs (make web)")
     add("--check", action="store_true", help="compare with nnabla on random input")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.web and (args.breakdown or args.plain or args.check):
+        parser.error("--web: its graphs are of one kind; leave out --breakdown, --plain and --check")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = load_model(args.weights, args.fusion)
     folder = Path(args.output)
     with locked(folder, make=True):
-        export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES)
+        if args.web:
+            write_web_model(model, folder)
+        else:
+            export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES)
         print(folder)
         if args.check:
             report_errors(largest_errors(model, OnnxGraphs(folder), args.breakdown))

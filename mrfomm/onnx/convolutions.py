@@ -43,7 +43,7 @@ def add_convolution(graph: Graph, call: Call, scale: np.ndarray | float = 1.0, s
             if output is not None:
                 return output
     geometry = {"pads": tuple(pads) * 2, "strides": tuple(strides), "dilations": tuple(dilations), "group": group}
-    return graph.add("Conv", x, weights, bias, **geometry)
+    return graph.add("Conv", x, graph.weight(weights), bias, **geometry)
 
 
 # [parity][tap of the 2x2 kernel, tap of the 3x3 kernel]
@@ -65,7 +65,7 @@ def fold_upsampling(graph: Graph, x: Tensor, kernel: Filter) -> str | None:
     parts = []
     for row, column in itertools.product((0, 1), repeat=2):
         weight = np.einsum("ia,jb,ocab->ocij", PARITIES[row], PARITIES[column], kernel.weight)
-        parts.append(graph.add("Conv", source, weight, kernel.bias, pads=(1 - row, 1 - column, row, column)))
+        parts.append(graph.add("Conv", source, graph.weight(weight), kernel.bias, pads=(1 - row, 1 - column, row, column)))
     return graph.add("DepthToSpace", graph.add("Concat", *parts, axis=1), blocksize=2, mode="DCR")
 
 
@@ -106,7 +106,7 @@ def convolve_tiles(graph: Graph, x: Tensor, kernel: Filter) -> str | None:
     tiles = graph.add("Conv", reshape(x, -1, 1, height, width), rows, strides=(4, 1), pads=(1, 0, 1, 0))
     tiles = graph.add("Conv", reshape(tiles, -1, 1, h, width), columns, strides=(1, 4), pads=(0, 1, 0, 1))
     tiles = graph.add("Transpose", reshape(tiles, -1, inputs, 36, h * w), perm=(0, 2, 1, 3))  # [N,36,C,h*w]
-    products = graph.add("MatMul", weight.reshape(36, outputs, inputs), tiles)  # [N,36,O,h*w]
+    products = graph.add("MatMul", graph.weight(weight.reshape(36, outputs, inputs)), tiles)  # [N,36,O,h*w]
     tiles = graph.add("MatMul", result.reshape(16, 36), reshape(products, -1, 36, outputs * h * w))
     tiles = graph.add("DepthToSpace", reshape(tiles, -1, 16 * outputs, h, w), blocksize=4, mode="DCR")  # [N,O,H,W]
     return graph.add("Add", tiles, kernel.bias.reshape(-1, 1, 1))
@@ -122,7 +122,7 @@ def split_columns(graph: Graph, x: Tensor, kernel: Filter) -> str | None:
         return None
     columns = kernel.weight.transpose(3, 0, 1, 2).reshape(width * outputs, inputs, height, 1)
     bias = np.concatenate([kernel.bias, np.zeros((width - 1) * outputs)])
-    wide = graph.add("Conv", x, columns, bias, pads=(kernel.pad,) * 4)
+    wide = graph.add("Conv", x, graph.weight(columns), bias, pads=(kernel.pad,) * 4)
     length = _sides(x)[1] + 2 * kernel.pad - width + 1
     bounds = [([i * outputs, i], [(i + 1) * outputs, i + length]) for i in range(width)]
     return graph.add("Sum", *(graph.add("Slice", wide, *bound, [1, 3]) for bound in bounds))

@@ -15,23 +15,28 @@ Converter = Callable[[Graph, Call], str]
 
 
 def export(
-    build: Callable[[Sizes], Signature], name: str, path: AnyPath, rewrites: Sequence[Rewrite] = REWRITES
+    build: Callable[[Sizes], Signature],
+    name: str,
+    path: AnyPath,
+    rewrites: Sequence[Rewrite] = REWRITES,
+    half: bool = False,
 ) -> None:
     """Write what ``build`` makes as an ONNX file, in one step.
 
     Args:
         rewrites: see REWRITES; () leaves convolutions as they are, for a GPU or for other runtimes than onnxruntime.
+        half: store convolutions' weights in half precision: half the size, and pictures less than a grey level apart.
 
     Raises:
         UserError: the extra `onnx` is missing, a function has no ONNX form, or the file can't be written.
     """
-    convert(*trace(build), rewrites).write(name, path)
+    convert(*trace(build), rewrites, half).write(name, path)
 
 
-def convert(signature: Signature, calls: Sequence[Call], rewrites: Sequence[Rewrite] = ()) -> Graph:
+def convert(signature: Signature, calls: Sequence[Call], rewrites: Sequence[Rewrite] = (), half: bool = False) -> Graph:
     """A traced graph as an ONNX graph."""
     calls = _fold_constants(signature, calls)
-    graph = Graph(signature, calls, rewrites)
+    graph = Graph(signature, calls, rewrites, half)
     for call in calls:
         if call.kind not in CONVERTERS:
             raise _unknown(call.kind)

@@ -14,6 +14,7 @@ from mrfomm.store import whole_file
 OPSET = 16  # the first with GridSample
 IR_VERSION = 8
 FLOAT = 1  # onnx.TensorProto's number for float32
+KEPT = (np.int64, np.float16)  # types of constants; all others become float32
 
 Value = str | Tensor | np.ndarray | list[int] | list[float] | None
 
@@ -32,10 +33,18 @@ class Graph:
 
     Args:
         rewrites: what is tried on each convolution first, see ``convolutions.Rewrite``.
+        half: convolutions' weights are stored in half precision, and widened when the graph is loaded.
     """
 
-    def __init__(self, signature: Signature, calls: Sequence[Call], rewrites: Sequence[Callable[..., str | None]] = ()):
+    def __init__(
+        self,
+        signature: Signature,
+        calls: Sequence[Call],
+        rewrites: Sequence[Callable[..., str | None]] = (),
+        half: bool = False,
+    ) -> None:
         self.rewrites = rewrites
+        self._half = half
         self._signature = signature
         self._producers = {call.output.first: call for call in calls}
         self._readers = {tensor.first: ["output"] for tensor in signature.outputs.values()}
@@ -59,6 +68,10 @@ class Graph:
         """
         node = Node(op, tuple(map(self._name, inputs)), "", tuple(sorted(attributes.items())))
         return self._nodes.setdefault(node, node._replace(output=f"{op}_{len(self._nodes)}")).output
+
+    def weight(self, numbers: np.ndarray) -> Value:
+        """A convolution's weight, as an input of ``add``."""
+        return self.add("Cast", numbers.astype(np.float16), to=FLOAT) if self._half else numbers
 
     def shape(self, axes: Sequence[Axis]) -> str:
         """The name of an int64 vector with the lengths of axes."""
@@ -94,7 +107,7 @@ class Graph:
                 self._names[value.first] = self._leaf(value)
             return self._names[value.first]
         numbers = np.asarray(value)
-        array = np.ascontiguousarray(numbers, np.int64 if numbers.dtype == np.int64 else np.float32)
+        array = np.ascontiguousarray(numbers, numbers.dtype if numbers.dtype in KEPT else np.float32)
         key = (hashlib.sha256(array.data).digest(), array.shape, array.dtype.char)
         return self._constants.setdefault(key, (f"constant_{len(self._constants)}", array))[0]
 

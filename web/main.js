@@ -1,0 +1,204 @@
+// Pictures of a face and what drives it in, the face on the stage out. Nothing leaves the browser.
+import { chooseSquare } from "./crop.js";
+import { startEngine } from "./engine.js";
+import { closeVideo, openCamera, openClip, openPicture } from "./inputs.js";
+import { findStart, relativeMotion, turned } from "./motion.js";
+import { find, tell, tried } from "./page.js";
+import { COLOURS, fit } from "./pixels.js";
+import { record, show } from "./stage.js";
+
+const EXAMPLES = ["reference_front.png", "reference_left.png", "reference_right.png"];
+const SLOW = 5; // frames a second
+const ask = startEngine();
+const sliders = ["yaw", "pitch", "roll"].map((axis) => find(axis, HTMLInputElement));
+const [fusion, stage] = [find("fusion", HTMLSelectElement), find("stage", HTMLCanvasElement)];
+const [beside, sources] = ["beside", "sources"].map((id) => find(id, HTMLInputElement));
+/** @type {Model} */
+let model;
+/** @type {{picture: Picture, image: ImageData, pose: Pose}[]} */
+let references = [];
+/** @type {Picture | null} */
+let driver = null; // a clip or the camera; null: the sliders
+/** @type {{anchor: number, initial: Pose, distance: number} | null} */
+let start = null; // of motion
+/** @type {number[]} */
+let times = []; // of the last frames, milliseconds
+let [changes, last] = [0, ""]; // counts what else changes the picture; what the last one was drawn from
+let swaying = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** A service worker brings the headers without which a page has one thread. They are there after a reload. */
+async function isolate() {
+  if (window.top !== window || !(await navigator.serviceWorker?.register("sw.js").catch(() => null))) return;
+  if (crossOriginIsolated || sessionStorage.getItem("reloaded")) return;
+  sessionStorage.setItem("reloaded", "yes");
+  await navigator.serviceWorker.ready;
+  location.reload();
+  await new Promise(() => {});
+}
+
+/** Let motion start anew. */
+function restart() {
+  [start, times] = [null, []];
+  changes++;
+}
+
+/** @param {string} name */
+const example = async (name) => new File([await (await fetch(`examples/${name}`)).blob()], name);
+
+/** Take pictures of the face. @param {Picture[]} pictures */
+async function setPictures(pictures) {
+  const most = model.max_references;
+  if (pictures.length > most) throw new Error(`${pictures.length} pictures are too many: choose 1 to ${most} of one face.`);
+  const images = pictures.map((picture) => fit(picture, model.size));
+  const poses = pictures.length ? await ask("encode", images) : [];
+  references = pictures.map((picture, i) => ({ picture, image: images[i], pose: poses[i] }));
+  find("pictures", HTMLElement).replaceChildren(...references.map(thumbnail));
+  tell(pictures.length ? "" : "Choose 1 to 8 pictures of one face.");
+  restart();
+}
+
+/** @param {{picture: Picture, image: ImageData}} reference @param {number} index */
+function thumbnail({ picture, image }, index) {
+  const item = /** @type {HTMLElement} */ (find("thumbnail", HTMLTemplateElement).content.firstElementChild?.cloneNode(true));
+  const [crop, remove] = item.querySelectorAll("button");
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
+  crop.append(canvas);
+  crop.ariaLabel = `Crop ${picture.name}`;
+  remove.ariaLabel = `Remove ${picture.name}`;
+  crop.style.borderColor = COLOURS[index];
+  const pictures = () => references.map((reference) => reference.picture);
+  crop.onclick = () => tried(async () => {
+    picture.box = await chooseSquare(picture);
+    await setPictures(pictures());
+  });
+  remove.onclick = () => tried(() => setPictures(pictures().filter((each) => each !== picture)));
+  return item;
+}
+
+/** Take files: pictures are added to those that were chosen, and replace the examples; a clip drives. @param {File[]} files */
+async function take(files) {
+  const clip = files.find((file) => file.type.startsWith("video/"));
+  if (clip) await drive("clip", () => openClip(clip));
+  const pictures = await Promise.all(files.filter((file) => file !== clip).map(openPicture));
+  const chosen = references.map(({ picture }) => picture).filter(({ name }) => !EXAMPLES.includes(name));
+  if (pictures.length) await setPictures([...chosen, ...pictures]);
+}
+
+/** Let a clip, the camera or the sliders drive. @param {string} kind @param {() => Promise<Picture>} open */
+async function drive(kind, open) {
+  if (driver) closeVideo(/** @type {HTMLVideoElement} */ (driver.image));
+  driver = null;
+  find(kind, HTMLInputElement).checked = true;
+  restart();
+  if (kind === "mouse") return;
+  tell(kind === "camera" ? "Waiting for the camera …" : "Opening the clip …");
+  const opened = await open();
+  const video = /** @type {HTMLVideoElement} */ (opened.image);
+  const again = () => changes++ && video.requestVideoFrameCallback(again);
+  again();
+  await video.play();
+  driver = opened;
+  tell("");
+}
+
+/** The pose that drives, and the picture that has it. @returns {Promise<{pose: Pose, image: ImageData | null}>} */
+async function driving() {
+  if (!driver) return { pose: turned(model.turn, sliders.map((slider) => slider.valueAsNumber)), image: null };
+  const image = fit(driver, model.size);
+  return { pose: (await ask("poses", [image]))[0], image };
+}
+
+/**
+ * Where motion starts: from the poses that are closest; with sliders, among all that they reach; in a clip, among those
+ * that were shown; with the camera, from the first frame.
+ * @param {Pose} pose
+ */
+function startFrom(pose) {
+  const poses = driver ? [pose] : startFrom.angles.map((angles) => turned(model.turn, angles));
+  if (start && (!driver || driver.name === "camera")) return start;
+  const found = findStart(references.map((reference) => reference.pose), poses);
+  if (!start || found.distance < start.distance) start = { ...found, initial: poses[found.frame] };
+  return start;
+}
+startFrom.angles = [-40, -20, 0, 20, 40].flatMap((yaw) => [-20, 0, 20].map((pitch) => [yaw, pitch, 0]));
+
+/** Draw, if there is something new; returns whether there was. */
+async function step() {
+  if (swaying && !driver) sway();
+  const now = JSON.stringify([changes, fusion.value, beside.checked, sources.checked, sliders.map(({ value }) => value)]);
+  if (now === last || !references.length) return false;
+  last = now;
+  const { pose, image } = await driving();
+  const { anchor, initial } = startFrom(pose);
+  const shares = model.fusion.map((mode) => Number(mode === fusion.value));
+  const drawn = await ask("draw", { pose: relativeMotion(references[anchor].pose, pose, initial), fusion: shares });
+  show(drawn, beside.checked ? (image ?? references[anchor].image) : null, sources.checked);
+  measure(performance.now());
+  return true;
+}
+
+/** Show how many frames a second there are. @param {number} now */
+function measure(now) {
+  times = [...times.filter((time) => now - time < 2000), now];
+  const rate = (1000 * (times.length - 1)) / (now - times[0]);
+  if (times.length > 2) find("rate", HTMLOutputElement).value = `${rate.toFixed(rate < 10 ? 1 : 0)} frames/s`;
+  if (times.length > 2 && now - times[0] > 1500 && rate < SLOW) tell("This machine is slow with it: fewer pictures help.");
+}
+
+/** The head turns by itself until somebody turns it. */
+function sway() {
+  const seconds = performance.now() / 1000;
+  [38 * Math.sin(seconds / 1.3), 10 * Math.sin(seconds / 2.1), 0].forEach((angle, i) => (sliders[i].valueAsNumber = angle));
+}
+
+/** Turn the head: near the middle by yaw and pitch, near the rim by roll. @param {PointerEvent} event */
+function drag({ pointerId, movementX, movementY, offsetX, offsetY }) {
+  if (driver || !stage.hasPointerCapture(pointerId)) return;
+  const { clientWidth: width, clientHeight: size } = stage;
+  const [x, y] = [(offsetX % size) / size - 0.5, offsetY / size - 0.5];
+  const turn = Math.hypot(x, y) < 0.4 ? [movementX, movementY, 0] : [0, 0, (x * movementY - y * movementX) * 2];
+  sliders.forEach((slider, i) => (slider.valueAsNumber += (150 * turn[i] * Number(slider.dataset.sign)) / Math.min(size, width)));
+}
+
+/** Connect the page's elements. */
+function connect() {
+  const files = find("files", HTMLInputElement), clip = find("clip-file", HTMLInputElement);
+  files.onchange = () => tried(() => take([...(files.files ?? [])]).finally(() => (files.value = "")));
+  clip.onchange = () => tried(() => take([...(clip.files ?? [])]).finally(() => (clip.value = "")));
+  document.ondragover = (event) => event.preventDefault();
+  document.ondrop = (event) => (event.preventDefault(), tried(() => take([...(event.dataTransfer?.files ?? [])])));
+  find("examples", HTMLButtonElement).onclick = () => tried(examples);
+  find("mouse", HTMLInputElement).onchange = () => tried(() => drive("mouse", openCamera));
+  find("clip", HTMLInputElement).onchange = () => tried(() => drive("clip", async () => openClip(await example("driving.mp4"))));
+  find("camera", HTMLInputElement).onchange = () => tried(() => drive("camera", openCamera));
+  find("restart", HTMLButtonElement).onclick = restart;
+  find("straight", HTMLButtonElement).onclick = () => (swaying = false, sliders.forEach((slider) => (slider.value = "0")));
+  find("crop-driving", HTMLButtonElement).onclick = () => tried(async () => driver && (driver.box = await chooseSquare(driver)));
+  find("record", HTMLButtonElement).onclick = ({ target }) => tried(() => /** @type {HTMLElement} */ (target).ariaPressed = `${record()}`);
+  sliders.forEach((slider) => (slider.oninput = () => (swaying = false)));
+  stage.onpointerdown = ({ pointerId }) => (stage.setPointerCapture(pointerId), (swaying = false));
+  stage.onpointermove = drag;
+}
+
+/** The pictures that come with the page. */
+const examples = async () => setPictures(await Promise.all(EXAMPLES.map(async (name) => openPicture(await example(name)))));
+
+await isolate();
+await tried(async () => {
+  tell("Loading the model …");
+  model = await ask("open", new URL("model", document.baseURI).href);
+  sliders.forEach((slider) => {
+    const { angles } = model.turn[/** @type {Axis} */ (slider.id)];
+    Object.assign(slider, { min: angles[0], max: angles[angles.length - 1], value: 0 });
+  });
+  fusion.replaceChildren(...model.fusion.map((mode) => new Option(mode, mode)));
+  connect();
+  await examples();
+  find("threads", HTMLElement).textContent = `${model.size} pixels, ${model.threads} threads`;
+});
+for (;;) {
+  let drawn = false;
+  await tried(async () => (drawn = await step()));
+  if (!drawn || document.hidden) await new Promise(requestAnimationFrame);
+}
