@@ -13,7 +13,7 @@ export function chooseSquare({ image, width, height, box }) {
   let { x, y, side } = box;
 
   /** Move by so many pixels, as far as the picture reaches. @param {number} right @param {number} down */
-  const move = (right, down) => {
+  const move = (right = 0, down = 0) => {
     x = Math.max(0, Math.min(width - side, x + right));
     y = Math.max(0, Math.min(height - side, y + down));
     const [left, top, w, h] = [x / width, y / height, side / width, side / height].map((part) => `${100 * part}%`);
@@ -27,8 +27,7 @@ export function chooseSquare({ image, width, height, box }) {
   };
   square.onpointerdown = ({ pointerId }) => square.setPointerCapture(pointerId);
   square.onpointermove = ({ pointerId, movementX, movementY }) => {
-    const scale = width / view.clientWidth;
-    if (square.hasPointerCapture(pointerId)) move(movementX * scale, movementY * scale);
+    if (square.hasPointerCapture(pointerId)) move(...[movementX, movementY].map((each) => (each * width) / view.clientWidth));
   };
   square.onkeydown = (event) => {
     const pace = PACES[event.key];
@@ -36,8 +35,9 @@ export function chooseSquare({ image, width, height, box }) {
     event.preventDefault(); // no scrolling
     move((pace[0] * width) / 50, (pace[1] * width) / 50);
   };
-  move(0, 0);
+  move();
   dialog.showModal();
-  const chosen = () => (dialog.returnValue === "done" ? { x: Math.round(x), y: Math.round(y), side } : box);
-  return new Promise((resolve) => (dialog.onclose = () => resolve(chosen())));
+  return new Promise((resolve) => {
+    dialog.onclose = () => resolve(dialog.returnValue === "done" ? { x: Math.round(x), y: Math.round(y), side } : box);
+  });
 }

@@ -39,7 +39,9 @@ export async function openPicture(file) {
 /** A clip, or what a camera shows. @param {string} name @param {Partial<HTMLVideoElement>} source */
 async function openVideo(name, source) {
   const video = Object.assign(document.createElement("video"), { muted: true, loop: true, playsInline: true, ...source });
-  await happens(video, "loadeddata", `${name}: no clip that this browser can play; choose an MP4 or WebM file with pictures.`);
+  const problem = `${name}: not a clip that this browser can play; choose an MP4 or WebM file.`;
+  await happens(video, "loadeddata", problem);
+  if (!video.videoWidth) throw new Error(`${name}: a clip without pictures; choose another.`);
   return centred(name, video, video.videoWidth, video.videoHeight);
 }
 

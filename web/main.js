@@ -5,7 +5,7 @@ import { closeVideo, openCamera, openClip, openPicture } from "./inputs.js";
 import { findStart, relativeMotion, turned } from "./motion.js";
 import { find, tell, tried } from "./page.js";
 import { COLOURS, fit } from "./pixels.js";
-import { record, show } from "./stage.js";
+import { putPicture, record, show } from "./stage.js";
 
 const EXAMPLES = ["reference_front.png", "reference_left.png", "reference_right.png"];
 const SLOW = 5; // frames a second
@@ -23,23 +23,25 @@ let driver = null; // a clip or the camera; null: the sliders
 let start = null; // of motion
 /** @type {number[]} */
 let times = []; // of the last frames, milliseconds
-let [changes, last] = [0, ""]; // counts what else changes the picture; what the last one was drawn from
+let [changes, opening, last] = [0, 0, ""]; // count what else changes the picture, and what was to drive; what was drawn last
 let swaying = !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 /** A service worker brings the headers without which a page has one thread. They are there after a reload. */
 async function isolate() {
-  if (window.top !== window || !(await navigator.serviceWorker?.register("sw.js").catch(() => null))) return;
-  if (crossOriginIsolated || sessionStorage.getItem("reloaded")) return;
+  const worker = await navigator.serviceWorker?.register("sw.js").catch(() => null);
+  if (!worker || crossOriginIsolated || window.top !== window || sessionStorage.getItem("reloaded")) return;
   sessionStorage.setItem("reloaded", "yes");
   await navigator.serviceWorker.ready;
   location.reload();
   await new Promise(() => {});
 }
 
+/** The pictures of the face. */
+const chosen = () => references.map(({ picture }) => picture);
+
 /** Let motion start anew. */
 function restart() {
-  [start, times] = [null, []];
-  changes++;
+  [start, times, changes] = [null, [], changes + 1];
 }
 
 /** @param {string} name */
@@ -53,7 +55,7 @@ async function setPictures(pictures) {
   const poses = pictures.length ? await ask("encode", images) : [];
   references = pictures.map((picture, i) => ({ picture, image: images[i], pose: poses[i] }));
   find("pictures", HTMLElement).replaceChildren(...references.map(thumbnail));
-  tell(pictures.length ? "" : "Choose 1 to 8 pictures of one face.");
+  tell(pictures.length ? "" : `Choose 1 to ${most} pictures of one face.`);
   restart();
 }
 
@@ -61,18 +63,15 @@ async function setPictures(pictures) {
 function thumbnail({ picture, image }, index) {
   const item = /** @type {HTMLElement} */ (find("thumbnail", HTMLTemplateElement).content.firstElementChild?.cloneNode(true));
   const [crop, remove] = item.querySelectorAll("button");
-  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
-  canvas.getContext("2d")?.putImageData(image, 0, 0);
-  crop.append(canvas);
-  crop.ariaLabel = `Crop ${picture.name}`;
-  remove.ariaLabel = `Remove ${picture.name}`;
-  crop.style.borderColor = COLOURS[index];
-  const pictures = () => references.map((reference) => reference.picture);
+  putPicture(item.querySelector("canvas"), image);
+  [crop.ariaLabel, remove.ariaLabel] = [`Crop ${picture.name}`, `Remove ${picture.name}`];
+  [crop.id, crop.style.borderColor] = [`picture-${index}`, COLOURS[index]];
   crop.onclick = () => tried(async () => {
     picture.box = await chooseSquare(picture);
-    await setPictures(pictures());
+    await setPictures(chosen());
+    find(crop.id, HTMLButtonElement).focus(); // the one that is in its place
   });
-  remove.onclick = () => tried(() => setPictures(pictures().filter((each) => each !== picture)));
+  remove.onclick = () => tried(() => setPictures(chosen().filter((each) => each !== picture)));
   return item;
 }
 
@@ -81,24 +80,26 @@ async function take(files) {
   const clip = files.find((file) => file.type.startsWith("video/"));
   if (clip) await drive("clip", () => openClip(clip));
   const pictures = await Promise.all(files.filter((file) => file !== clip).map(openPicture));
-  const chosen = references.map(({ picture }) => picture).filter(({ name }) => !EXAMPLES.includes(name));
-  if (pictures.length) await setPictures([...chosen, ...pictures]);
+  if (pictures.length) await setPictures([...chosen().filter(({ name }) => !EXAMPLES.includes(name)), ...pictures]);
 }
 
 /** Let a clip, the camera or the sliders drive. @param {string} kind @param {() => Promise<Picture>} open */
 async function drive(kind, open) {
   if (driver) closeVideo(/** @type {HTMLVideoElement} */ (driver.image));
   driver = null;
-  find(kind, HTMLInputElement).checked = true;
+  find("mouse", HTMLInputElement).checked = true; // until the other one is there
   restart();
+  const mine = ++opening;
   if (kind === "mouse") return;
   tell(kind === "camera" ? "Waiting for the camera …" : "Opening the clip …");
   const opened = await open();
   const video = /** @type {HTMLVideoElement} */ (opened.image);
-  const again = () => changes++ && video.requestVideoFrameCallback(again);
+  if (mine !== opening) return closeVideo(video); // another was chosen meanwhile
+  const again = () => ++changes && video.requestVideoFrameCallback(again);
   again();
   await video.play();
   driver = opened;
+  find(kind, HTMLInputElement).checked = true;
   tell("");
 }
 
@@ -131,9 +132,10 @@ async function step() {
   last = now;
   const { pose, image } = await driving();
   const { anchor, initial } = startFrom(pose);
+  const reference = references[anchor];
   const shares = model.fusion.map((mode) => Number(mode === fusion.value));
-  const drawn = await ask("draw", { pose: relativeMotion(references[anchor].pose, pose, initial), fusion: shares });
-  show(drawn, beside.checked ? (image ?? references[anchor].image) : null, sources.checked);
+  const drawn = await ask("draw", { pose: relativeMotion(reference.pose, pose, initial), fusion: shares });
+  show(drawn, beside.checked ? (image ?? reference.image) : null, sources.checked);
   measure(performance.now());
   return true;
 }
@@ -142,8 +144,9 @@ async function step() {
 function measure(now) {
   times = [...times.filter((time) => now - time < 2000), now];
   const rate = (1000 * (times.length - 1)) / (now - times[0]);
-  if (times.length > 2) find("rate", HTMLOutputElement).value = `${rate.toFixed(rate < 10 ? 1 : 0)} frames/s`;
-  if (times.length > 2 && now - times[0] > 1500 && rate < SLOW) tell("This machine is slow with it: fewer pictures help.");
+  if (times.length < 3) return;
+  find("rate", HTMLOutputElement).value = `${rate.toFixed(rate < 10 ? 1 : 0)} frames/s`;
+  find("slow", HTMLElement).hidden = rate > SLOW;
 }
 
 /** The head turns by itself until somebody turns it. */
@@ -155,17 +158,17 @@ function sway() {
 /** Turn the head: near the middle by yaw and pitch, near the rim by roll. @param {PointerEvent} event */
 function drag({ pointerId, movementX, movementY, offsetX, offsetY }) {
   if (driver || !stage.hasPointerCapture(pointerId)) return;
-  const { clientWidth: width, clientHeight: size } = stage;
+  const size = stage.clientHeight;
   const [x, y] = [(offsetX % size) / size - 0.5, offsetY / size - 0.5];
-  const turn = Math.hypot(x, y) < 0.4 ? [movementX, movementY, 0] : [0, 0, (x * movementY - y * movementX) * 2];
-  sliders.forEach((slider, i) => (slider.valueAsNumber += (150 * turn[i] * Number(slider.dataset.sign)) / Math.min(size, width)));
+  const turn = Math.hypot(x, y) < 0.4 ? [movementX, -movementY, 0] : [0, 0, (x * movementY - y * movementX) * 2];
+  sliders.forEach((slider, i) => (slider.valueAsNumber += (150 * turn[i]) / size));
 }
 
 /** Connect the page's elements. */
 function connect() {
-  const files = find("files", HTMLInputElement), clip = find("clip-file", HTMLInputElement);
-  files.onchange = () => tried(() => take([...(files.files ?? [])]).finally(() => (files.value = "")));
-  clip.onchange = () => tried(() => take([...(clip.files ?? [])]).finally(() => (clip.value = "")));
+  for (const input of ["files", "clip-file"].map((id) => find(id, HTMLInputElement))) {
+    input.onchange = () => tried(() => take([...(input.files ?? [])]).finally(() => (input.value = "")));
+  }
   document.ondragover = (event) => event.preventDefault();
   document.ondrop = (event) => (event.preventDefault(), tried(() => take([...(event.dataTransfer?.files ?? [])])));
   find("examples", HTMLButtonElement).onclick = () => tried(examples);

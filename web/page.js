@@ -9,8 +9,7 @@ export function find(id, type) {
 
 /** Say something in the line for that. @param {string} text @param {boolean} bad */
 export function tell(text, bad = false) {
-  find("status", HTMLElement).textContent = text;
-  find("status", HTMLElement).classList.toggle("bad", bad);
+  Object.assign(find("status", HTMLElement), { textContent: text, className: bad ? "bad" : "" });
 }
 
 /** Do something; what goes wrong is said. @param {() => unknown} action */

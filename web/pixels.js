@@ -10,9 +10,8 @@ function taps(side, size) {
     const start = Math.min(Math.max((i + 0.5) * (side / size) - reach / 2, 0), side - reach);
     const first = Math.floor(start + 1e-6);
     const count = Math.ceil(start + reach - 1e-6) - first;
-    /** @param {number} j */
-    const covered = (j) => (Math.min(first + j + 1, start + reach) - Math.max(first + j, start)) / reach;
-    return { first, weights: [...Array(count).keys()].map(covered) };
+    const pixels = [...Array(count).keys()].map((j) => first + j);
+    return { first, weights: pixels.map((j) => (Math.min(j + 1, start + reach) - Math.max(j, start)) / reach) };
   });
 }
 
@@ -31,10 +30,10 @@ export function resize({ data, width: side }, size) {
   result.data.fill(255);
   for (let to = 0; to < size * size * 3; to++) {
     const { first, weights } = steps[Math.floor(to / (3 * size))];
-    let sum = 0;
+    let sum = side === 2 * size ? 1e-3 : 0; // OpenCV rounds 1/2 up when it halves, else to even, as ImageData does
     const from = first * 3 * size + (to % (3 * size));
     for (let j = 0; j < weights.length; j++) sum += weights[j] * across[from + j * 3 * size];
-    result.data[to + Math.floor(to / 3)] = sum; // rounds
+    result.data[to + Math.floor(to / 3)] = sum;
   }
   return result;
 }

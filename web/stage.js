@@ -10,10 +10,14 @@ const small = document.createElement("canvas");
 /** @type {MediaRecorder | null} */
 let recorder = null;
 
+/** Make a canvas show a picture. @param {HTMLCanvasElement | null} canvas @param {ImageData} image */
+export function putPicture(canvas, image) {
+  Object.assign(canvas ?? small, { width: image.width, height: image.height }).getContext("2d")?.putImageData(image, 0, 0);
+}
+
 /** @param {ImageData} image @param {number} panel @param {GlobalCompositeOperation} blend */
 function paint(image, panel, blend = "source-over") {
-  Object.assign(small, { width: image.width, height: image.height });
-  small.getContext("2d")?.putImageData(image, 0, 0);
+  putPicture(small, image);
   Object.assign(pen, { globalCompositeOperation: blend, imageSmoothingQuality: "high" });
   pen.drawImage(small, panel * PANEL, 0, PANEL, PANEL);
 }
@@ -32,8 +36,7 @@ export function show(drawn, driving, sources) {
     paint(drawn.image, at + 1);
     paint(maskPicture(drawn), at + 1, "color");
   }
-  Object.assign(pen, { globalCompositeOperation: "source-over", font: "13px sans-serif", fillStyle: "white", strokeStyle: "black" });
-  pen.strokeText("synthetic", at * PANEL + 8, PANEL - 8);
+  Object.assign(pen, { globalCompositeOperation: "source-over", font: "18px sans-serif", fillStyle: "white" });
   pen.fillText("synthetic", at * PANEL + 8, PANEL - 8);
 }
 

@@ -13,8 +13,7 @@ async function answer(request) {
   const got = await fetch(request).catch(() => kept.match(request));
   if (!got) return Response.error();
   if (got.status === 200) kept.put(request, got.clone()).catch(() => {}); // a full disk only takes offline use away
-  const { status, statusText } = got;
-  return new Response(got.body, { status, statusText, headers: { ...Object.fromEntries(got.headers), ...HEADERS } });
+  return new Response(got.body, { status: got.status, headers: { ...Object.fromEntries(got.headers), ...HEADERS } });
 }
 
 worker.oninstall = () => worker.skipWaiting();

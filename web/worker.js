@@ -52,9 +52,9 @@ const tasks = {
   },
 
   async draw({ pose: { value, jacobian }, fusion }) {
-    const [driving_value, driving_jacobian] = [tensor(value, [1, value.length / 2, 2]), tensor(jacobian, [1, value.length / 2, 2, 2])];
-    const inputs = { driving_value, driving_jacobian, fusion: tensor(fusion, [fusion.length, 1]), ...references };
-    const { prediction, mask } = await graphs.blend.run(inputs);
+    const points = value.length / 2;
+    const driving = { driving_value: tensor(value, [1, points, 2]), driving_jacobian: tensor(jacobian, [1, points, 2, 2]) };
+    const { prediction, mask } = await graphs.blend.run({ ...driving, ...references, fusion: tensor(fusion, [fusion.length, 1]) });
     const [numbers, size] = [/** @type {Float32Array} */ (prediction.data), prediction.dims[3]];
     if (!numbers.every(Number.isFinite)) throw new Error("The picture isn't finite: start the motion anew, or choose other pictures.");
     const image = new ImageData(size, size);

@@ -33,9 +33,9 @@ Keypoints and frame are apart because relative motion changes the driving
 keypoints in between. With --breakdown, breakdown.onnx is the frame with each
 reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S].
 
-With --web, the folder holds what the page in web/ needs instead: keypoints.onnx;
+With --web, the folder gets what the page in web/ needs instead: keypoints.onnx;
 encoder.onnx, the rest of reference.onnx; blend.onnx, the frame with a choice of
-fusion and the mask; and model.json. Weights are in half precision.
+fusion, and the mask; model.json. Weights are in half precision.
 """
 TOLERANCE = 1e-4  # of --check
 
@@ -54,7 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--check", action="store_true", help="compare with nnabla on random input")
     args = parser.parse_args(arguments)
     if args.web and (args.breakdown or args.plain or args.check):
-        parser.error("--web: its graphs are of one kind; leave out --breakdown, --plain and --check")
+        raise UserError("--web: its graphs are of one kind; leave out --breakdown, --plain and --check")
     return args
 
 
