@@ -62,7 +62,7 @@ audit: venv
 docs: venv
 	$(PY) scripts/draw_architecture.py -o docs/architecture.svg
 	$(PY) -m mkdocs build --quiet
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo 'no npm: the site lacks try/'; fi
+	@$(MAKE) --no-print-directory web || echo 'site/try is missing, the page for browsers: it needs npm and its registry'
 	@echo "The site is in $(CURDIR)/site/index.html"
 
 web/node_modules/.package-lock.json: web/package-lock.json

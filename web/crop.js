@@ -9,6 +9,7 @@ export function chooseSquare({ image, width, height, box }) {
   const [dialog, view] = [find("crop", HTMLDialogElement), find("crop-view", HTMLCanvasElement)];
   const [square, size] = [find("crop-square", HTMLElement), find("crop-size", HTMLInputElement)];
   Object.assign(view, { width, height });
+  dialog.style.setProperty("--ratio", `${width / height}`);
   view.getContext("2d")?.drawImage(image, 0, 0, width, height);
   let { x, y, side } = box;
 

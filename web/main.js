@@ -9,6 +9,7 @@ import { putPicture, record, show } from "./stage.js";
 
 const EXAMPLES = ["reference_front.png", "reference_left.png", "reference_right.png"];
 const SLOW = 5; // frames a second
+const REST = 300; // milliseconds
 const ask = startEngine();
 const sliders = ["yaw", "pitch", "roll"].map((axis) => find(axis, HTMLInputElement));
 const [fusion, stage] = [find("fusion", HTMLSelectElement), find("stage", HTMLCanvasElement)];
@@ -130,19 +131,21 @@ async function step() {
   const now = JSON.stringify([changes, fusion.value, beside.checked, sources.checked, sliders.map(({ value }) => value)]);
   if (now === last || !references.length) return false;
   last = now;
+  const begun = performance.now();
   const { pose, image } = await driving();
   const { anchor, initial } = startFrom(pose);
   const reference = references[anchor];
   const shares = model.fusion.map((mode) => Number(mode === fusion.value));
   const drawn = await ask("draw", { pose: relativeMotion(reference.pose, pose, initial), fusion: shares });
   show(drawn, beside.checked ? (image ?? reference.image) : null, sources.checked);
-  measure(performance.now());
+  measure(begun);
   return true;
 }
 
-/** Show how many frames a second there are. @param {number} now */
-function measure(now) {
-  times = [...times.filter((time) => now - time < 2000), now];
+/** Show how many frames a second there are, since there was a rest. @param {number} begun when the last one was, milliseconds */
+function measure(begun) {
+  const now = performance.now();
+  times = [...times.filter((time) => now - time < 5000 && begun - times[times.length - 1] < REST), now];
   const rate = (1000 * (times.length - 1)) / (now - times[0]);
   if (times.length < 3) return;
   find("rate", HTMLOutputElement).value = `${rate.toFixed(rate < 10 ? 1 : 0)} frames/s`;
@@ -151,8 +154,7 @@ function measure(now) {
 
 /** The head turns by itself until somebody turns it. */
 function sway() {
-  const seconds = performance.now() / 1000;
-  [38 * Math.sin(seconds / 1.3), 10 * Math.sin(seconds / 2.1), 0].forEach((angle, i) => (sliders[i].valueAsNumber = angle));
+  [38, 10, 0].forEach((most, i) => (sliders[i].valueAsNumber = most * Math.sin(performance.now() / (1300 + 800 * i))));
 }
 
 /** Turn the head: near the middle by yaw and pitch, near the rim by roll. @param {PointerEvent} event */
@@ -198,7 +200,7 @@ await tried(async () => {
   fusion.replaceChildren(...model.fusion.map((mode) => new Option(mode, mode)));
   connect();
   await examples();
-  find("threads", HTMLElement).textContent = `${model.size} pixels, ${model.threads} threads`;
+  find("threads", HTMLElement).textContent = `${model.size} × ${model.size} pixels, threads: ${model.threads}`;
 });
 for (;;) {
   let drawn = false;

@@ -13,10 +13,5 @@ export function tell(text, bad = false) {
 }
 
 /** Do something; what goes wrong is said. @param {() => unknown} action */
-export async function tried(action) {
-  try {
-    await action();
-  } catch (error) {
-    tell(error instanceof Error ? error.message : String(error), true);
-  }
-}
+export const tried = (action) =>
+  Promise.resolve().then(action).catch((error) => tell(error.message ?? String(error), true));

@@ -1,7 +1,7 @@
 // Runs the model's graphs, away from the page, so that this one never waits.
 import * as ort from "./vendor/ort.js";
 
-const SLEEPING = { session: { intra_op: { allow_spinning: "0" } } }; // threads that wait leave the core to the page
+const OPTIONS = { extra: { session: { intra_op: { allow_spinning: "0" } } } }; // threads that wait leave the core to the page
 /** @type {Record<string, ort.InferenceSession>} */
 const graphs = {};
 /** @type {Record<string, ort.Tensor>} */
@@ -38,8 +38,7 @@ const tasks = {
     const answer = await fetch(`${folder}/model.json`);
     if (!answer.ok) throw new Error(`The model can't be loaded (${answer.status}): reload the page.`);
     const model = await answer.json();
-    const open = (/** @type {string} */ name) => ort.InferenceSession.create(`${folder}/${name}.onnx`, { extra: SLEEPING });
-    for (const name of Object.keys(model.graphs)) graphs[name] = await open(name);
+    for (const name of Object.keys(model.graphs)) graphs[name] = await ort.InferenceSession.create(`${folder}/${name}.onnx`, OPTIONS);
     return { ...model, threads: ort.env.wasm.numThreads };
   },
 

@@ -57,7 +57,7 @@ def test_first_picture_and_rate(browser, site):
     for _ in range(5):
         page, first = visit(browser, address)
         firsts.append(first)
-        assert page.inner_text("#threads").endswith(" 2 threads")
+        assert page.inner_text("#threads").endswith("threads: 2")
         for _ in range(6):
             start, before = time.perf_counter(), page.evaluate("window.drawn")
             page.wait_for_timeout(WINDOW)
