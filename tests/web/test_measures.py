@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 MODELS = {64: (bundled.MODEL, 15), 128: (webpage.ROOT / "weights" / "heads-128-base", 6)}  # frames a second to reach
 FIRST = 3  # seconds to the first picture
 FRAMES = 5000
-GROWTH = 40  # megabytes by which memory may differ over FRAMES
+GROWTH = 40  # megabytes by which memory may grow, from one half of FRAMES to the other
 WINDOW = 2000  # milliseconds that frames are counted for
 
 
@@ -96,4 +96,4 @@ def test_memory_is_flat(browser, site):
         print(
             f"after {page.evaluate('window.drawn')} frames: {held[-1]:.0f} MB, {page.inner_text('#rate')}", flush=True
         )
-    assert max(held[2:]) - min(held[2:]) < GROWTH
+    assert statistics.mean(held[5:]) - statistics.mean(held[:5]) < GROWTH  # one is up to 30 MB from the next

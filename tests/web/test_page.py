@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -30,7 +31,10 @@ LARGEST_PAGE = 6_000_000  # bytes, without the runtime
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return webpage.build(tmp_path_factory.getbasetemp().parent / "try")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose own folder lies in that of the run
+        shared = shared.parent
+    return webpage.build(shared / "try")
 
 
 @pytest.fixture(scope="module")
