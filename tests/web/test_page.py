@@ -117,6 +117,7 @@ def random_poses(rng, count, points=10):
 
 def test_motion_transfer_is_pythons(visit, address):
     page = visit(address=f"{address}/{NO_PAGE}")
+    errors = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
         references, driving = random_poses(rng, 1 + seed % 4), random_poses(rng, 6)
@@ -129,9 +130,11 @@ def test_motion_transfer_is_pythons(visit, address):
         assert (found["frame"], found["anchor"]) == start
         for name, golden in (("value", expected.value), ("jacobian", expected.jacobian)):
             scale = max(1, np.abs(golden).max())
-            assert np.abs(np.reshape(found[name], golden.shape) - golden).max() / scale < 1e-4
+            errors.append(np.abs(np.reshape(found[name], golden.shape) - golden).max() / scale)
         golden = motion.normalised_points(references.value)
-        assert np.abs(np.reshape(found["normalised"], golden.shape) - golden).max() < 1e-4
+        errors.append(np.abs(np.reshape(found["normalised"], golden.shape) - golden).max())
+    print(f"motion transfer: at most {max(errors):.1e}")
+    assert max(errors) < 1e-4
 
 
 def test_a_head_between_recorded_poses(visit, folder, address):
