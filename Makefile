@@ -1,9 +1,11 @@
 # Paths are relative, so that a checkout below a folder with spaces in its name works too.
 PY := .venv/bin/python
+MODEL := mrfomm/assets/heads-patch
+TRY := site/try
 STAMP := .venv/.installed
 RUNTIME := .venv/.runtime
 
-.PHONY: help venv demo test test-without-nnabla faults hosts lint audit docs notebook clean
+.PHONY: help venv demo test test-without-nnabla faults hosts lint audit docs web notebook clean
 .DELETE_ON_ERROR:
 export PYTHON NEWER
 
@@ -17,6 +19,7 @@ help:
 	@echo 'make lint   ruff: rules and format; mypy; whether the packages installed agree'
 	@echo 'make audit  known vulnerabilities of the pinned packages; asks the network'
 	@echo 'make docs   the documentation into site/'
+	@echo 'make web    the page that animates in the browser into site/try/; asks npm for onnxruntime; MODEL=... is shown'
 	@echo 'make notebook  execute the notebook again, in place'
 	@echo 'make clean  remove the environment, caches, site/ and demo.mp4'
 
@@ -69,11 +72,29 @@ audit: venv
 docs: venv
 	$(PY) scripts/draw_architecture.py -o docs/architecture.svg
 	$(PY) -m mkdocs build --quiet
+	@$(MAKE) --no-print-directory web || echo 'site/try is missing, the page for browsers: it needs npm and its registry'
 	@echo "The site is in $(CURDIR)/site/index.html"
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Of onnxruntime, only what a page loads; named *.js, as not every host knows what *.mjs is.
+ORT := web/node_modules/onnxruntime-web/dist/ort
+web: venv web/node_modules/.package-lock.json
+	rm -rf '$(TRY)' && mkdir -p '$(TRY)/vendor' '$(TRY)/examples'
+	cp web/*.html web/*.css web/*.svg $(filter-out web/eslint.config.js,$(wildcard web/*.js)) '$(TRY)'
+	cp $(ORT).wasm.min.mjs '$(TRY)/vendor/ort.js'
+	cp $(ORT)-wasm-simd-threaded.mjs '$(TRY)/vendor/ort-threads.js'
+	cp $(ORT)-wasm-simd-threaded.wasm '$(TRY)/vendor/ort-threads.wasm'
+	cp mrfomm/assets/samples/driving.mp4 mrfomm/assets/samples/reference_*.png '$(TRY)/examples'
+	$(PY) -m mrfomm.export '$(MODEL)' -o '$(TRY)/model' --web
+	rm '$(TRY)/model/.lock'
+	@echo "The page is in $(TRY); serve it, for instance: $(PY) -m http.server -d $(TRY)"
 
 notebook: venv
 	.venv/bin/jupyter-execute --inplace notebooks/first_steps.ipynb
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache site demo.mp4
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache site web/node_modules demo.mp4
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,8 @@ SHA512 = (
     "e1929e01041af2ea769adebbe6a4a2b73b4b75b42b95ff0129d0b99da79aa7ee"
     "4cbf5395d4e94974fa14f84242fe9e6c414254426378afeab9f8485a68e507a5"
 )
+# a camera that shows a test picture, and that every page may use
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir prefix="relative">fonts</dir><cachedir prefix="xdg">fontconfig</cachedir></fontconfig>
@@ -41,7 +43,7 @@ def open_browser():
         give_up(f"no Playwright ({error})")
     with sync_playwright() as playwright:
         try:
-            browser = launch(playwright)
+            browser = launch(playwright.chromium)
         except UnavailableError as error:
             give_up(str(error))
         yield browser
@@ -53,8 +55,8 @@ def give_up(reason):
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no browser: {reason}")
 
 
-def launch(playwright):
-    """A Browser of Playwright's, with a camera that shows a test picture.
+def launch(kind, flags=CAMERA):
+    """A Browser of Playwright's BrowserType.
 
     Raises:
         UnavailableError: another kind of machine, no npm, or the package can't be fetched.
@@ -65,11 +67,10 @@ def launch(playwright):
         "FONTCONFIG_FILE": str(folder / "fonts.conf"),  # without any font, Chromium crashes
         "LD_LIBRARY_PATH": str(folder / "lib"),
     }
-    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    return playwright.chromium.launch(
+    return kind.launch(
         executable_path=folder / "chromium",
         env=environment,
-        args=["--headless=shell", "--no-sandbox", "--disable-gpu", *camera],
+        args=["--headless=shell", "--no-sandbox", "--disable-gpu", *flags],
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrfomm.commands.options import add_fusion
+from mrfomm.commands.web_model import write_web_model
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.model import Model, model_digest
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
@@ -36,6 +37,10 @@ reference's share: warped [B,K,3,S,S] and mask [B,K,1,S,S].
 
 export.json says what model it is. The folder animates where nnabla isn't:
 animate.py --weights DIR, and the page if breakdown.onnx is there.
+
+With --web, the folder gets what the page in web/ needs instead: keypoints.onnx;
+encoder.onnx, the rest of reference.onnx; blend.onnx, the frame with a choice of
+fusion, and the mask; model.json. Weights are in half precision.
 """
 TOLERANCE, HALF_TOLERANCE = 1e-4, 0.05  # of --check, whose pictures are noise
 
@@ -51,8 +56,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--breakdown", action="store_true", help="write breakdown.onnx too")
     add("--plain", action="store_true", help="leave convolutions as they are: for a GPU, or other runtimes")
     add("--half", action="store_true", help="keep weights in half precision: files of half the size")
+    add("--web", action="store_true", help="write what a page for browsers needs (make web)")
     add("--check", action="store_true", help="compare the graphs with nnabla on random input")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.web and (args.breakdown or args.plain or args.check or args.half):
+        raise UserError("--web: its graphs are of one kind; leave out --breakdown, --plain, --half and --check")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(model, Exported):
         raise UserError(f"{args.weights}: is an exported model already; give the checkpoint it was made of")
     with locked(folder, make=True):
-        names = export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES, args.half)
-        config, digest = model.config, model_digest(model)
-        numbers = (config.image_size, config.num_keypoints, config.fusion.mode, digest)
-        write_record(Exported(folder, *numbers, {}, weights.knowledge), names)
+        if args.web:
+            write_web_model(model, folder)
+        else:
+            names = export_graphs(model, folder, args.breakdown, () if args.plain else REWRITES, args.half)
+            config, digest = model.config, model_digest(model)
+            numbers = (config.image_size, config.num_keypoints, config.fusion.mode, digest)
+            write_record(Exported(folder, *numbers, {}, weights.knowledge), names)
         print(folder)
         if args.check:
             tolerance = HALF_TOLERANCE if args.half else TOLERANCE

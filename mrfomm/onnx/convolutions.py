@@ -65,9 +65,8 @@ def fold_upsampling(graph: Graph, x: Tensor, kernel: Filter) -> str | None:
     parts = []
     for row, column in itertools.product((0, 1), repeat=2):
         weight = np.einsum("ia,jb,ocab->ocij", PARITIES[row], PARITIES[column], kernel.weight)
-        parts.append(
-            graph.add("Conv", source, graph.weight(weight), kernel.bias, pads=(1 - row, 1 - column, row, column))
-        )
+        pads = (1 - row, 1 - column, row, column)
+        parts.append(graph.add("Conv", source, graph.weight(weight), kernel.bias, pads=pads))
     return graph.add("DepthToSpace", graph.add("Concat", *parts, axis=1), blocksize=2, mode="DCR")
 
 

@@ -24,6 +24,8 @@ from mrfomm.model import (
     repeat_references,
     synthesise,
 )
+from mrfomm.networks.fusion import fuse
+from mrfomm.networks.generator import decode
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
 from mrfomm.onnx.functions import export
@@ -61,6 +63,31 @@ def breakdown_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     return Signature(inputs, {"prediction": synthesis.prediction, "warped": warped, "mask": mask})
 
 
+def encoder_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """The part of ``reference_graph`` that isn't ``keypoint_graph``: with that one, a page loads no weight twice."""
+    whole = reference_graph(config, sizes)
+    return Signature(whole.inputs, {name: whole.outputs[name] for name in ("reference_image", "reference_features")})
+
+
+def blend_graph(config: ModelConfig, sizes: Sizes) -> Signature:
+    """Driving keypoints, references and the share of each of ``blend_modes`` -> prediction, and the mask [B,K,h,w]."""
+    inputs, synthesis = _synthesis(config, sizes)
+    warped, modes = synthesis.warped, blend_modes(config)
+    fusion = nn.Variable((len(modes), 1))
+    shares = (F.reshape(F.slice(fusion, start=(i, 0), stop=(i + 1, 1)), (1,) * 5) for i in range(len(modes)))
+    masks = (fuse(warped, synthesis.occlusion, mode, config.fusion.kernel).mask for mode in modes)
+    mask = sum((share * mask for share, mask in zip(shares, masks)), start=0.0)
+    fused = F.sum(F.mul2(warped, mask), axis=1)
+    shown = F.reshape(F.mean(mask, axis=2), (sizes.batch, sizes.references, *warped.shape[3:]))
+    prediction = decode(fused, **vars(config.generator))
+    return Signature({**inputs, "fusion": fusion}, {"prediction": prediction, "mask": shown})
+
+
+def blend_modes(config: ModelConfig) -> list[str]:
+    """The fusion modes that a model's weights allow, its own first."""
+    return [config.fusion.mode, *(mode for mode in ("mean", "occlusion") if mode != config.fusion.mode)]
+
+
 def _synthesis(config: ModelConfig, sizes: Sizes) -> tuple[dict[str, nn.Variable], Synthesis]:
     example = reference_graph(config, sizes).outputs
     references = {name: nn.Variable(variable.shape) for name, variable in example.items()}
@@ -75,7 +102,14 @@ def _driving_names(keypoints: Keypoints) -> dict[str, nn.Variable]:
     return {"driving_value": keypoints.value, "driving_jacobian": keypoints.jacobian}
 
 
-GRAPHS = {"reference": reference_graph, "keypoints": keypoint_graph, "frame": frame_graph, "breakdown": breakdown_graph}
+GRAPHS = {
+    "reference": reference_graph,
+    "keypoints": keypoint_graph,
+    "frame": frame_graph,
+    "breakdown": breakdown_graph,
+    "encoder": encoder_graph,
+    "blend": blend_graph,
+}
 
 
 def export_graph(

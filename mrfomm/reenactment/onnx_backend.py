@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,13 @@ def default_threads() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     cores, asked = len(affinity(0)) if affinity else os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
+
+
+class Names(NamedTuple):
+    """What a graph's values are called."""
+
+    inputs: list[str]
+    outputs: list[str]
 
 
 class OnnxGraphs:
@@ -40,11 +47,18 @@ class OnnxGraphs:
         Raises:
             UserError: the extra `onnx` is missing, or the file is missing or damaged.
         """
+        outputs = self.names(name).outputs
+        return dict(zip(outputs, self._session(name).run(outputs, inputs)))
+
+    def names(self, name: str) -> Names:
+        """The names of a graph's inputs and outputs; errors as of ``run``."""
+        session = self._session(name)
+        return Names(*([each.name for each in values] for values in (session.get_inputs(), session.get_outputs())))
+
+    def _session(self, name: str) -> Any:
         if name not in self._sessions:
             self._sessions[name] = self._open(self._folder / f"{name}.onnx")
-        session = self._sessions[name]
-        outputs = [output.name for output in session.get_outputs()]
-        return dict(zip(outputs, session.run(outputs, inputs)))
+        return self._sessions[name]
 
     def _open(self, path: Path) -> Any:
         onnxruntime = _import_onnxruntime()

@@ -1,10 +1,12 @@
 """Export: the command against nnabla, and the cache of graphs."""
 
 import dataclasses
+import json
 import os
 import sys
 import tempfile
 
+import numpy as np
 import onnx
 import pytest
 import tiny
@@ -15,6 +17,9 @@ from mrfomm.errors import UserError
 from mrfomm.model import Model, create_parameters, load_model
 from mrfomm.model.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.onnx import graphs
+from mrfomm.reenactment.animator import Animator
+from mrfomm.reenactment.motion import KeypointArrays
+from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 from mrfomm.store import locked
 
@@ -207,3 +212,53 @@ def test_graphs_hold_no_dead_weights(mode, tmp_path):
     assert {tensor.name for tensor in graph.initializer} <= read
     arrays = [tensor.raw_data + str(tensor.dims).encode() for tensor in graph.initializer if len(tensor.raw_data) > 100]
     assert len(set(arrays)) == len(arrays)
+
+
+@pytest.mark.parametrize("fusion", [None, "mean"])
+def test_a_page_is_given_the_same_pictures(weights, tmp_path, fusion):
+    """The blend of fusion modes against the frame of each, up to what half precision changes."""
+    options = [] if fusion is None else ["--fusion", fusion]
+    assert export.main([str(weights), "-o", str(tmp_path), "--web", *options]) == 0
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert (record["size"], record["keypoints"]) == (32, 3)
+    assert record["fusion"] == (["patch", "mean", "occlusion"] if fusion is None else ["mean", "occlusion"])
+    page, rng = OnnxGraphs(tmp_path), np.random.default_rng(0)
+    references, driving = (rng.random((count, 3, 32, 32), np.float32) for count in (3, 2))
+    encoded = page.run("encoder", {"image": references})
+    found, poses = (page.run("keypoints", {"image": images}) for images in (references, driving))
+    names = {"reference_value": found["driving_value"], "reference_jacobian": found["driving_jacobian"]}
+    for i, mode in enumerate(record["fusion"]):
+        shares = np.eye(len(record["fusion"]), dtype=np.float32)[:, i : i + 1]
+        drawn = page.run("blend", {**poses, **encoded, **names, "fusion": shares})
+        model = load_model(weights, mode)
+        animator = Animator(NnablaGraphs(*model), references, breakdown=True)
+        expected, shown = animator.render_breakdown(KeypointArrays(*poses.values()))
+        assert np.abs(drawn["prediction"] - expected).max() < 0.01
+        assert drawn["mask"].shape == (2, 3, 16, 16)
+        assert np.abs(drawn["mask"].mean((2, 3)) - shown.mask.mean((2, 3, 4))).max() < 0.01
+
+
+def test_recorded_turns_are_of_known_angles(weights, tmp_path):
+    export.main([str(weights), "-o", str(tmp_path), "--web"])
+    turn = json.loads((tmp_path / "model.json").read_text())["turn"]
+    for axis, most in (("yaw", 60), ("pitch", 30), ("roll", 30)):
+        angles = turn[axis]["angles"]
+        assert (angles[0], angles[len(angles) // 2], angles[-1]) == (-most, 0, most)
+        assert np.shape(turn[axis]["value"]) == (len(angles), 3 * 2)
+        assert np.shape(turn[axis]["jacobian"]) == (len(angles), 3 * 4)
+
+
+def test_weights_are_halved(weights, tmp_path):
+    model = load_model(weights)
+    for half in (False, True):
+        graphs.export_graph("keypoints", model, tmp_path / f"{half}.onnx", half=half)
+    whole, halved = (onnx.load(tmp_path / f"{half}.onnx").graph.initializer for half in (False, True))
+    assert {each.data_type for each in whole} == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    floats = [each for each in halved if each.data_type == onnx.TensorProto.FLOAT16]
+    assert {len(each.dims) for each in floats} == {4}  # coordinates and biases stay as they are
+
+
+@pytest.mark.parametrize("option", ["--plain", "--breakdown", "--check"])
+def test_a_page_has_one_kind_of_graphs(weights, tmp_path, option):
+    with pytest.raises(UserError, match="--web: its graphs are of one kind"):
+        export.main([str(weights), "-o", str(tmp_path), "--web", option])
