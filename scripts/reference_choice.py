@@ -3,8 +3,8 @@
 Chosen are those of ``--refs CLIP --count K`` (``mrfomm.reenactment.references``); evenly spaced the first frame, the
 last and those between. Two questions: L1D of test clips, every frame rebuilt from K of its own; and the score of
 ``python -m eval.bins`` where the K references of a pattern come from all its sequences, played one after the other, and
-relative motion starts at the frontal driving frame from the nearest reference. Prints tables; the frames of the second
-stay in the output folder.
+relative motion starts as animate.py's does, at the closest poses. Prints tables; the frames of the second stay in the
+output folder.
 """
 
 from pathlib import Path
@@ -15,8 +15,7 @@ from tqdm import tqdm
 from eval.bins.folders import score_folders
 from eval.bins.metric import make_axis
 from eval.bins.tables import difference_table, score_table
-from eval.generation import Poses, start_frame
-from eval.labels import pairs_of, pattern_folders, read_patterns
+from eval.labels import KINDS, pairs_of, pattern_folders, read_patterns
 from eval.lpips import load_lpips
 from eval.results import bootstrap_interval, markdown_table
 from mrfomm import bundled
@@ -26,13 +25,11 @@ from mrfomm.errors import command_parser, run_command
 from mrfomm.media.reading import FrameSource
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment.backends import open_engine
-from mrfomm.reenactment.motion import Transfer
 from mrfomm.reenactment.reconstruction import rebuild
 from mrfomm.reenactment.reenactor import Reenactor
 from mrfomm.reenactment.references import FromClip
 
 WAYS = ("evenly spaced", "chosen")
-POSES = Poses(tolerance=5, allow_missing=False)
 BATCH = 8
 
 
@@ -42,9 +39,10 @@ def parse_arguments(arguments=None):
     add = parser.add_argument
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("--data", metavar="DIR", type=Path, default=bundled.SAMPLE_DATA, help="clips for L1D, in test/ (bundled)")
-    add("--counts", metavar="K", type=int, nargs="+", default=[1, 2, 3, 5], help="numbers of references (%(default)s)")
+    add("--counts", metavar="K", type=int, nargs="*", default=[1, 2, 3, 5], help="numbers of references (%(default)s)")
     add("--bins", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, for the bins (bundled)")
     add("--bins-count", metavar="K", type=int, default=3, help="references of a pattern, 0 for no bins (%(default)s)")
+    add("--kinds", metavar="KIND", nargs="+", default=KINDS, help="sequences that drive in the bins (%(default)s)")
     add("-o", "--output", metavar="DIR", type=Path, default="reference_choice", help="folder for frames (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -53,10 +51,14 @@ def main(arguments=None):
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     engine = open_engine(args.weights)
-    print(distance_table(engine, [open_clip(clip) for clip in find_clips(args.data / "test")], args.counts), flush=True)
+    if args.counts:
+        clips = [open_clip(clip) for clip in find_clips(args.data / "test")]
+        print(distance_table(engine, clips, args.counts), flush=True)
     if args.bins_count:
         patterns = read_patterns(tqdm(pattern_folders(args.bins), desc="checking recordings", unit="pattern"))
-        generate_all(engine, patterns, args.bins_count, args.output)
+        made = {one.name: reenactors(engine, whole(one, engine.size), args.bins_count) for one in patterns}
+        patterns = [one._replace(sequences={kind: one.sequences[kind] for kind in args.kinds}) for one in patterns]
+        generate_all(made, patterns, args.output)
         roots = {way: args.output / way for way in WAYS}
         pairs = score_folders(load_lpips(bundled.LPIPS_ALEXNET), make_axis(2, 60), patterns, roots)
         print(f"{args.bins_count} references\n\n{score_table(pairs, WAYS, 'lpips', with_paper=False)}")
@@ -91,17 +93,15 @@ def cell(values):
     return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
-def generate_all(engine, patterns, count, output):
-    """Write what each way makes of every pair, as ``WAY/REFERENCE/DRIVING/KIND``."""
+def generate_all(made, patterns, output):
+    """Write what each way makes of every pair, as ``WAY/REFERENCE/DRIVING/KIND``; made: Reenactors of each pattern."""
     jobs = [(pattern, *pair) for pattern in patterns for pair in pairs_of(pattern, patterns)]
-    made = {pattern.name: reenactors(engine, whole(pattern, engine.size), count) for pattern in patterns}
     for pattern, driving, kind in tqdm(jobs, desc="generating", unit="sequence"):
-        sequence = driving.sequences[kind]
-        content = sequence.content.frames
-        frames = content.read(range(content.length), engine.size)
+        content = driving.sequences[kind].content.frames
+        frames = content.read(range(content.length), made[pattern.name][0].size)
         for way, reenactor in zip(WAYS, made[pattern.name]):
             with open_sink(output / way / pattern.name / driving.name / kind, 25) as sink:
-                for image in reenactor.animate(frames, Transfer(start=start_frame(sequence, POSES))):
+                for image in reenactor.animate(frames):
                     sink.write(image)
 
 

@@ -171,9 +171,10 @@ def check_live(args: argparse.Namespace) -> None:
 def open_driving(args: argparse.Namespace) -> FrameSource | Motion:
     """The driving clip; says at what rate a folder is taken, and that a motion file has no sound."""
     if is_motion_file(args.driving):
+        motion = load_motion(args.driving)
         if not args.no_audio:
-            tell(f"{args.driving}: a motion file has no sound, and so has the result")
-        return load_motion(args.driving)
+            tell(f"{args.driving}: a motion file has no sound, nor has the result")
+        return motion
     source = open_frames(args.driving, args.fps)
     if os.path.isdir(args.driving) and args.fps is None:
         tell(f"{args.driving}: taken at {source.fps:g} frames a second, as a folder doesn't say; --fps sets it")
@@ -211,8 +212,8 @@ def write(args: argparse.Namespace, transfer: Transfer) -> str:
         finished = finishing(args, reenactor)
         for image in watched:
             write_result(finished(image))
-    if isinstance(moves, Motion) and args.save_motion:
-        save_motion(args.save_motion, moves)
+    if args.save_motion:
+        save_motion(args.save_motion, reenactor.record(moves))
     return args.output
 
 

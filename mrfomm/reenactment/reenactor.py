@@ -128,7 +128,7 @@ class Reenactor:
         tell: Tell = lambda line: None,
         watch: Watch = lambda items, total, what: items,
     ) -> None:
-        if not (references.count if isinstance(references, FromClip) else len(references)):
+        if (references.count if isinstance(references, FromClip) else len(references)) < 1:
             raise ValueError("at least one reference is needed")
         self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
         if not isinstance(references, FromClip):  # first, as reading tells of bad ones soon

@@ -1,14 +1,16 @@
 """References chosen from a clip: sharp frames that cover its poses.
 
-A frame's pose is its keypoints, centred and scaled by the face's size (``normalised_points``), so that neither place
-nor size counts. It begins with the frame nearest to the mean pose, and takes the frame farthest from those chosen until
-there are enough (greedy farthest-point). Those lie at the rim, so each then moves to the frame nearest to the mean of
-the poses that are nearest to it (k-means), until none moves. What that brings stands in docs/your-photos.md.
+A frame's pose is its keypoints, centred, scaled by the face's size and turned upright: place, size and turns in the
+picture's plane show nothing new. The choice begins with the frame nearest to the mean pose, and takes the frame that is
+farthest from those chosen until there are enough (greedy farthest-point). Those lie at the rim, so each then moves to
+the frame nearest to the mean of the poses that are nearest to it (k-means), until none moves. What that brings stands
+in docs/your-photos.md.
 
 A frame's sharpness is the variance of the Laplacian of its grey values, in the middle half of the picture at the
 model's size. Frames below BLURRED times the clip's median are left out.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +28,7 @@ from mrfomm.runtime.overlap import read_ahead
 
 BLURRED = 0.5
 _MOST_MOVES = 100
+_MEANS = 3  # the mean of turned poses is another one: after this many it stays
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,13 @@ def choose_references(
     if wanted.count > len(sharp):
         found = f"{len(sharpness)} frames, of which {len(sharp)} are sharp"
         raise UserError(f"--count {wanted.count}: {source.path} has {found}; choose no more than that")
-    numbers = sharp[cover(normalised_points(poses.value[sharp]), wanted.count)].tolist()
+    numbers = sharp[cover(upright(normalised_points(poses.value[sharp])), wanted.count)].tolist()
     places = ", ".join(f"{number} ({number / source.fps:.2f} s)" for number in numbers)
     tell(f"{source.path}: references are frames {places}; {len(sharpness) - len(sharp)} blurred ones were left out")
-    return [Framed(image, box) for image in _frames_at(source, numbers)]
+    through = max(numbers) + 1
+    read = enumerate(watch(itertools.islice(source, through), through, "fetching references"))
+    images = {number: image for number, image in read if number in numbers}
+    return [Framed(images[number], box) for number in numbers]
 
 
 def sharpness_of(frame: np.ndarray) -> float:
@@ -84,6 +90,15 @@ def sharpness_of(frame: np.ndarray) -> float:
 def sharp_frames(sharpness: np.ndarray) -> np.ndarray:
     """The numbers of the frames that aren't blurred, at least half of them: float [N] -> int [M]."""
     return np.flatnonzero(sharpness >= BLURRED * np.median(sharpness))
+
+
+def upright(poses: np.ndarray) -> np.ndarray:
+    """Turn each of the poses [N,n,2], which are centred, as near to their mean as can be (Procrustes)."""
+    points = poses[..., 0] + 1j * poses[..., 1]
+    for _ in range(_MEANS):
+        toward = (points.conj() * points.mean(axis=0)).sum(axis=1, keepdims=True)
+        points = points * np.exp(1j * np.angle(toward))
+    return np.stack([points.real, points.imag], axis=-1)
 
 
 def cover(poses: np.ndarray, count: int) -> list[int]:
@@ -116,13 +131,3 @@ def farthest(points: np.ndarray, count: int) -> list[int]:
         nearest[chosen] = -1  # even where all are one pose, none comes twice
         chosen.append(int(nearest.argmax()))
     return chosen
-
-
-def _frames_at(source: FrameSource, numbers: list[int]) -> list[np.ndarray]:
-    found = {}
-    for number, image in enumerate(source):
-        if number in numbers:
-            found[number] = image
-        if len(found) == len(numbers):
-            break
-    return [found[number] for number in numbers]

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
+from mrfomm import bundled
 from mrfomm.errors import UserError
-from mrfomm.media.reading import FrameSource
+from mrfomm.media.crop import crop, find_clip_box
+from mrfomm.media.images import fit
+from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment.backends import open_engine
 from mrfomm.reenactment.reenactor import Reenactor
-from mrfomm.reenactment.references import FromClip, cover, farthest, sharp_frames, sharpness_of
+from mrfomm.reenactment.references import FromClip, cover, farthest, sharp_frames, sharpness_of, upright
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,24 @@ def test_each_is_in_the_middle_of_the_poses_around_it(seed):
     rim = farthest(poses.reshape(40, 6), 4)
     spent = [sum(min(distance(pose, poses[n]) for n in numbers) for pose in poses) for numbers in (chosen, rim)]
     assert spent[0] <= spent[1]
+
+
+def test_turns_in_the_plane_do_not_count():
+    """One shape turned by any angle is one pose; two shapes stay as far apart as their best fit leaves them."""
+    rng = np.random.default_rng(0)
+    shapes = rng.normal(size=(1, 8, 2)) + rng.normal(0, 0.3, (2, 8, 2))
+    shapes -= shapes.mean(axis=1, keepdims=True)
+    angles = rng.uniform(-1, 1, 20)
+    turns = np.array([turn_by(angle) for angle in angles])
+    poses = upright(np.concatenate([shapes[:1] @ turns, shapes[:1]]))
+    np.testing.assert_allclose(poses, np.broadcast_to(poses[:1], poses.shape), atol=1e-9)
+    pair = upright(np.stack([shapes[0] @ turn_by(0.7), shapes[1]]))
+    fits = [distance(shapes[0] @ turn, shapes[1]) for turn in map(turn_by, np.linspace(-np.pi, np.pi, 4001))]
+    assert distance(*pair) == pytest.approx(min(fits), rel=1e-3)
+
+
+def turn_by(angle):
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def test_one_of_each_cluster():
@@ -111,6 +132,26 @@ def test_a_clip_is_taken_frame_by_frame(engine):
     source = FrameSource("clip.mp4", 25, None, False, frames)
     assert len(Reenactor(engine, FromClip(source, 2)).references) == 2
     assert most < 20
+
+
+def test_one_square_for_all_and_every_pass_is_watched(engine):
+    """As in a driving clip; what takes long says how far it is."""
+    told, said = [], []
+
+    def watch(items, total, what):
+        said.append((what, total))
+        return items
+
+    wanted = FromClip(bundled.SAMPLE_DRIVING, 2)
+    one = Reenactor(engine, wanted, crop=True, batch=8, tell=told.append, watch=watch)
+    box = find_clip_box(open_frames(bundled.SAMPLE_DRIVING), "clip")
+    assert [picture.box for picture in one.pictures] == [box, box]
+    np.testing.assert_array_equal(one.references[0], fit(crop(one.pictures[0].image, box), one.size))
+    last = max(int(part.split(" (")[0]) for part in told[-1].split("frames ")[1].split("; ")[0].split(", "))
+    assert said == [("looking for the face", 75), ("looking for references", 75), ("fetching references", last + 1)]
+    said.clear()
+    one.fitted(bundled.SAMPLE_DRIVING)
+    assert said == [("looking for the face", 75)]
 
 
 def test_more_than_there_are(engine):
