@@ -38,8 +38,8 @@ from mrfomm.reenactment.references import FromClip
 from mrfomm.runtime.context import use_context
 
 OUTPUT = "result.mp4"
-REFERENCES = "pictures of the face, or with --count one clip (bundled pictures)"
-DRIVING = "video, gif, folder of frames, motion file, or webcam[:N] to see it live (a bundled clip)"
+REFERENCES = "pictures of the face, or one clip (bundled pictures)"
+DRIVING = "video, gif, folder, motion file, or webcam[:N] for a live view (a bundled clip)"
 SIZES = range(16, 4097)
 
 
@@ -48,15 +48,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = command_parser(__doc__)
     add = parser.add_argument
     add("--refs", nargs="+", metavar="FILE", default=bundled.SAMPLE_REFERENCES, help=REFERENCES)
-    add("--count", type=int, metavar="N", help="choose N sharp frames with different poses from the clip --refs")
-    add("--save-refs", metavar="DIR", help="write the chosen frames into a folder, as PNG, cropped if --crop")
+    add("--count", type=int, metavar="N", help="choose N frames of --refs, a clip (takes pictures)")
+    add("--save-refs", metavar="DIR", help="write the chosen frames as PNG (nowhere)")
     add("--driving", metavar="PATH", default=bundled.SAMPLE_DRIVING, help=DRIVING)
     add("--weights", metavar="CKPT", default=bundled.MODEL, help="checkpoint or run folder (the bundled one)")
     add("-o", "--output", metavar="PATH", help=f".mp4, .gif, or a folder for PNG frames ({OUTPUT})")
     motions = ("relative", "absolute")
     add("--motion", choices=motions, default=motions[0], help="move a reference, or copy poses (%(default)s)")
     add("--adapt-scale", action="store_true", help="scale relative motion by the sizes of the faces")
-    strength = f"how much of relative motion is transferred: 0 (still) to {MOST_STRENGTH:g} (%(default)g)"
+    strength = f"strength of relative motion, 0 (still) to {MOST_STRENGTH:g} (%(default)s)"
     add("--strength", type=float, default=1, metavar="S", help=strength)
     places = "auto|first|N"
     add("--start", default="auto", metavar=places, help="number of the frame relative motion starts from (auto)")
@@ -64,9 +64,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
     add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, one picture per frame")
     add("--crop", action="store_true", help="find the face in references and driving and crop to it")
-    add("--paste-back", action="store_true", help="put the moving face back into the first reference, with --crop")
-    add("--size", type=int, metavar="N", help="enlarge the result to a height of N pixels, bicubically")
-    add("--save-motion", metavar="FILE", help="keep the driving clip's keypoints, a later --driving (.npz)")
+    add("--paste-back", action="store_true", help="put the face back where --crop cut it out")
+    add("--size", type=int, metavar="N", help="height of the result in pixels (the model's)")
+    add("--save-motion", metavar="FILE", help="write a .npz to be a later --driving (nowhere)")
     add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
     add("--no-provenance", action="store_true", help="leave out the record that it is synthetic, with its sources")
