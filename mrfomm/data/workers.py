@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 
 from mrfomm.errors import UserError
+from mrfomm.runtime.stopping import STOP_SIGNALS
 from mrfomm.runtime.threads import one_thread_each
 
-# Ask a training to save and stop. mpirun forwards SIGUSR1 and leaves time to save; a terminal that closes sends SIGHUP.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mrfomm.data.workers import run_worker; run_worker(int(sys.argv[2]), int(sys.argv[3]))"

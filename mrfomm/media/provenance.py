@@ -5,9 +5,10 @@ One line of JSON in the file's own comment (mp4, mov, mkv, avi, gif) or in that 
   synthetic            true: nobody said or did what the picture shows
   digital_source_type  the same in IPTC's words, for programs that know them
   tool, version        of this project
-  references           SHA-256 of each reference picture's file; null if it was none
-  driving              SHA-256 of the driving clip's file; for a folder, of what
-                       `sha256sum` prints for its images in order
+  references           SHA-256 of each reference picture's file, or of the clip
+                       that they were chosen from; null if it was none
+  driving              SHA-256 of the driving clip's or motion file; for a folder,
+                       of what `sha256sum` prints for its images in order
   weights              digest of the model's configuration and parameters
 
 Names and dates are not in it. It helps the honest: it is neither signed nor hidden, and a service that encodes the
@@ -32,15 +33,15 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmic
 
 
 def describe(references: Iterable[AnyPath | None], driving: AnyPath | None, weights: str) -> str:
-    """The comment for ``open_sink``, JSON of one ASCII line: of the reference pictures' files, the driving clip (a file
-    or a folder of frames), None for what was no file, and the model's digest (``model.model_digest``). A UserError if
-    a file can't be read."""
+    """The comment for ``open_sink``, JSON of one ASCII line: of the references' files, the driving clip (each a file or
+    a folder of frames), None for what was no file, and the model's digest (``model.model_digest``). A UserError if a
+    file can't be read."""
     record = {
         "synthetic": True,
         "digital_source_type": SOURCE_TYPE,
         "tool": TOOL,
         "version": __version__,
-        "references": [path and _file_digest(path) for path in references],
+        "references": [path and clip_digest(path) for path in references],
         "driving": driving and clip_digest(driving),
         "weights": weights,
     }

@@ -9,6 +9,9 @@ import numpy as np
 from mrfomm.errors import UserError
 from mrfomm.reenactment.motion import KeypointArrays
 
+SEARCHING = "looking for the face"  # what a Watch is told
+
+Watch = Callable[[Iterable[np.ndarray], int | None, str], Iterable[np.ndarray]]  # as of reenactor.Reenactor
 _Item = TypeVar("_Item")
 
 
@@ -80,6 +83,15 @@ class Animator:
     def _in_batches(self, count: int, run: Callable[[slice], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         parts = [run(slice(start, start + self._batch)) for start in range(0, count, self._batch)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def find_keypoints(graphs: Graphs, frames: Iterable[np.ndarray], batch: int) -> KeypointArrays:
+    """The poses of N >= 1 frames uint8 [S,S,3], ``batch`` of them per call of the network -> KeypointArrays of N."""
+    chunks = batches(frames, batch)
+    found = [list(graphs.run("keypoints", {"image": images_to_array(chunk)}).values()) for chunk in chunks]
+    if not found:
+        raise ValueError("no driving frame")
+    return KeypointArrays(*map(np.concatenate, zip(*found)))
 
 
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

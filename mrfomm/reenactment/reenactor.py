@@ -5,20 +5,39 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
 from mrfomm import bundled
 from mrfomm.errors import AnyPath
 from mrfomm.media import provenance
-from mrfomm.media.crop import crop, find_clip_box, find_image_box
+from mrfomm.media.crop import Framed, crop, find_clip_box, find_image_box
 from mrfomm.media.images import fit, read_image
 from mrfomm.media.reading import FOLDER_FPS, open_frames
 from mrfomm.media.writing import open_sink
-from mrfomm.reenactment.animator import Animator, Breakdown, array_to_images, batches, check_finite, images_to_array
+from mrfomm.reenactment.animator import (
+    SEARCHING,
+    Animator,
+    Breakdown,
+    Watch,
+    array_to_images,
+    check_finite,
+    find_keypoints,
+    images_to_array,
+)
 from mrfomm.reenactment.backends import Engine, Weights, open_engine
-from mrfomm.reenactment.motion import RELATIVE, KeypointArrays, Move, Transfer
+from mrfomm.reenactment.motion import (
+    MOTION_SUFFIX,
+    RELATIVE,
+    KeypointArrays,
+    Motion,
+    Move,
+    Transfer,
+    load_motion,
+    probe_picture,
+)
+from mrfomm.reenactment.references import FromClip, choose_references
 from mrfomm.runtime.overlap import read_ahead, write_behind
 
 if TYPE_CHECKING:
@@ -26,7 +45,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], object]  # as of Reenactor
 Write = Callable[[np.ndarray], object]  # takes uint8 [H,W,3]
-Watch = Callable[[Iterable[np.ndarray], int | None, str], Iterable[np.ndarray]]  # as of Reenactor
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,21 @@ def open_writers(
         yield [stack.enter_context(write_behind(sink.write)) for sink in sinks]
 
 
+def is_motion_file(driving: object) -> TypeGuard[AnyPath]:
+    """Whether it is the path of one, by its suffix."""
+    return isinstance(driving, (str, os.PathLike)) and os.fspath(driving).lower().endswith(MOTION_SUFFIX)
+
+
+def path_of(source: object) -> AnyPath | None:
+    """The file or folder that pictures or motion come from: itself, if it is a path, or its ``path``; None: no file."""
+    return source if isinstance(source, (str, os.PathLike)) else getattr(source, "path", None)
+
+
+def opened(driving: AnyPath | Iterable[np.ndarray]) -> Iterable[np.ndarray]:
+    """The frames of a driving clip, opened if it is a path."""
+    return open_frames(driving) if isinstance(driving, (str, os.PathLike)) else driving
+
+
 class Reenactor:
     """One face, ready to be animated: its references are read and encoded once.
 
@@ -77,7 +110,8 @@ class Reenactor:
     Args:
         weights: checkpoint, run folder or exported model; Weights or a Model, which have settled fusion; or an Engine,
             which has settled backend and breakdown too.
-        references: 1 or more pictures of the face: paths, or uint8 [H,W,3]. Their central square is taken.
+        references: 1 or more pictures of the face: paths, or uint8 [H,W,3]; their central square is taken. Or FromClip:
+            frames of a clip, chosen for sharpness and different poses.
         fusion: how references are fused, one of ``networks.fusion.modes()``; None: as the weights were trained.
         crop: find the face in references and driving clips, and crop to it.
         backend: one of ``backends.BACKENDS``.
@@ -86,15 +120,19 @@ class Reenactor:
         tell: function of a line of text: where a face was found, where motion starts.
         watch: function of (items, their number or None, what is done) that yields the items and shows how far they are.
 
+    Attributes:
+        size: S. pictures: a Framed for each reference, as it came. references: the same as uint8 [S,S,3].
+
     Raises:
-        UserError: a file is missing or damaged, the weights lack the fusion mode, no face was found to crop to.
+        UserError: a file is missing or damaged, the weights lack the fusion mode, no face was found to crop to, a clip
+            has too few sharp frames.
         ValueError: no reference.
     """
 
     def __init__(
         self,
         weights: "AnyPath | Weights | Model | Engine" = bundled.MODEL,
-        references: Sequence[AnyPath | np.ndarray] = bundled.SAMPLE_REFERENCES,
+        references: Sequence[AnyPath | np.ndarray] | FromClip = bundled.SAMPLE_REFERENCES,
         *,
         fusion: str | None = None,
         crop: bool = False,
@@ -104,14 +142,18 @@ class Reenactor:
         tell: Tell = lambda line: None,
         watch: Watch = lambda items, total, what: items,
     ) -> None:
-        if not len(references):
+        if (references.count if isinstance(references, FromClip) else len(references)) < 1:
             raise ValueError("at least one reference is needed")
         self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
-        pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
+        if not isinstance(references, FromClip):  # first, as reading tells of bad ones soon
+            self.pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
         engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
-        self.size, self._digest = engine.size, engine.digest
-        self._files = [None if isinstance(each, np.ndarray) else each for each in references]
-        self.references = [fit(picture, engine.size) for picture in pictures]
+        if isinstance(references, FromClip):
+            self.pictures = choose_references(references, engine, crop, batch, tell, watch)
+        self.size, self._graphs, self._digest = engine.size, engine.graphs, engine.digest
+        files = [references.clip] if isinstance(references, FromClip) else references
+        self._files = [path_of(each) for each in files]
+        self.references = [fit(picture.cut(), engine.size) for picture in self.pictures]
         self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
 
     @property
@@ -119,39 +161,44 @@ class Reenactor:
         """KeypointArrays of the K references."""
         return self._animator.reference_keypoints
 
-    def animate(self, driving: AnyPath | Iterable[np.ndarray], transfer: Transfer = RELATIVE) -> Iterator[np.ndarray]:
+    def animate(
+        self, driving: AnyPath | Iterable[np.ndarray] | Motion, transfer: Transfer = RELATIVE
+    ) -> Iterator[np.ndarray]:
         """Frames uint8 [S,S,3] of the face in the driving clip's motion, one for each of its frames.
 
         The clip's poses are read at once, as relative motion starts at the best of them; frames are drawn as they are
         asked for.
 
         Args:
-            driving: video, gif or folder of frames; a FrameSource; or uint8 frames [H,W,3], a list if ``crop``.
+            driving: video, gif or folder of frames; a FrameSource; or uint8 frames [H,W,3], a list if ``crop``. Or a
+                motion file (.npz) or Motion, of the same keypoint detector.
             transfer: Transfer: relative motion from the closest poses, if nothing else is said.
 
         Raises:
             UserError: the clip is missing, damaged or without a face to crop to; motion can't start where it is to.
         """
-        keypoints = self.targets(self.fitted(driving), transfer)
+        clip = load_motion(driving) if is_motion_file(driving) else driving
+        keypoints = self.targets(clip if isinstance(clip, Motion) else self.fitted(clip), transfer)
         return iter(self._watch(self.render(keypoints), len(keypoints.value), "animating"))
 
     def save(
         self,
         output: AnyPath,
-        driving: AnyPath | Iterable[np.ndarray],
+        driving: AnyPath | Iterable[np.ndarray] | Motion,
         transfer: Transfer = RELATIVE,
         sound: bool = True,
     ) -> None:
         """Write what ``animate`` gives: .mp4, .gif or a folder for PNG frames, with the driving clip's rate and sound
-        (25 frames a second where it has none), and the record that it is synthetic.
+        (25 frames a second where it has none; motion files are silent), and the record that it is synthetic.
 
         Raises:
             UserError: as of ``animate``, or the output can't be written.
         """
-        source = open_frames(driving) if isinstance(driving, (str, os.PathLike)) else driving
-        path = getattr(source, "path", None)
-        comment = provenance.describe(self._files, path, self._digest())
-        outputs = [(output, path if sound else None)]
+        comment = provenance.describe(self._files, path_of(driving), self._digest())
+        source = load_motion(driving) if is_motion_file(driving) else driving
+        if not isinstance(source, Motion):
+            source = opened(source)
+        outputs = [(output, path_of(driving) if sound and not isinstance(source, Motion) else None)]
         with open_writers(outputs, getattr(source, "fps", FOLDER_FPS), comment) as (write,):
             for frame in self.animate(source, transfer):
                 write(frame)
@@ -172,24 +219,34 @@ class Reenactor:
 
     def fitted(self, driving: AnyPath | Iterable[np.ndarray]) -> Fitted:
         """A driving clip, as of ``animate``, as the network takes it: with ``crop``, cut to one box for all frames."""
-        source = open_frames(driving) if isinstance(driving, (str, os.PathLike)) else driving
+        source = opened(driving)
         if not self._crop:
             return Fitted(source, partial(fit, size=self.size))
-        box = find_clip_box(source, getattr(source, "path", "driving"), tell=self._tell)
+        searched = self._watch(source, getattr(source, "count_hint", None), SEARCHING)
+        box = find_clip_box(searched, getattr(source, "path", "driving"), tell=self._tell)
         return Fitted(source, lambda frame: fit(crop(frame, box), self.size))
 
-    def targets(self, driving: Fitted, transfer: Transfer = RELATIVE) -> KeypointArrays:
-        """The poses to draw for a driving clip, KeypointArrays of N: a few hundred bytes a frame."""
-        total = getattr(driving.source, "count_hint", None)
-        poses = self.keypoints(self._watch(read_ahead(driving), total, "reading poses"))
+    def targets(self, driving: Fitted | Motion, transfer: Transfer = RELATIVE) -> KeypointArrays:
+        """The poses to draw for a driving clip, KeypointArrays of N: a few hundred bytes a frame.
+
+        Raises:
+            UserError: a Motion is of another detector; or as of ``Transfer.begin``.
+        """
+        poses = self.record(driving).keypoints if isinstance(driving, Motion) else self._poses(driving)
         return transfer.begin(self.reference_keypoints, poses, self._tell)(poses)
+
+    def record(self, driving: Fitted | Motion) -> Motion:
+        """The poses of a driving clip, to drive with again: see ``save_motion``. Frames without a rate get 25 a second.
+        A Motion comes back as it is, a UserError if it is of another detector."""
+        probe = self._probe()
+        if isinstance(driving, Motion):
+            driving.check_detector(probe)
+            return driving
+        return Motion(self._poses(driving), getattr(driving.source, "fps", FOLDER_FPS), probe)
 
     def keypoints(self, frames: Iterable[np.ndarray]) -> KeypointArrays:
         """The poses of N >= 1 frames uint8 [S,S,3], as they are -> KeypointArrays of N."""
-        parts = [self._animator.keypoints(images_to_array(chunk)) for chunk in batches(frames, self._batch)]
-        if not parts:
-            raise ValueError("no driving frame")
-        return KeypointArrays(*(np.concatenate(part) for part in zip(*parts)))
+        return find_keypoints(self._graphs, frames, self._batch)
 
     def render(self, keypoints: KeypointArrays) -> Iterator[np.ndarray]:
         """Draw the poses of KeypointArrays: yields uint8 [S,S,3].
@@ -207,9 +264,18 @@ class Reenactor:
             check_finite(breakdown.warped)
             yield from zip(array_to_images(prediction), map(Breakdown, *breakdown))
 
-    def _read(self, picture: AnyPath | np.ndarray, number: int) -> np.ndarray:
+    def _poses(self, driving: Fitted) -> KeypointArrays:
+        total = getattr(driving.source, "count_hint", None)
+        return self.keypoints(self._watch(read_ahead(driving), total, "reading poses"))
+
+    def _probe(self) -> np.ndarray:
+        """What marks the keypoint detector, float32 [n,6]."""
+        value, jacobian = self.keypoints([probe_picture(self.size)])
+        return np.concatenate([value[0], jacobian[0].reshape(-1, 4)], axis=1)
+
+    def _read(self, picture: AnyPath | np.ndarray, number: int) -> Framed:
         if isinstance(picture, np.ndarray):
             image, name = picture, f"reference {number}"
         else:
             image, name = read_image(picture), str(picture)
-        return crop(image, find_image_box(image, name, self._tell)) if self._crop else image
+        return Framed(image, find_image_box(image, name, self._tell) if self._crop else None)

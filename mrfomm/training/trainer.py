@@ -3,12 +3,9 @@
 import contextlib
 import functools
 import math
-import os
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 import nnabla.solvers as S
 import numpy as np
@@ -17,11 +14,11 @@ from tqdm import tqdm
 
 from mrfomm.config import Config, TrainConfig, config_to_yaml
 from mrfomm.data.loader import Batch, Loader
-from mrfomm.data.workers import STOP_SIGNALS
 from mrfomm.errors import UserError
 from mrfomm.model.checkpoint import BEST, Checkpoint, ParameterTree, save_checkpoint
 from mrfomm.runtime.overlap import read_ahead
 from mrfomm.runtime.processes import Communicator
+from mrfomm.runtime.stopping import stop_requests
 from mrfomm.store import whole_file
 from mrfomm.training.equivariance import Deformation, draw_deformation
 from mrfomm.training.resuming import best_so_far, load_states, resumed_position
@@ -45,7 +42,6 @@ from mrfomm.training.validation import HeldOut, digest_of, is_finite, reconstruc
 from mrfomm.training.watch import TOTAL, RunLog
 
 ADAM_BETAS = (0.5, 0.999)  # FOMM
-HEARD = b"\nstopping after this step, which is saved; Ctrl-C again stops at once\n"
 
 
 def learning_rate(train: TrainConfig, epoch: int) -> float:
@@ -120,7 +116,7 @@ class Trainer:
 
         A checkpoint of step 0 shows at once whether there is room for one, and lets any later moment be resumed.
         """
-        with _stop_requests(self._communicator.rank == 0) as requests, contextlib.closing(self._run_log):
+        with stop_requests(self._communicator.rank == 0) as requests, contextlib.closing(self._run_log):
             with self._bar() as bar:
                 self._begin(bar)
                 epochs = range(self.progress.epoch, self.config.train.epochs)
@@ -287,25 +283,3 @@ class Trainer:
         """What the model will say that it knows, see ``Knowledge``."""
         data, size = self.config.data, self.config.model.image_size
         return f"{data.about or f'clips of {data.root}'}, {size}x{size} pixels"
-
-
-@contextlib.contextmanager
-def _stop_requests(speaks: bool = False) -> Iterator[list[int]]:
-    """Context manager whose list takes up the STOP_SIGNALS that arrive; ``speaks``: tell Ctrl-C that it was heard."""
-    requests: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if requests and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requests.append(number)
-        if speaks and number == signal.SIGINT:
-            os.write(2, HEARD)  # print() may be what was interrupted
-
-    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started so as to outlive its terminal
-    numbers = [number for number in STOP_SIGNALS if not (is_nohup and number == signal.SIGHUP)]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """animate.py: outputs, options, and one clear line for bad input."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 import tiny
 
+from mrfomm import bundled
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
+from mrfomm.media import provenance
+from mrfomm.media.images import read_image
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
+from mrfomm.store import sha256_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,6 +37,7 @@ def files(tmp_path_factory):
             sink.write(image)
     (folder / "empty").mkdir()
     (folder / "text.mp4").write_text("no video")
+    (folder / "text.npz").write_text("no motion")
     (folder / "text.png").write_text("no picture")
     (folder / "half.mp4").write_bytes((folder / "driving.mp4").read_bytes()[:700])
     return folder
@@ -95,6 +101,73 @@ def test_first_and_number_and_scale(files, tmp_path):
     assert (read(tmp_path / "scaled") != read(tmp_path / "zero")).any()
 
 
+def test_references_of_a_clip(files, tmp_path, capsys):
+    """The frames written beside the result give the same result as references; the record names the clip."""
+    run(
+        files,
+        tmp_path / "a",
+        "--count",
+        "3",
+        "--save-refs",
+        str(tmp_path / "refs"),
+        refs=["driving"],
+        driving="driving.mp4",
+    )
+    told = re.search(r"driving: references are frames (.*?);", capsys.readouterr().err)[1]
+    numbers = [int(part.split()[0]) for part in told.split(", ")]
+    assert len(set(numbers)) == 3
+    images = np.stack([imageio.imread(files / "driving" / f"{number}.png") for number in numbers])
+    np.testing.assert_array_equal(read(tmp_path / "refs"), images)
+    run(files, tmp_path / "b", refs=sorted((tmp_path / "refs").iterdir()), driving="driving.mp4")
+    np.testing.assert_array_equal(read(tmp_path / "a"), read(tmp_path / "b"))
+    assert provenance.read(tmp_path / "a")["references"] == [provenance.clip_digest(files / "driving")]
+
+
+def test_motion_files_drive_as_their_clip_does(files, tmp_path, capsys):
+    motion = tmp_path / "m.npz"
+    run(files, tmp_path / "clip", "--save-motion", str(motion), driving="driving.mp4")
+    run(files, tmp_path / "plain", driving="driving.mp4")
+    np.testing.assert_array_equal(read(tmp_path / "clip"), read(tmp_path / "plain"))
+    run(files, tmp_path / "again", driving=motion)
+    assert np.abs(read(tmp_path / "again").astype(int) - read(tmp_path / "plain")).max() <= 1
+    assert "m.npz: a motion file has no sound" in capsys.readouterr().err
+    assert provenance.read(tmp_path / "again")["driving"] == sha256_of(motion)
+    run(files, tmp_path / "again.mp4", "--no-audio", driving=motion)
+    assert (open_frames(tmp_path / "again.mp4").fps, "no sound" in capsys.readouterr().err) == (12, False)
+
+
+def test_strength_and_size(files, tmp_path):
+    run(files, tmp_path / "still", "--strength", "0", "--size", "80")
+    still = read(tmp_path / "still")
+    assert still.shape == (7, 80, 80, 3)
+    assert (still == still[0]).all()
+    run(files, tmp_path / "beside", "--side-by-side", "--size", "64")
+    assert read(tmp_path / "beside").shape == (7, 64, 320, 3)
+
+
+def test_the_face_goes_back_into_the_first_picture(files, tmp_path, capsys):
+    """Outside the box nothing changes, and the start is at the first picture, whatever is nearer."""
+    heads = [read_image(path) for path in bundled.SAMPLE_REFERENCES]
+    picture = np.full((301, 380, 3), (40, 90, 160), np.uint8)
+    picture[30:286, 60:316] = heads[0]
+    imageio.imwrite(tmp_path / "wide.png", picture)
+    refs = [tmp_path / "wide.png", *bundled.SAMPLE_REFERENCES[1:]]
+    run(files, tmp_path / "a", "--crop", "--paste-back", refs=refs, driving=bundled.SAMPLE_DRIVING)
+    size, x, y = map(
+        int,
+        re.search(
+            r"wide.png: cropped to (\d+)x\d+ pixels at \((\d+), (\d+)\)", err := capsys.readouterr().err
+        ).groups(),
+    )
+    assert "from reference 1" in err
+    result = read(tmp_path / "a")
+    assert result.shape[1:] == picture.shape
+    inside = np.zeros(picture.shape[:2], bool)
+    inside[y : y + size, x : x + size] = True
+    assert (result[:, ~inside] == picture[~inside]).all()
+    assert (result[:, y + size // 2, x + size // 2] != picture[y + size // 2, x + size // 2]).any()
+
+
 @pytest.mark.parametrize("option", ["--output", "--masks"])
 @pytest.mark.parametrize("taken", ["driving", "driving.mp4", "r1.png"])
 def test_no_result_takes_the_place_of_what_it_is_made_from(files, tmp_path, taken, option):
@@ -115,6 +188,24 @@ def test_masks_do_not_take_the_place_of_the_result(files, tmp_path):
 
 
 BAD = [
+    (["--count", "8"], {"refs": ["driving"]}, "--count 8: .*driving has 7 frames"),
+    (["--count", "0"], {"refs": ["driving"]}, "--count 0"),
+    (["--count", "2"], {}, "--count 2: .* one clip"),
+    (["--count", "2", "--crop"], {"refs": ["driving"]}, "driving: no face"),
+    (["--save-refs", "x"], {}, "--save-refs x: .* give --count"),
+    (["--count", "2", "--save-refs", "x.mp4"], {"refs": ["driving"]}, "--save-refs x.mp4: give a folder"),
+    ([], {"refs": ["driving.mp4"]}, "driving.mp4: is a clip; give --count"),
+    (["--paste-back"], {}, "--paste-back: .* give --crop"),
+    (["--paste-back", "--crop", "--size", "64"], {}, "--paste-back: .* leave out --size"),
+    (["--size", "8"], {}, "--size 8"),
+    (["--strength", "-1"], {}, "--strength -1"),
+    (["--strength", "nan"], {}, "--strength nan"),
+    (["--motion", "absolute", "--strength", "0.5"], {}, "--strength are for relative motion"),
+    (["--save-motion", "m.mp4"], {}, "--save-motion m.mp4: .*npz"),
+    ([], {"driving": "none.npz"}, "none.npz: no such file"),
+    ([], {"driving": "text.npz"}, "text.npz: damaged or not a motion file"),
+    (["--side-by-side"], {"driving": "text.npz"}, "--side-by-side: a motion file"),
+    (["--fps", "3"], {"driving": "text.npz"}, "--fps: a motion file"),
     (["--start", "7"], {}, "--start 7: the driving clip has 7 frames"),
     (["--start", "soon"], {}, "--start soon"),
     (["--batch", "0"], {}, "--batch 0"),

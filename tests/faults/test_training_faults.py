@@ -21,6 +21,7 @@ from mrfomm.commands import train
 from mrfomm.config import config_to_yaml
 from mrfomm.errors import UserError
 from mrfomm.model.checkpoint import list_checkpoints, load_checkpoint, read_h5, verify_checkpoint
+from mrfomm.runtime.stopping import stop_requests
 from mrfomm.store import locked
 from mrfomm.training import trainer as training
 from mrfomm.training.run_folder import load_resumable
@@ -242,7 +243,7 @@ def test_a_run_that_is_to_outlive_its_terminal_does(monkeypatch):
     """nohup ignores SIGHUP, and so does the run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with training._stop_requests() as requests:
+        with stop_requests() as requests:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not requests
             os.kill(os.getpid(), signal.SIGTERM)

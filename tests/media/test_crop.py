@@ -10,7 +10,18 @@ import pytest
 
 import mrfomm
 from mrfomm.errors import UserError
-from mrfomm.media.crop import MARGIN, Box, FaceFinder, crop, find_clip_box, find_image_box, square_box
+from mrfomm.media.crop import (
+    MARGIN,
+    Box,
+    FaceFinder,
+    Framed,
+    Paste,
+    crop,
+    find_clip_box,
+    find_image_box,
+    resized,
+    square_box,
+)
 from mrfomm.media.images import read_image
 
 
@@ -56,6 +67,58 @@ def test_crop():
     assert part.shape == (4, 4, 3)
     np.testing.assert_array_equal(part[0, 0], frame[2, 3])
     np.testing.assert_array_equal(part[3, 3], frame[5, 6])
+
+
+def smooth_picture(height=150, width=180):
+    y, x = np.mgrid[:height, :width] / 25
+    return np.stack([128 + 100 * np.sin(x + y), 128 + 100 * np.cos(x - y), 60 + x + y], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("box", [Box(40, 30, 64), Box(0, 0, 150), Box(116, 86, 64), Box(11, 0, 33)])
+def test_outside_of_what_is_put_back_nothing_changes(box):
+    image = smooth_picture()
+    before = image.copy()
+    result = Paste(Framed(image, box))(np.full((64, 64, 3), 255, np.uint8))
+    inside = np.zeros(image.shape, bool)
+    inside[box.y : box.y + box.size, box.x : box.x + box.size] = True
+    np.testing.assert_array_equal(result[~inside], before[~inside])
+    np.testing.assert_array_equal(image, before)
+    middle = crop(result, box)[box.size // 4 : -box.size // 4, box.size // 4 : -box.size // 4]
+    assert (middle == 255).all()
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [(64, 0), (32, 3), (128, 3)])
+def test_what_was_cut_out_fits_back(size, tolerance):
+    """A square shrunk to half, or enlarged, and put back gives the smooth picture again."""
+    image, box = smooth_picture(), Box(40, 30, 64)
+    result = Paste(Framed(image, box))(resized(crop(image, box), size))
+    assert np.abs(result.astype(int) - image).max() <= tolerance
+
+
+def test_edges_are_soft_but_at_the_edges_of_the_picture():
+    image = np.zeros((100, 100, 3), np.uint8)
+    result = Paste(Framed(image, Box(0, 20, 80)))(np.full((8, 8, 3), 200, np.uint8))[..., 0]
+    assert (result[60, :70] == 200).all()  # the left side is the picture's
+    right, top = result[60, 68:82].astype(int), result[18:32, 40].astype(int)
+    for profile in (right[::-1], top):
+        assert (np.diff(profile) >= 0).all()
+        assert np.diff(profile).max() < 40
+        assert profile[0] == 0
+        assert profile[-1] == 200
+
+
+def test_pictures_without_a_box_are_replaced_by_their_upper_left_square():
+    face = smooth_picture(20, 20)
+    np.testing.assert_array_equal(Paste(Framed(np.zeros((20, 20, 3), np.uint8)))(face), face)
+
+
+@pytest.mark.parametrize("height", [16, 64, 200])
+def test_resized_keeps_proportions_and_grey_values(height):
+    image = smooth_picture(64, 128)
+    other = resized(image, height)
+    assert other.shape == (height, 2 * height, 3)
+    assert abs(other.mean() - image.mean()) < 1
+    np.testing.assert_allclose(resized(other, 64).astype(int), image, atol=255 if height < 64 else 4)
 
 
 def test_clip_box_is_that_of_the_median_face():

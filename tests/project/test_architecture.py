@@ -35,7 +35,7 @@ STANDS_ON = {
     "networks": "",
     "runtime": "networks",  # batch norm over several processes
     "media": "",
-    "data": "media runtime.threads",
+    "data": "media runtime.threads runtime.stopping",
     "heads": "media runtime.threads bundled",
     "config": "data.augment",
     "model": "networks config",

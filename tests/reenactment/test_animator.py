@@ -8,7 +8,7 @@ from tolerance import order_of_sums
 from mrfomm.errors import UserError
 from mrfomm.model import load_model, model_digest
 from mrfomm.reenactment.animator import Animator, array_to_images, images_to_array
-from mrfomm.reenactment.motion import KeypointArrays, find_start, hull_area, movement_scale, relative_motion
+from mrfomm.reenactment.motion import KeypointArrays, Transfer, find_start, hull_area, movement_scale, relative_motion
 from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 
 MODES = ("patch", "element", "mean", "occlusion")
@@ -118,6 +118,24 @@ def test_no_motion_gives_the_anchor():
     ours = relative_motion(anchor, initial, initial)
     np.testing.assert_allclose(ours.value, anchor.value, atol=1e-6)
     np.testing.assert_allclose(ours.jacobian, anchor.jacobian, atol=1e-5)
+
+
+def test_strength_goes_from_the_anchor_to_the_whole_motion():
+    rng = np.random.default_rng(2)
+    anchor, initial, driving = random_keypoints(rng, 1), random_keypoints(rng, 1), random_keypoints(rng, 4)
+    whole = relative_motion(anchor, driving, initial, 0.5)
+    for ours, theirs in zip(relative_motion(anchor, driving, initial, 0.5, strength=1), whole):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(relative_motion(anchor, driving, initial, 0.5, strength=0), anchor):
+        np.testing.assert_array_equal(ours, np.repeat(theirs, 4, axis=0))
+    for strength in (0.3, 1.7):
+        for ours, to, from_ in zip(relative_motion(anchor, driving, initial, 0.5, strength), whole, anchor):
+            np.testing.assert_allclose(ours, from_ + strength * (to - from_), rtol=1e-4, atol=1e-4)
+    for bad in (-0.1, 2.1, float("nan")):
+        with pytest.raises(ValueError, match="strength"):
+            Transfer(strength=bad)
+    with pytest.raises(ValueError, match="strength"):
+        Transfer("absolute", strength=0.5)
 
 
 def test_scale_is_the_ratio_of_hulls():

@@ -264,7 +264,17 @@ def test_the_face_is_looked_for_until_it_is_found_once(reenactor):
 
 @pytest.mark.parametrize(
     "options",
-    [["--output", "a.mp4"], ["--masks", "m"], ["--no-audio"], ["--no-provenance"], ["--batch", "2"], ["--start", "3"]],
+    [
+        ["--output", "a.mp4"],
+        ["--masks", "m"],
+        ["--paste-back", "--crop"],
+        ["--size", "64"],
+        ["--save-motion", "m.npz"],
+        ["--no-audio"],
+        ["--no-provenance"],
+        ["--batch", "2"],
+        ["--start", "3"],
+    ],
 )
 def test_options_that_need_a_clip(options):
     with pytest.raises(UserError, match=f"{options[0]}: a camera's result is shown"):

@@ -38,6 +38,7 @@ class Start(NamedTuple):
     anchor: int
 
 
+MOST_STRENGTH = 2.0
 Move = Callable[[KeypointArrays], KeypointArrays]  # driving keypoints of N frames -> those to draw, of N
 
 
@@ -46,17 +47,21 @@ class Transfer:
     """How driving poses become the poses to draw: "relative" motion moves a reference, "absolute" copies poses.
 
     The rest is for relative motion. adapt_scale: scale it by the sizes of the faces. start: number of the driving frame
-    it starts from; anchor: index of the reference that is moved; None for those closest in pose.
+    it starts from; anchor: index of the reference that is moved; None for those closest in pose. strength: how much of
+    it is transferred, 0 (still) to MOST_STRENGTH.
     """
 
     motion: str = "relative"
     adapt_scale: bool = False
     start: int | None = None
     anchor: int | None = None
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.motion not in ("relative", "absolute"):
             raise ValueError(f"motion {self.motion!r}: relative or absolute")
+        if not 0 <= self.strength <= MOST_STRENGTH or (self.motion == "absolute" and self.strength != 1):
+            raise ValueError(f"strength {self.strength}: 0 to {MOST_STRENGTH:g}, and 1 with absolute motion")
 
     def begin(
         self, references: KeypointArrays, driving: KeypointArrays, tell: Callable[[str], object] = lambda line: None
@@ -75,24 +80,29 @@ class Transfer:
         tell(f"motion starts at driving frame {start.frame} from reference {start.anchor + 1}")
         anchor, initial = references.frame(start.anchor), driving.frame(start.frame)
         scale = movement_scale(anchor, initial) if self.adapt_scale else 1.0
-        return partial(relative_motion, anchor, initial=initial, scale=scale)
+        return partial(relative_motion, anchor, initial=initial, scale=scale, strength=self.strength)
 
 
 RELATIVE = Transfer()
 
 
 def relative_motion(
-    anchor: KeypointArrays, driving: KeypointArrays, initial: KeypointArrays, scale: float = 1.0
+    anchor: KeypointArrays,
+    driving: KeypointArrays,
+    initial: KeypointArrays,
+    scale: float = 1.0,
+    strength: float = 1.0,
 ) -> KeypointArrays:
     """Transfer the motion of N frames since an initial one to an anchor's keypoints (FOMM, equation 20).
 
-    p = p_a + scale (p_d - p_d0), J = J_d J_d0^-1 J_a.
+    p = p_a + s scale (p_d - p_d0), J = ((1 - s) I + s J_d J_d0^-1) J_a, where s is the strength: with 1 it is FOMM's.
 
     Raises:
         UserError: a jacobian of the initial frame is singular.
     """
-    value = anchor.value + scale * (driving.value - initial.value)
-    jacobian = driving.jacobian @ _inverse(initial.jacobian) @ anchor.jacobian
+    value = anchor.value + strength * scale * (driving.value - initial.value)
+    change = driving.jacobian @ _inverse(initial.jacobian)
+    jacobian = ((1 - strength) * np.eye(2, dtype=np.float32) + strength * change) @ anchor.jacobian
     return KeypointArrays(value.astype(np.float32), jacobian.astype(np.float32))
 
 
