@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -102,7 +103,11 @@ def started_as() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
     if not sys.argv[0].endswith(".py"):
         return os.path.basename(sys.argv[0])
-    return re.sub(r"\.(__main__|commands|media)\b", "", f"python -m {spec.name}") if spec else f"python {sys.argv[0]}"
+    return (
+        re.sub(r"\.(__main__|commands|media)\b", "", f"python -m {spec.name}")
+        if spec
+        else f"python {shlex.quote(sys.argv[0])}"
+    )
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

@@ -7,7 +7,6 @@ and closed eyes.
 
 import cv2
 import numpy as np
-from mrfomm.media.pictures import tile
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
@@ -17,6 +16,7 @@ from mrfomm.heads.person import render_frame
 from mrfomm.heads.photographed.camera import film
 from mrfomm.heads.scene import PAPER_FRAMING, Backdrop, Scene, make_stage, paper_lights, sample_scene
 from mrfomm.heads.studio import open_studio
+from mrfomm.reenactment.pictures import tile
 from mrfomm.store import whole_file
 
 TURNS = {"yaw": (-60, -30, 0, 30, 60), "pitch": (-30, -15, 0, 15, 30), "roll": (-30, -15, 0, 15, 30)}

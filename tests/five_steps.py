@@ -45,7 +45,7 @@ def share(batch, communicator):
     """This process' samples of a global batch."""
     size = BATCH // communicator.size
     start = communicator.rank * size
-    return Batch(*(array[start : start + size] for array in batch))
+    return Batch(*(array[start : start + size] for array in batch[:2]))
 
 
 def five_steps(communicator, folder):

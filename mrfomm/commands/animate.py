@@ -36,8 +36,8 @@ from mrfomm.reenactment.reenactor import Fitted, Reenactor, Write, is_motion_fil
 from mrfomm.reenactment.references import FromClip
 
 OUTPUT = "result.mp4"
-REFERENCES = "pictures of the face, or one clip (bundled pictures)"
-DRIVING = "video, gif, folder, motion file, or webcam[:N] for a live view (a bundled clip)"
+REFERENCES = "pictures of the face, or one clip (bundled)"
+DRIVING = "clip, folder, motion file or webcam[:N] (bundled)"
 SIZES = range(16, 4097)
 
 
@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--count", type=int, metavar="N", help="choose N frames of --refs, a clip (takes pictures)")
     add("--save-refs", metavar="DIR", help="write the chosen frames as PNG (nowhere)")
     add("--driving", metavar="PATH", default=bundled.SAMPLE_DRIVING, help=DRIVING)
-    weights_help = "checkpoint, run folder or exported model (the bundled one)"
+    weights_help = "checkpoint, run or exported model (bundled)"
     add("--weights", metavar="CKPT", default=bundled.MODEL, help=weights_help)
     add("-o", "--output", metavar="PATH", help=f".mp4 or .gif file to write, or folder for PNG frames ({OUTPUT})")
     motions = ("relative", "absolute")
@@ -58,7 +58,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     strength = f"strength of relative motion, 0 (still) to {MOST_STRENGTH:g} (%(default)s)"
     add("--strength", type=float, default=1, metavar="S", help=strength)
     places = "auto|first|N"
-    add("--start", default="auto", metavar=places, help="frame that relative motion starts from, the first is 0 (auto)")
+    add("--start", default="auto", metavar=places, help="frame relative motion starts from, from 0 (auto)")
     add_fusion(parser)
     add("--fps", type=float, metavar="N", help="frames per second of a --driving folder, which doesn't say (25)")
     add("--masks", metavar="DIR", help="write each reference's warp, mask and masked result, one picture per frame")
@@ -66,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--paste-back", action="store_true", help="put the face back where --crop cut it out")
     add("--size", type=int, metavar="N", help="height of the result in pixels (the model's)")
     add("--save-motion", metavar="FILE", help="write a .npz to be a later --driving (nowhere)")
-    add("--side-by-side", action="store_true", help="show references, driving frames and result in one video")
+    add("--side-by-side", action="store_true", help="references, driving and result in one video")
     add("--no-audio", action="store_true", help="leave the driving clip's sound out")
     add("--no-provenance", action="store_true", help="leave out the record that it is synthetic, with its sources")
     add_computing(parser, batch=1)

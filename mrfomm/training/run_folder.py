@@ -144,8 +144,8 @@ def tell_stopped(config: Config, run: Path, step: int, processes: int) -> None:
 
 def resuming_command(config: Config, run: Path, processes: int) -> str:
     """The command that goes on with a run, for a shell."""
-    words = ["mpirun", "-n", str(processes)] if processes > 1 else []
-    words += [*started_as().split(), "--resume", str(run)]
+    program = f"mpirun -n {processes} {started_as()}" if processes > 1 else started_as()
+    words = ["--resume", str(run)]
     if ":" in config.model.fusion.mode:  # it is imported only if it is named
         words += ["--set", f"model.fusion.mode={config.model.fusion.mode}"]
-    return shlex.join(words)
+    return f"{program} {shlex.join(words)}"

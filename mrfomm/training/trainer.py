@@ -141,7 +141,7 @@ class Trainer:
     def _run_epoch(self, epoch: int, requests: Sequence[int], bar: tqdm) -> bool:
         """Returns whether it came to its end: a request to stop is heeded after each step."""
         bar.set_description(f"epoch {epoch + 1}/{self.config.train.epochs}")
-        if bar.n == bar.initial:
+        if self._batch is None:
             bar.set_postfix_str("first step: compiling, making room")
         with contextlib.closing(self._batches(epoch)) as batches:
             for batch in batches:

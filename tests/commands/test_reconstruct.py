@@ -333,10 +333,10 @@ def test_bad_input_is_named_and_nothing_is_left(files, tmp_path, options, change
 
 def test_a_folder_with_something_else_is_refused(files, tmp_path):
     (tmp_path / "notes.txt").write_text("kept")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="holds something other"):
         run(files, tmp_path)
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="holds something other"):
         run(files, tmp_path / "file")
 
 

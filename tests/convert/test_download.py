@@ -2,13 +2,13 @@
 
 import hashlib
 import http.server
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,7 +154,8 @@ def test_connection_refused(tmp_path):
 
 def test_an_interrupted_fetch_leaves_nothing(site, tmp_path):
     command = [sys.executable, "-m", "mrfomm.convert", *arguments(tmp_path, f"{site}/slow.h5")]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ}) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs don't hear Ctrl-C
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heard) as process:
         while b"fetching" not in process.stderr.read1():
             pass
         process.send_signal(signal.SIGINT)

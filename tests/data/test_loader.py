@@ -13,7 +13,7 @@ from PIL import Image
 import mrfomm.data
 from mrfomm.data.augment import AugmentOptions, augment
 from mrfomm.data.clips import find_clips, open_clip
-from mrfomm.data.loader import Loader
+from mrfomm.data.loader import Batch, Loader
 from mrfomm.data.sampling import draw_sample, epoch_order, group_items
 from mrfomm.errors import UserError
 from mrfomm.heads.dataset import write_labels
@@ -95,7 +95,9 @@ def test_workers_make_the_same_batches(clips, num_workers):
 def test_ranks_share_the_global_batch(clips, world):
     alone = batches(make(clips, batch_size=8))
     ranks = [batches(make(clips, batch_size=8 // world, rank=rank, world=world)) for rank in range(world)]
-    together = [type(parts[0])(*map(np.concatenate, zip(*parts))) for parts in zip(*ranks)]
+    together = [
+        Batch(*(np.concatenate(shares) for shares in zip(*(part[:2] for part in parts)))) for parts in zip(*ranks)
+    ]
     assert_equal(together, alone)
 
 
@@ -228,7 +230,7 @@ def test_clips_without_labels_are_named(labelled, tmp_path):
 
 @pytest.mark.parametrize(
     ("digest", "rows", "problem"),
-    [("", 9, "9 rows, but the clip has 10 frames"), ("0" * 64, 10, "of another clip than"), ("", 0, "no row")],
+    [("", 9, "9 rows, but the clip has 10 frames"), ("0" * 64, 10, "of a different clip than"), ("", 0, "no row")],
 )
 def test_clips_with_labels_of_others_are_broken(labelled, tmp_path, caplog, digest, rows, problem):
     path = tmp_path / "labels" / "train" / "id2#0.csv"

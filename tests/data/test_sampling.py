@@ -200,7 +200,7 @@ def test_without_a_rule_draws_are_what_they_were():
         item = items[index % 3]
         clip, seed = item[generator.integers(len(item))], int(generator.integers(2**63))
         *references, driving = generator.choice(length, 4, replace=False).tolist()
-        assert draw_sample(5, 2, index, items, 3, lambda _: length) == (clip, tuple(references), driving, seed)
+        assert draw_sample(5, 2, index, items, 3, lambda _: length) == (clip, tuple(references), driving, seed, False)
 
 
 def test_clips_too_short_for_a_rule_repeat_frames():

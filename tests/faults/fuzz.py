@@ -68,7 +68,7 @@ NOTICES = re.compile(
             r"stepping over a checkpoint: .*",
             r".*: is of (step \d+; it stays until|a later step; kept as) .*",
             r"(data|device|folder|model|steps) {2,}\S.*|model\.image_size = \d+ is larger than the clips.*",
-            r" {4}.* --resume .*|stopping after this step.*",
+            r"( {4})?.* --resume \S+|stopping after this step.*",
             r"(stopped; step \d+ is saved|all \d+ epochs are done|the training clips are others).*",
             r"(train|data)\.\w+ was .*, is .*|.*: trained with model\..*",
             r"\d+ of \d+ training clips have fewer than .*|.*: not there, so nothing is validated .*",

@@ -61,7 +61,15 @@ def refuse(tmp_path, capsys):
             run_command(lambda: main([str(argument) for argument in arguments]))
         printed = capsys.readouterr()
         assert left.value.code == 2, printed.err
-        lines = [line for line in printed.err.splitlines() if not line.startswith("stepping over a checkpoint: ")]
+        told = (
+            "stepping over a checkpoint: ",
+            "data  ",
+            "device  ",
+            "folder  ",
+            "model  ",
+            "steps  ",
+        )  # before it is met
+        lines = [line for line in printed.err.splitlines() if not line.startswith(told)]
         assert len(lines) == 1, printed.err
         assert lines[0].startswith("error: ")
         assert printed.out == ""

@@ -118,4 +118,4 @@ def test_a_missing_extra_is_named_as_it_is_installed(installed, tmp_path):
     code = "import sys; sys.modules['gradio'] = None\nfrom mrfomm import __main__, errors\n"
     code += "try: __main__.main(['app'])\nexcept errors.UserError as error: print(error)"
     (installed / "bin" / "app").write_text(code)
-    assert "; pip install mrfomm[app], on" in run(installed, tmp_path, "app")
+    assert "; pip install mrfomm[app]\n" in run(installed, tmp_path, "app")

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -311,7 +310,7 @@ def test_the_page_answers_and_fills_an_order(tmp_path):
             with urllib.request.urlopen(f"{address}/config", timeout=60) as answer:
                 page = answer.read().decode()
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
     assert "This model was trained on 800 clips of 400 rendered heads" in page
     assert "python -m mrfomm.convert --download vox" in page
 
