@@ -150,6 +150,8 @@ class DiscriminatorStep:
 
 def unfolded(keypoints: Keypoints, count: int) -> list[Keypoints]:
     """Keypoints [B*count,...] as ``count`` Keypoints [B,...]: the first of every sample, the second ..."""
+    if count == 1:  # which nnabla's split refuses
+        return [keypoints]
     parts = (F.reshape(part, (-1, count, *part.shape[1:])) for part in keypoints)
     return [Keypoints(*each) for each in zip(*(F.split(part, axis=1) for part in parts))]
 

@@ -124,8 +124,9 @@ def test_held_out_clips_are_told_apart():
     assert len({same, *map(validation.digest_of, others)}) == 5
 
 
-def test_a_twin_moves_the_first_references_keypoints():
-    step, config, batch, _, tree = stepped(data={"twins": 0.5})
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_twin_moves_the_first_references_keypoints(count):
+    step, config, batch, _, tree = stepped(data={"twins": 0.5, "num_references": count})
     with tree.scope():
         encoded = encode_references(nn.Variable.from_numpy_array(batch.references), config.model, training=True)
         movers = nn.Variable.from_numpy_array(batch.movers.reshape(-1, *batch.movers.shape[2:]))
@@ -135,14 +136,13 @@ def test_a_twin_moves_the_first_references_keypoints():
             KeypointArrays(*(part.d for part in found[:2])),
             KeypointArrays(*(part.d for part in found[2:])),
         )
-        count = config.data.num_references
         poses = [
             relative_motion(references.frame(count * i), moving.frame(2 * i + 1), moving.frame(2 * i)) for i in range(2)
         ]
         pose = Keypoints(*(nn.Variable.from_numpy_array(np.concatenate(part)) for part in zip(*poses)))
         expected = run(synthesise(encoded, pose, config.model, training=True).prediction)
-    np.testing.assert_allclose(step.prediction.d, expected, atol=1e-4)
-    assert np.abs(expected - run_without_twins(config, batch, tree)).max() > 1e-3
+    np.testing.assert_allclose(step.prediction.d, expected, atol=1e-3)  # the inverse is in single precision
+    assert np.abs(expected - run_without_twins(config, batch, tree)).max() > 1e-2
 
 
 def run_without_twins(config, batch, tree):
