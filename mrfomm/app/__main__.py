@@ -61,7 +61,7 @@ def check(args: argparse.Namespace) -> Limits:
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
-    print(f"1/3 making the model ready, the first time up to a minute: {args.weights}", file=sys.stderr)
+    print(f"1/3 making the model ready, which takes longer the first time: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it

@@ -90,9 +90,9 @@ def build_page(studio: Workshop, folder: str, sessions: Sessions, kept: str) -> 
                     show_label=False, autoplay=True, loop=True, buttons=["download"], height=290, elem_id="beside"
                 )
                 hint = gradio.Markdown(HINT, elem_id="hint")
-                _examples(given)
                 download = gradio.DownloadButton("Download the result alone", visible=False, elem_id="download")
                 notes = gradio.Textbox(label="What was done", visible=False, elem_id="notes")
+                _examples(given)
         with gradio.Column(visible=False) as shares:
             gradio.Markdown(STRIP)
             strip = gradio.Image(show_label=False, buttons=["download", "fullscreen"], elem_id="strip")
@@ -117,7 +117,7 @@ def _given(frames: int) -> list[gradio.components.Component]:
         with gradio.Column(min_width=240):
             gradio.Markdown(PICTURES)
             references = gradio.Gallery(
-                label=f"1 to {MAX_REFERENCES} pictures, or 1 clip",
+                label=f"1 to {MAX_REFERENCES} pictures or a clip",
                 sources=["upload", "webcam", "clipboard"],
                 file_types=["image", "video"],
                 height=290,
@@ -172,9 +172,9 @@ def order_of(
 ) -> Order:
     """An Order from the components' values; those for relative motion don't count with absolute motion."""
     paths = tuple(path for path, _ in references or ())
-    # put back, the face must begin as the picture around it is
-    relative = Transfer(motion, adapt_scale, anchor=0 if paste else None, strength=strength)
-    transfer = relative if motion == "relative" else Transfer(motion)
+    transfer = Transfer(motion)
+    if motion == "relative":  # put back, the face must begin as the picture around it is
+        transfer = Transfer(motion, adapt_scale, anchor=0 if paste else None, strength=strength)
     return Order(paths, driving, fusion, transfer, crop or paste, paste, frames)
 
 
