@@ -39,6 +39,7 @@ Each row shows what one picture gave to the results below; black is what others 
 FOOTER = """Use pictures and clips only of people who have agreed, and tell viewers that a result is synthetic; its file
 says so in its metadata. Everything is computed on this server, without other services, and your files are removed
 after {kept}."""
+STRENGTH = "Strength of relative motion"
 PASTE = "Put the face back into the first picture (crops to it, too)"
 MOTIONS = [("relative: move the picture's own pose", "relative"), ("absolute: take the clip's pose", "absolute")]
 FUSIONS = {
@@ -146,31 +147,20 @@ def _options(studio: Workshop) -> list[gradio.components.Component]:
     modes = [(f"{trained}, as trained", mode), *others]
     with gradio.Accordion("Options", open=False, elem_id="options"):
         crop = gradio.Checkbox(label=CROP)
-        paste = gradio.Checkbox(label=PASTE, elem_id="paste")
+        paste = gradio.Checkbox(label=PASTE)
         adapt_scale = gradio.Checkbox(label="Scale relative motion by the sizes of the faces")
         with gradio.Row():
             motion = gradio.Radio(MOTIONS, value="relative", label="Motion", min_width=240)
             fusion = gradio.Dropdown(modes, value=mode, label="How the pictures are joined", min_width=240)
         with gradio.Row():
-            strength = gradio.Slider(
-                0, MOST_STRENGTH, 1, step=0.1, label="Strength of relative motion", min_width=240, elem_id="strength"
-            )
-            frames = gradio.Slider(1, MAX_REFERENCES, 3, step=1, label=COUNT, min_width=240, elem_id="frames")
+            strength = gradio.Slider(0, MOST_STRENGTH, 1, step=0.1, label=STRENGTH, min_width=240, elem_id="strength")
+            frames = gradio.Slider(1, MAX_REFERENCES, 3, step=1, label=COUNT, min_width=240)
     return [crop, paste, adapt_scale, motion, fusion, strength, frames]
 
 
-def order_of(
-    references: list[tuple[str, Any]] | None,
-    driving: str,
-    crop: bool,
-    paste: bool,
-    adapt_scale: bool,
-    motion: str,
-    fusion: str,
-    strength: float,
-    frames: int,
-) -> Order:
+def order_of(references: list[tuple[str, Any]] | None, driving: str, *options: Any) -> Order:
     """An Order from the components' values; those for relative motion don't count with absolute motion."""
+    crop, paste, adapt_scale, motion, fusion, strength, frames = options
     paths = tuple(path for path, _ in references or ())
     transfer = Transfer(motion)
     if motion == "relative":  # put back, the face must begin as the picture around it is
