@@ -39,7 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--host", default=LOCAL[0], metavar="IP", help="address to listen at; 0.0.0.0: open to all (%(default)s)")
     add("--port", type=int, metavar="N", help="port to listen at (the first free one from 7860)")
     add("--max-megabytes", type=float, default=100, metavar="N", help="largest upload in megabytes (%(default)s)")
-    add("--max-frames", type=int, default=1500, metavar="N", help="longest driving clip in frames (%(default)s)")
+    add("--max-frames", type=int, default=1500, metavar="N", help="longest clip in frames (%(default)s)")
     add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (%(default)s)")
     add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
     plugin = "offer a fusion mode of your own too; MODULE is imported (none)"
@@ -61,7 +61,7 @@ def check(args: argparse.Namespace) -> Limits:
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
-    print(f"1/3 loading the weights: {args.weights}", file=sys.stderr)
+    print(f"1/3 making the model ready, which takes longer the first time: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else nothing would clean up
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it

@@ -1,7 +1,8 @@
 """The jobs of the page: pictures and a driving clip in, videos and a film strip out. Nothing here knows of browsers."""
 
+import mimetypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +15,22 @@ from mrfomm.app.strip import film_strip
 from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media import provenance
+from mrfomm.media.crop import Box, Framed, Paste, resized
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment.animator import Breakdown
-from mrfomm.reenactment.backends import load_weights
+from mrfomm.reenactment.backends import load_weights, open_engine
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
-from mrfomm.reenactment.pictures import tile
-from mrfomm.reenactment.reenactor import Reenactor, Watch, open_writers
+from mrfomm.reenactment.reenactor import Reenactor, Tell, Watch, open_writers
+from mrfomm.reenactment.references import FromClip
 
 MAX_REFERENCES = 8
-MAX_SIDE = 4096  # pixels of a driving frame: a few of them are in memory at a time
+MAX_SIDE = 4096  # pixels of a clip's frame: a few of them are in memory at a time
+MAX_RESULT = 1280  # pixels of a picture that a face is put back into
 STRIP_FRAMES = 8
 
 
 class Limits(NamedTuple):
-    """What a visitor may ask for. megabytes: of one upload; frames: of the driving clip; queue: jobs that wait."""
+    """What a visitor may ask for. megabytes: of one upload; frames: of one clip; queue: jobs that wait."""
 
     megabytes: float
     frames: int
@@ -35,13 +38,16 @@ class Limits(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a visitor asks for. references, driving: paths; fusion: mode or None for the trained one."""
+    """What a visitor asks for. references: paths of pictures or of one clip, of which ``frames`` are taken;
+    driving: path; fusion: mode or None for the trained one; paste: put the face back into the first picture."""
 
     references: tuple[str, ...]
     driving: str
     fusion: str | None
     transfer: Transfer
-    crop: bool
+    crop: bool = False
+    paste: bool = False
+    frames: int = 3
 
 
 class Delivery(NamedTuple):
@@ -77,13 +83,36 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
     return replace(source, _open=checked)
 
 
+def is_clip(path: str) -> bool:
+    """Whether it is a video, by its name."""
+    return (mimetypes.guess_type(path)[0] or "").startswith("video/")
+
+
+def check(order: Order) -> None:
+    """Refuse an order that lacks something, or has too much of it."""
+    count = len(order.references)
+    if count > 1 and any(map(is_clip, order.references)):
+        raise UserError("a clip among the pictures; give pictures alone, or 1 clip of the face")
+    if not 1 <= count <= MAX_REFERENCES:
+        raise UserError(f"{count or 'no'} pictures; give 1 to {MAX_REFERENCES} of one face")
+    if not order.driving:
+        raise UserError("no driving clip; give a video, or record one")
+
+
+def within(picture: Framed, side: int) -> Framed:
+    """The picture shrunk, with its box, to ``side`` pixels at most."""
+    height, longest = len(picture.image), max(picture.image.shape)
+    shrunk = resized(picture.image, max(1, height * min(side, longest) // longest))
+    return Framed(shrunk, picture.box and Box(*(value * len(shrunk) // height for value in picture.box)))
+
+
 class Workshop:
     """Fills the orders of the page's visitors, one at a time. Arguments are as of animate.py.
 
     ``fusion_modes`` are those that the weights can do, the trained one first; ``knowledge`` is what they know.
 
     Raises:
-        UserError: the weights can't be loaded.
+        UserError: the weights can't be loaded, or not run as asked for.
     """
 
     def __init__(self, weights: AnyPath, context: str, backend: str, limits: Limits) -> None:
@@ -94,9 +123,12 @@ class Workshop:
         self._busy = threading.Lock()
         loaded = load_weights(weights)
         self.fusion_modes, self.knowledge = list(loaded.fusion_modes), loaded.knowledge
+        with loaded.context(context):
+            for breakdown in (False, True):  # what can't be done is said at the start; what is exported is kept
+                open_engine(loaded, backend=backend, breakdown=breakdown)
 
-    def animate(self, order: Order, folder: AnyPath, watch: Watch) -> Delivery:
-        """Fill an Order: write its files into a folder. ``watch``: see Reenactor.
+    def animate(self, order: Order, folder: AnyPath, watch: Watch, say: Tell = lambda line: None) -> Delivery:
+        """Fill an Order: write its files into a folder. ``watch``: see Reenactor; ``say``: takes what is done next.
 
         An order that its visitor has stopped goes on until it next looks at ``watch``; the next one waits for that, as
         nnabla's parameter scope is the process's and no thread's own.
@@ -104,40 +136,48 @@ class Workshop:
         Raises:
             UserError: what was asked for is missing, broken or beyond the limits.
         """
-        count = len(order.references)
-        if not 1 <= count <= MAX_REFERENCES:
-            raise UserError(f"{count or 'no'} pictures; give 1 to {MAX_REFERENCES} of one face")
-        if not order.driving:
-            raise UserError("no driving clip; give a video, or record one")
+        check(order)
         with self._busy:
-            return self._animate(order, Path(folder), watch)
+            return self._animate(order, Path(folder), watch, say)
 
-    def _animate(self, order: Order, folder: Path, watch: Watch) -> Delivery:
+    def _open(self, clip: str) -> FrameSource:
+        return bounded(open_frames(clip), self.limits.frames)
+
+    def _references(self, order: Order) -> Sequence[str] | FromClip:
+        clip = order.references[0]
+        return FromClip(self._open(clip), order.frames) if is_clip(clip) else order.references
+
+    def _animate(self, order: Order, folder: Path, watch: Watch, say: Tell) -> Delivery:
+        say("opening the clip")
+        source, references = self._open(order.driving), self._references(order)
+        say("making the model ready")
         notes: list[str] = []
         weights = load_weights(self._weights, order.fusion)
-        source = bounded(open_frames(order.driving), self.limits.frames)
         comment = provenance.describe(order.references, order.driving, weights.digest)
         make = partial(Reenactor, weights, backend=self._backend)
         videos, strip = (folder / "beside.mp4", folder / "result.mp4"), folder / "strip.png"
         with weights.context(self._context):
-            reenactor = make(order.references, crop=order.crop, tell=notes.append, watch=watch)
+            reenactor = make(references, crop=order.crop, tell=notes.append, watch=watch)
             driving = reenactor.fitted(source)
             keypoints = reenactor.targets(driving, order.transfer)
+            finished = Paste(within(reenactor.pictures[0], MAX_RESULT)) if order.paste else lambda image: image
             count = len(keypoints.value)
             chosen = spread(count, STRIP_FRAMES)
             shown = []
             with open_writers([(path, order.driving) for path in videos], source.fps, comment) as writers:
                 images = watch(reenactor.render(keypoints), count, "animating")
-                for number, pair in enumerate(driving.beside(images)):
-                    for write, picture in zip(writers, (tile([pair], gap=0), pair[1])):
+                for number, (frame, image) in enumerate(driving.beside(images)):
+                    result = finished(image)
+                    for write, picture in zip(writers, (np.hstack([resized(frame, len(result)), result]), result)):
                         write(picture)
                     if number in chosen:
-                        shown.append(pair)
+                        shown.append((frame, image))
             poses = KeypointArrays(*(part[chosen] for part in keypoints))
+            say("drawing the film strip")
             _, parts = zip(*make(reenactor.references, breakdown=True).render_breakdown(poses))
         seconds = [number / source.fps for number in chosen]
         breakdown = Breakdown(*map(np.stack, zip(*parts)))
         Image.fromarray(film_strip(reenactor.references, shown, breakdown, seconds)).save(strip)
-        size = reenactor.size
-        notes.insert(0, f"{count} frames at {source.fps:g} per second, {size}x{size} pixels")
+        height, width = result.shape[:2]
+        notes.insert(0, f"{count} frames at {source.fps:g} per second, {width}x{height} pixels")
         return Delivery(*videos, strip, tuple(notes))

@@ -15,10 +15,12 @@ import visitor
 from mrfomm import bundled
 from mrfomm.app import __main__ as app
 from mrfomm.app.gate import CONTENT_POLICY
+from mrfomm.app.studio import Order
 from mrfomm.app.visitors import Sessions
 from mrfomm.errors import UserError
 from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
+from mrfomm.reenactment.motion import Transfer
 
 SHOTS = os.environ.get("MRFOMM_SHOTS")  # a folder for pictures of the page, for people to look at
 
@@ -26,6 +28,8 @@ PLAYED = (
     "(() => { const v = document.querySelector('#beside video');"
     " return v.played.length && v.played.end(0) > Math.min(0.3, v.duration / 2) })()"
 )
+PLACE = "(selector) => (e => [e.top, e.bottom])(document.querySelector(selector).getBoundingClientRect())"
+SEEN = "(e => e.top >= 0 && e.bottom <= innerHeight)(document.querySelector('#beside').getBoundingClientRect())"
 PATIENCE = 600_000  # milliseconds for anything that should happen by itself
 PROGRESS = "#beside .progress-level-inner"
 
@@ -137,6 +141,41 @@ def test_example_runs_and_plays(page, tmp_path):
 
 
 @pytest.mark.slow
+def test_phone(browser, server):
+    """Nothing is wider than the screen, and the button comes right after what it needs."""
+    phone = browser.new_page(viewport={"width": 390, "height": 844})
+    phone.set_default_timeout(PATIENCE)
+    open_page(phone, server)
+    width = "document.documentElement.scrollWidth"
+    assert phone.evaluate(width) <= 390
+    (top, _), (_, clip) = (phone.evaluate(PLACE, element) for element in ("#run", "#driving"))
+    assert 0 < top - clip < 40
+    assert phone.evaluate(PLACE, "#examples")[1] < phone.evaluate(PLACE, "#beside")[0]
+    assert "rendered heads" in phone.locator("#knows").inner_text()
+    phone.locator("#options button").first.click()
+    phone.wait_for_selector("#strength")
+    assert phone.evaluate(width) <= 390
+    shoot(phone, "phone-before")
+    phone.locator("tbody tr td").last.click()
+    phone.wait_for_selector("#driving video")
+    phone.click("#run")
+    phone.wait_for_function(SEEN)
+    phone.wait_for_selector("#strip img")
+    assert phone.evaluate(width) <= 390
+    shoot(phone, "phone-after")
+    phone.close()
+
+
+@pytest.mark.slow
+def test_a_clip_of_the_face_runs(page, files):
+    page.set_input_files("#references input[type=file]", str(files / "driving.mp4"))
+    page.wait_for_selector("#references video")
+    upload(page, driving=files / "driving.mp4")
+    play(page)
+    assert "references are frames" in page.locator("#notes textarea").input_value()
+
+
+@pytest.mark.slow
 def test_upload_runs_and_downloads_with_sound(page, files, tmp_path):
     upload(page, [bundled.SAMPLE_REFERENCES[0]], files / "driving.mp4")
     assert play(page)[2] > 0
@@ -222,10 +261,27 @@ def test_everything_is_refused_that_is_not_ours(server):
 
 
 def test_a_file_that_the_system_refuses_during_a_job_is_told(tmp_path):
-    def refuse(job, output, progress):
+    def refuse(job, output, progress, say):
         raise PermissionError(errno.EACCES, "Permission denied", f"{output}/strip.png")
 
     page = app._import_page()
     animate = page._job(SimpleNamespace(animate=refuse), str(tmp_path), Sessions())
+    values = [("a.png", None)], "d.mp4", False, False, False, "relative", None, 1, 3
     with pytest.raises(page.gradio.Error, match="^'?strip.png: Permission denied; check its permissions"):
-        animate([("a.png", None)], "d.mp4", "relative", None, False, False, SimpleNamespace(session_hash="a"), Mock())
+        animate(SimpleNamespace(session_hash="a"), Mock(), *values)
+
+
+def test_options_become_an_order():
+    page = app._import_page()
+    order = page.order_of([("a.png", None)], "d.mp4", False, True, True, "relative", "my:own", 0.5, 4)
+    transfer = Transfer("relative", True, None, 0, 0.5)
+    assert order == Order(("a.png",), "d.mp4", "my:own", transfer, crop=True, paste=True, frames=4)
+    order = page.order_of(None, "d.mp4", False, False, True, "absolute", None, 0.5, 3)
+    assert (order.references, order.transfer, order.crop) == ((), Transfer("absolute"), False)
+
+
+def test_a_fusion_mode_of_ones_own_goes_by_its_name():
+    page = app._import_page()
+    with page.gradio.Blocks():
+        choices = page._options(SimpleNamespace(fusion_modes=["my:own", "mean"]))[4].choices
+    assert choices == [("my:own, as trained", "my:own"), ("plain mean", "mean")]

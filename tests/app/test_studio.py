@@ -9,10 +9,13 @@ import pytest
 import tiny
 import visitor
 
+from mrfomm import bundled
 from mrfomm.app import strip, studio
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
 from mrfomm.media import provenance
+from mrfomm.media.crop import Box, Framed
+from mrfomm.media.images import read_image
 from mrfomm.media.reading import FrameSource, open_frames
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import Transfer
@@ -59,6 +62,49 @@ def test_result_is_what_the_command_writes(files, worker, tmp_path):
     assert imageio.imread(result.strip).shape == (cells[0] + strip.HEAD, cells[1] + strip.MARGIN, 3)
 
 
+def test_clip_in_place_of_pictures(files, worker, tmp_path):
+    said = []
+    result = worker.animate(job(files, references=["driving.mp4"], frames=4), tmp_path, plain, said.append)
+    assert re.search(r"driving.mp4: references are frames (\d+ \([\d.]+ s\)(, |;)){4}", result.notes[1])
+    cell = 128 + strip.GAP
+    assert imageio.imread(result.strip).shape[0] == 6 * cell - strip.GAP + strip.HEAD
+    assert said == ["opening the clip", "making the model ready", "drawing the film strip"]
+
+
+def test_strength_zero_stands_still(files, worker, tmp_path):
+    still = list(open_frames(worker.animate(job(files, transfer=Transfer(strength=0)), tmp_path, plain).alone))
+    assert max(np.abs(frame.astype(int) - still[0]).max() for frame in still) < 16  # the encoder changes a little
+
+
+def test_face_goes_back_into_the_first_picture(files, worker, tmp_path):
+    """One larger than the page's results: it is shrunk, and far from the face it stays."""
+    picture = np.full((300, 1600, 3), (40, 90, 160), np.uint8)
+    picture[30:286, 60:316] = read_image(bundled.SAMPLE_REFERENCES[0])
+    imageio.imwrite(tmp_path / "wide.png", picture)
+    order = job(files, crop=True, paste=True, transfer=Transfer(anchor=0))
+    order = order._replace(references=(str(tmp_path / "wide.png"),), driving=str(bundled.SAMPLE_DRIVING))
+    result = worker.animate(order, tmp_path, plain)
+    assert result.notes[0] == "75 frames at 25 per second, 1280x240 pixels"
+    assert result.notes[-1].endswith("from reference 1")
+    for whole, both in zip(open_frames(result.alone), open_frames(result.beside)):
+        assert (whole.shape, both.shape) == ((240, 1280, 3), (240, 1520, 3))
+        assert np.abs(whole[:, 300:] - np.array([40.0, 90, 160])).max() < 12
+        assert whole[:, :240].std() > 20
+        assert np.abs(both[:, 240:].astype(int) - whole).mean() < 4
+
+
+@pytest.mark.parametrize(("shape", "box"), [((100, 4096, 3), Box(3996, 0, 100)), ((99, 7, 3), None)])
+def test_boxes_stay_in_shrunk_pictures(shape, box):
+    picture = studio.within(Framed(np.zeros(shape, np.uint8), box), 50)
+    assert max(picture.image.shape) <= 50
+    assert picture.box is None or picture.cut().shape == (picture.box.size, picture.box.size, 3)
+
+
+def test_what_cannot_run_is_said_at_the_start(files):
+    with pytest.raises(UserError, match="--context cudnn"):
+        studio.Workshop(files / "weights", "cudnn", "auto", LIMITS)
+
+
 def test_modes_without_parameters_are_not_offered(worker):
     assert worker.fusion_modes == ["patch", "mean", "occlusion"]
 
@@ -72,6 +118,10 @@ BAD_JOBS = [
     ({"driving": "long.mp4"}, "long.mp4: about 121 frames; cut it to 120 "),
     ({"driving": "wide.mp4"}, "wide.mp4: 4098x16 pixels"),
     ({"crop": True}, "no face found; leave out --crop"),
+    ({"references": ["r0.png", "driving.mp4"]}, "a clip among the pictures"),
+    ({"references": ["long.mp4"]}, "long.mp4: about 121 frames; cut it to 120 "),
+    ({"references": ["wide.mp4"]}, "wide.mp4: 4098x16 pixels"),
+    ({"references": ["driving.mp4"], "frames": 31}, "--count 31: .*driving.mp4 has 30 frames"),
 ]
 
 
