@@ -140,7 +140,8 @@ def cached_graphs(model: Model, breakdown: bool = False) -> Path:
         with whole_file(_checksum_file(graph)) as aside:
             aside.write_text(sha256_of(graph))
     os.utime(folder)
-    for old in sorted(root.iterdir(), key=os.path.getmtime)[:-CACHED_MODELS]:
+    models = (path for path in root.iterdir() if len(path.name) == len(folder.name))  # others may keep things there
+    for old in sorted(models, key=os.path.getmtime)[:-CACHED_MODELS]:
         shutil.rmtree(old, ignore_errors=True)  # another process may be at it
     return folder
 

@@ -180,13 +180,16 @@ def test_fingerprint_follows_what_the_graphs_depend_on(weights):
 
 
 def test_cache_forgets_what_was_not_used_for_longest(weights, cache):
-    for age in range(10, 10 + graphs.CACHED_MODELS):
-        (cache / str(age)).mkdir(parents=True)
-        os.utime(cache / str(age), (age, age))
+    """Of models, not of others, who keep things beside them."""
+    names = [f"{age:064x}" for age in range(10, 10 + graphs.CACHED_MODELS)]
+    for age, name in enumerate(["browser", *names]):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (age, age))
     graphs.cached_graphs(load_model(weights))
     kept = {path.name for path in cache.iterdir()}
-    assert len(kept) == graphs.CACHED_MODELS
-    assert "10" not in kept
+    assert len(kept) == graphs.CACHED_MODELS + 1
+    assert "browser" in kept
+    assert names[0] not in kept
 
 
 def test_without_a_cache_folder_graphs_go_to_the_temporary_one(weights, tmp_path, monkeypatch, capsys):
