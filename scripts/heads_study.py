@@ -71,9 +71,9 @@ def main(arguments=None):
 
 
 def draw_sheet(models, data, output):
-    """A block for every subject: its references; the driving head's poses; the subject's own; each model's result."""
+    """A block for every person, of the first pattern."""
     patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
-    people = list({person_of(pattern): pattern for pattern in patterns}.values())
+    people = list({person_of(pattern): pattern for pattern in reversed(patterns)}.values())[::-1]  # their first
     columns = [degrees(yaw, "ref.") for yaw in (FRONTAL, *SIDES)] + [degrees(yaw, "yaw") for yaw in YAWS]
     save_sheet([block(models, pattern, another(pattern, people)) for pattern in people], columns, output)
 
