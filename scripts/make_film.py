@@ -2,9 +2,8 @@
 
 Three references, the driving head and what each model makes of it, in columns, over a full turn of the head: yaw to
 both sides and back, then pitch, from recordings as eval.bins takes them. Another person drives, in motion relative to
-that person's frontal frame. Models are given as NAME=CKPT (the bundled ones); one trained with one reference gets the
-frontal one. Models and recordings may have any size: all cells get the largest of them, and at least 128 pixels.
-The film loops; it is a .webp, or a .gif or .mp4. The same arguments give the same film.
+that person's frontal frame. A model trained with one reference gets the frontal one. Models and recordings may have any
+size: cells are as large as the largest model's pictures, and at least 128 pixels. The film loops.
 """
 
 import argparse
