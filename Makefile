@@ -11,7 +11,7 @@ export PYTHON NEWER
 
 help:
 	@echo 'make venv   environment in .venv with everything pinned; PYTHON=... chooses the interpreter (a CPython 3.10)'
-	@echo 'make demo   animate the bundled references, three of one head, into demo.mp4; installs only what that needs'
+	@echo 'make demo   three pictures of one head, turned by another head, into demo.mp4; installs only what that needs'
 	@echo 'make test   the test suite; ARGS=... is handed to pytest'
 	@echo 'make test-without-nnabla  animation on a CPython 3.11 to 3.14, in an environment of its own; NEWER=... chooses it'
 	@echo 'make faults what goes wrong in practice, provoked: kills, full disks, broken and hostile files; minutes'
@@ -38,7 +38,7 @@ $(STAMP): $(RUNTIME) pyproject.toml
 	@touch $@
 
 demo: $(RUNTIME)
-	$(PY) animate.py --side-by-side --output demo.mp4
+	$(PY) -m scripts.make_film --subject s1_soft --driver s2_soft --output demo.mp4
 	@echo "The result is in $(CURDIR)/demo.mp4"
 
 # Two processes with one thread each.

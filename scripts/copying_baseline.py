@@ -1,4 +1,4 @@
-"""What copying costs: `python scripts/copying_baseline.py --data runs/heads/data` prints L1D of the test clips.
+"""What copying costs: `python -m scripts.copying_baseline --data runs/heads/data` prints L1D of the test clips.
 
 Every frame is "rebuilt" by the first frame, or by the closest (by L1) of the first, middle and last one: what a model
 has to be better than. Means over frames, 95 % bootstrap intervals over clips.

@@ -1,37 +1,37 @@
-"""Questions to models trained on rendered heads: `python scripts/heads_study.py sheet NAME=CKPT ... -o sheet.png`.
+"""Questions to models trained on rendered heads: `python -m scripts.heads_study sheet NAME=CKPT ... -o sheet.png`.
 
-``sheet`` draws what every model makes of driving poses at yaw -60 to 60, ``counts`` measures L1D against the number of
-references, and ``choices`` which references help: L1D against the driving yaw for several sets of reference poses.
-A model is given as NAME=CKPT, or NAME=CKPT:MODE to fuse in another mode (mean, occlusion), or NAME=CKPT:pseudo for the
-best of the single-reference results. One trained with one reference and given without a mode gets one in ``sheet``.
+``sheet`` draws what every model makes of driving poses at yaw -60 to 60, the subject's own and another person's,
+``angles`` what each makes of every pattern driven by another person, in steps of 15 degrees; ``counts`` measures L1D
+against the number of references, and ``choices`` which references help: L1D against the driving yaw for several sets of
+reference poses. A model is given as NAME=CKPT, or NAME=CKPT:MODE to fuse in another mode (mean, occlusion), or
+NAME=CKPT:pseudo for the best of the single-reference results. One trained with one reference and given without a mode
+gets one in ``sheet`` and ``angles``.
 """
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from eval.generation import Poses, reference_frames, start_frame
+from eval.generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
 from eval.labels import pattern_folders, read_patterns
 from eval.results import bootstrap_interval, write_rows
 from mrfomm import bundled
-from mrfomm.config import load_config
 from mrfomm.data.clips import find_clips, open_clip
 from mrfomm.data.sampling import reference_indices
-from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.model import load_model
-from mrfomm.model.checkpoint import find_checkpoint
-from mrfomm.reenactment.backends import Engine, open_engine
+from mrfomm.errors import command_parser, run_command
 from mrfomm.reenactment.motion import Transfer
-from mrfomm.reenactment.pictures import tile
 from mrfomm.reenactment.reconstruction import rebuild, rebuilders
-from mrfomm.reenactment.reenactor import Reenactor
+from mrfomm.store import whole_file
+from scripts.models import parse_model
+from scripts.sheets import degrees, sheet, stacked
 
-YAWS = (-60, -40, -20, 0, 20, 40, 60)
+YAWS = (-60, -40, -20, 0, 20, 40, 60)  # degrees, of sheet
+STEPS = tuple(range(-60, 61, 15))  # of angles
+COLOURS = 160
 POSES = Poses(tolerance=5, allow_missing=False)
 BATCH = 4
 CHOICES = {  # yaw of the references, degrees
@@ -41,18 +41,6 @@ CHOICES = {  # yaw of the references, degrees
     "front and far sides": (0, -60, 60),
     "one side twice": (0, 30, 60),
 }
-
-
-class Model(NamedTuple):
-    """One of the command line.
-
-    engine: Engine. single: takes one reference. pseudo: the best of the single-reference results.
-    """
-
-    name: str
-    engine: Engine
-    single: bool
-    pseudo: bool
 
 
 def parse_arguments(arguments=None):
@@ -79,55 +67,89 @@ def main(arguments=None):
     return 0
 
 
-def parse_model(text):
-    """NAME=CKPT[:MODE] -> Model."""
-    name, separator, rest = text.partition("=")
-    if not separator:
-        raise UserError(f"{text}: give models as NAME=CKPT or NAME=CKPT:MODE")
-    path, _, mode = rest.partition(":")
-    model = load_model(path, mode if mode not in ("", "pseudo") else None)
-    single = not mode and load_config(find_checkpoint(path) / "config.yaml").data.num_references == 1
-    return Model(name, open_engine(model), single, mode == "pseudo")
+# sheet, angles
 
 
-# sheet
-
-
-def sheet(models, data, output):
-    """A block for every subject: its references; the driving head's poses; the subject's own; each model's result."""
+def draw_sheet(models, data, output):
+    """A block for every person, of the first pattern."""
     patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
-    firsts = list({pattern.name.partition("_")[0]: pattern for pattern in reversed(patterns)}.values())[::-1]
-    rows = []
-    for i, pattern in enumerate(firsts):
-        rows += [*block(models, pattern, firsts[(i + 1) % len(firsts)]), []]
-    Image.fromarray(tile(rows[:-1])).save(output)
+    people = list({person_of(pattern): pattern for pattern in reversed(patterns)}.values())[::-1]  # their first
+    columns = [degrees(yaw, "ref.") for yaw in (FRONTAL, *SIDES)] + [degrees(yaw, "yaw") for yaw in YAWS]
+    save_sheet([block(models, pattern, another(pattern, people)) for pattern in people], columns, output)
 
 
 def block(models, pattern, driving):
-    """Rows of pictures of one subject (its own head as the driving one), then driven by another."""
+    """Rows (name, pictures) of one subject: its own head as the driving one, then another's."""
     size = models[0].engine.size
-    own, other = pattern.sequences["yaw"], driving.sequences["yaw"]
-    references = own.content.frames.read(reference_frames(pattern, 3, POSES), size)
-    blank = np.full_like(references[0], 255)
-    truth = frames_at(own, size)
-    rows = [[*references, *truth]]
-    rows += [[blank] * 3 + result(model, references, truth, Transfer("absolute")) for model in models]
-    rows += [[blank] * 3 + list(frames_at(other, size))]
-    initial = other.content.frames.read([start_frame(other, POSES)], size)
-    moved, transfer = [*initial, *rows[-1][3:]], Transfer(start=0, anchor=0)
-    rows += [[blank] * 3 + result(model, references, moved, transfer)[1:] for model in models]
-    return rows
+    truth = list(frames_at(pattern.sequences["yaw"], YAWS, size))
+    yield f"{pattern.name}", [*references_of(pattern, size), *truth]
+    blank = [np.full((size, size, 3), 255, np.uint8)] * 3
+    for model in models:
+        own = model.animate(references_of(pattern, model.engine.size), truth, Transfer("absolute"))
+        yield f"{model.name},\nby itself", [*blank, *own]
+    yield f"{driving.name}\ndrives", [*blank, *frames_at(driving.sequences["yaw"], YAWS, size)]
+    for model in models:
+        yield f"{model.name},\nby {driving.name}", [*blank, *moved(model, pattern, driving, YAWS)]
 
 
-def result(model, references, driving, transfer):
-    """Pictures of one model."""
-    return list(Reenactor(model.engine, references[:1] if model.single else references).animate(driving, transfer))
+def draw_angles(models, data, output):
+    """A block for every pattern: its frontal picture and the yaw of a driving person, and each model's result."""
+    patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
+    blocks = [driven(models, pattern, another(pattern, patterns)) for pattern in patterns]
+    save_sheet(blocks, ["reference", *(degrees(yaw, "yaw") for yaw in STEPS)], output)
 
 
-def frames_at(sequence, size):
-    """The frames of a yaw sequence nearest to YAWS."""
-    numbers = [int(np.abs(sequence.own_angles - yaw).argmin()) for yaw in YAWS]
-    return sequence.content.frames.read(numbers, size)
+def driven(models, pattern, driving):
+    """Rows (name, pictures) of one pattern, driven by another person."""
+    size = models[0].engine.size
+    front = references_of(pattern, size)[0]
+    yield f"{pattern.name}\nby {driving.name}", [front, *frames_at(driving.sequences["yaw"], STEPS, size)]
+    for model in models:
+        yield model.name, [np.full_like(front, 255), *moved(model, pattern, driving, STEPS)]
+
+
+def another(pattern, patterns):
+    """The next pattern of another person, after the last the first."""
+    start = patterns.index(pattern)
+    return next(other for other in patterns[start:] + patterns if person_of(other) != person_of(pattern))
+
+
+def person_of(pattern):
+    """Whose head it is."""
+    return pattern.name.partition("_")[0]
+
+
+def moved(model, pattern, driving, yaws):
+    """What a model makes of a pattern, driven to yaws by another person."""
+    sequence = driving.sequences["yaw"]
+    references = references_of(pattern, model.engine.size)
+    return model.follow(references, sequence, start_frame(sequence, POSES), numbers_at(sequence, yaws))
+
+
+def references_of(pattern, size):
+    """The three pictures of a pattern, uint8 [S,S,3]."""
+    return list(pattern.sequences["yaw"].content.frames.read(reference_frames(pattern, 3, POSES), size))
+
+
+def numbers_at(sequence, yaws):
+    """The frames of a yaw sequence nearest to some yaws."""
+    return [int(np.abs(sequence.own_angles - yaw).argmin()) for yaw in yaws]
+
+
+def frames_at(sequence, yaws, size):
+    """Those frames, uint8 [N,S,S,3]."""
+    return sequence.content.frames.read(numbers_at(sequence, yaws), size)
+
+
+def save_sheet(blocks, columns, output):
+    """A picture of blocks of rows (name, pictures); a .png in few colours: a quarter of the bytes."""
+    sheets = [sheet([row for _, row in rows], columns, [name for name, _ in rows]) for rows in map(list, blocks)]
+    picture = Image.fromarray(stacked(sheets))
+    with whole_file(output) as aside:
+        if output.suffix == ".png":
+            picture.quantize(COLOURS).save(aside, optimize=True)
+        else:
+            picture.save(aside, quality=90)
 
 
 # counts
@@ -142,7 +164,7 @@ def counts(models, data, output):
         distances = [clip_distance(model, open_clip(clip), count) for clip in clips]
         rows.append({"method": model.name, "x": count, **bootstrap_interval(distances)._asdict()})
     write_rows(output.with_suffix(".jsonl"), rows)
-    draw(rows, output, "references", "L1D, mean over clips, 95 %")
+    draw(rows, output, "number of references", "clips")
 
 
 def clip_distance(model, clip, count):
@@ -168,38 +190,38 @@ def choices(models, data, output):
             binned = [distances_by_yaw(model, pattern.sequences["yaw"], poses) for pattern in patterns]
             for yaw in binned[0]:
                 interval = bootstrap_interval([one[yaw] for one in binned])
-                rows.append({"method": f"{model.name}, {choice}", "x": yaw, **interval._asdict()})
+                where = " ".join(f"{pose:+d}" if pose else "0" for pose in poses)
+                rows.append({"method": f"{model.name}, {choice} ({where})", "x": yaw, **interval._asdict()})
     write_rows(output.with_suffix(".jsonl"), rows)
-    draw(rows, output, "driving yaw, degrees", "L1D, mean over patterns, 95 %")
+    draw(rows, output, "driving yaw, degrees", "patterns")
 
 
 def distances_by_yaw(model, sequence, poses):
     """Middle of a bin of 10 degrees -> mean L1D of a sweep rebuilt from its frames at some poses."""
-    angles = sequence.own_angles
-    numbers = [int(np.abs(angles - yaw).argmin()) for yaw in poses]
-    frames = sequence.content.frames
-    size = model.engine.size
-    distances = rebuilt(model, frames.read(numbers, size), frames.read(range(frames.length), size))
+    angles, frames, size = sequence.own_angles, sequence.content.frames, model.engine.size
+    distances = rebuilt(model, frames_at(sequence, poses, size), frames.read(range(frames.length), size))
     bins = np.floor(angles / 10 + 0.5) * 10  # np.round() makes bins of 9 and 11 whole degrees by turns
     return {int(yaw): float(distances[bins == yaw].mean()) for yaw in np.unique(bins)}
 
 
-def draw(rows, output, x, y):
+def draw(rows, output, x, units):
     """A curve with its interval for every method."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["method"] for row in rows):
         points = [row for row in rows if row["method"] == name]
         where = [row["x"] for row in points]
         axes.plot(where, [row["mean"] for row in points], marker="o", markersize=3, label=name)
         axes.fill_between(where, [row["low"] for row in points], [row["high"] for row in points], alpha=0.12)
-    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(f"Lines: means over {units}; bands: 95 % intervals. Lower is better.", fontsize=9)
+    axes.set(xlabel=x, ylabel="L1D: mean difference of pixels in [0,1]")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(output, dpi=120)
+    with whole_file(output) as aside:
+        figure.savefig(aside, dpi=120)
 
 
-QUESTIONS = {"sheet": sheet, "counts": counts, "choices": choices}
+QUESTIONS = {"sheet": draw_sheet, "angles": draw_angles, "counts": counts, "choices": choices}
 
 if __name__ == "__main__":
     run_command(main)

@@ -1,4 +1,4 @@
-"""References chosen from a clip against evenly spaced ones: `python scripts/reference_choice.py -o choice`.
+"""References chosen from a clip against evenly spaced ones: `python -m scripts.reference_choice -o choice`.
 
 Chosen are those of ``--refs CLIP --count K`` (``mrfomm.reenactment.references``); evenly spaced the first frame, the
 last and those between. Two questions: L1D of test clips, every frame rebuilt from K of its own; and the score of

@@ -127,7 +127,7 @@ def draw_curves(file: AnyPath | BinaryIO, pairs: Sequence[PairScore], names: Seq
         axes.set_title(f"{kind} sequences", fontsize=10)
         axes.set_xlabel(f"{kind}, degrees")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(measure)
+    figure.axes[0].set_ylabel(f"{measure}, mean over pairs (lower is better)", fontsize=9)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(file, dpi=100)
 

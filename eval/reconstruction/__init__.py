@@ -1,4 +1,4 @@
-"""L1D, AKD, AED, PSNR, SSIM and LPIPS of rebuilt frames: of arrays (``score``), or of folders (``score_runs``).
+"""L1D, AKD, AED, PSNR, SSIM, LPIPS, sharpness of rebuilt frames: of arrays (``score``), or of folders (``score_runs``).
 
 measures = Measures(load_lpips(bundled.LPIPS_ALEXNET), {"mediapipe": landmark_backend("mediapipe")})
 rows = reconstruction.score(measures, truth, pictures)

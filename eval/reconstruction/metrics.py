@@ -81,6 +81,20 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float((likeness / ((mean_a**2 + mean_b**2 + _SSIM_C1) * (variance_a + variance_b + _SSIM_C2))).mean())
 
 
+def gradient_ratio(picture: np.ndarray, truth: np.ndarray) -> float | None:
+    """Mean magnitude of the gradient of a picture by that of its truth: 1 is as sharp, less is blurred or paler, more
+    has edges or noise that the truth hasn't; None if the truth is of one colour. It says nothing of *where* edges are.
+    """
+    own, true = mean_gradient(picture), mean_gradient(truth)
+    return own / true if true else None
+
+
+def mean_gradient(image: np.ndarray) -> float:
+    """Mean over pixels and channels of the Euclidean length of the differences to the pixels at the right and below."""
+    image = np.asarray(image, np.float64)
+    return float(np.hypot(image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]).mean())
+
+
 def _local_mean(image: np.ndarray) -> np.ndarray:
     """Gaussian-weighted mean around every pixel whose window fits in: [H,W,C] -> [H-10,W-10,C]."""
     margin = SSIM_WINDOW // 2
@@ -112,11 +126,12 @@ def columns_of(landmarks: Iterable[str], identity: Iterable[str], backbone: str 
     )
     euclidean = [Column(c.key.replace("_", "_euclidean_", 1), f"Euclidean {c.title}", c.backend) for c in (*akd, *aed)]
     of_pixels = [Column("psnr", "PSNR"), Column("ssim", "SSIM"), Column("lpips", f"LPIPS ({backbone})", backbone)]
-    return [Column("l1", "L1D"), *akd, *aed, *of_pixels, *euclidean]
+    sharpness = Column("gradient", "gradient ratio")
+    return [Column("l1", "L1D"), *akd, *aed, *of_pixels, sharpness, *euclidean]
 
 
 class Measures:
-    """What ``score`` takes of every frame: L1D, PSNR, SSIM, LPIPS, and AKD and AED by back ends of eval.detectors."""
+    """What ``score`` takes of every frame: L1D, PSNR, SSIM, LPIPS, gradient ratio; AKD and AED by eval.detectors."""
 
     def __init__(self, lpips: "Lpips", landmarks: Mapping[str, Find] = {}, identity: Mapping[str, Find] = {}) -> None:
         self.lpips, self.landmarks, self.identity = lpips, landmarks, identity
@@ -152,7 +167,7 @@ def _score_frame(measures: Measures, truth: np.ndarray, picture: np.ndarray, lpi
     a, b = truth / 255, picture / 255
     decibels = psnr(a, b)
     row: ScoreRow = {"l1": l1(a, b), "psnr": decibels if math.isfinite(decibels) else None}
-    row.update(ssim=ssim(a, b), lpips=lpips)
+    row.update(ssim=ssim(a, b), lpips=lpips, gradient=gradient_ratio(b, a))
     for name, find in measures.landmarks.items():
         points = [at_akd_size(found, len(truth)) for found in measures.find_both(find, truth, picture)]
         row[f"akd_{name}"] = akd(*points) if points else None

@@ -15,6 +15,7 @@ PAPER = {  # VoxCeleb1, arXiv 2202.10758: PAPER_COLUMNS
     "patch-wise": (0.031, 1.159, 0.084),
     "element-wise": (0.032, 1.156, 0.078),
 }
+DROPPED = {"psnr": "equal to the truth", "gradient": "the truth is of one colour"}  # why a frame has no number
 PAPER_COLUMNS = columns_of([PAPER_LANDMARKS], [PAPER_IDENTITY])[:3]  # L1D, AKD, AED
 
 
@@ -82,7 +83,8 @@ def notes(methods: Sequence[Method], columns: Sequence[Column]) -> Iterator[str]
     yield "The paper's numbers are of another data set, VoxCeleb1 at 256 pixels."
     akd = f"AKD is the mean difference of landmark coordinates in pixels at 256{scaled}"
     yield f"{sizes(methods)} {akd}; AED the sum of squared differences."
-    yield "PSNR and SSIM (Wang et al. 2004, mean over colour channels) are higher for better frames, all others lower."
+    yield "PSNR and SSIM (Wang et al. 2004, mean over colour channels) are higher for better frames, distances lower."
+    yield "Gradient ratio, mean magnitude in the frame by that in its truth: 1 is as sharp, less is blurred or paler."
     if _clips_if_unequal(methods, 0):
         yield "Rows are of different clips: only differences, over the clips that both have, compare methods."
     for method in methods:
@@ -103,7 +105,7 @@ def _notes_of_method(method: Method, columns: Sequence[Column]) -> Iterator[str]
     for column in columns:
         dropped = total - summary_of(values_of(method, column.key)).values
         if dropped and "euclidean" not in column.key:  # these share their frames with AKD and AED
-            reason = "equal to the truth" if column.key == "psnr" else "no face in the true or the rebuilt frame"
+            reason = DROPPED.get(column.key, "no face in the true or the rebuilt frame")
             yield f"{method.name}, {column.title}: {dropped} of {total} frames dropped ({reason})."
 
 

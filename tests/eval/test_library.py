@@ -60,7 +60,7 @@ def test_reconstruction_of_arrays(lpips):
     rows = reconstruction.score(measures, truth, truth + np.uint8(4))
     assert [row["l1"] for row in rows] == pytest.approx([4 / 255] * 2)
     assert [row["akd_centre"] for row in rows] == [4 * 256 / 32] * 2
-    assert list(rows[0]) == ["l1", "psnr", "ssim", "lpips", "akd_centre", "akd_euclidean_centre"]
+    assert list(rows[0]) == ["l1", "psnr", "ssim", "lpips", "gradient", "akd_centre", "akd_euclidean_centre"]
 
 
 def write_frames(folder, images):

@@ -44,6 +44,28 @@ def test_aed_has_no_square_root():
     assert metrics.aed_euclidean(a, b) == 5
 
 
+def test_gradient_by_hand():
+    """Differences (3, 4), (0, 0) and (0.5, 0): lengths 5, 0 and 0.5 at the three pixels with both neighbours."""
+    image = np.array([[[0.0], [3], [3], [3.5]], [[4.0], [3], [3], [9]]])
+    assert metrics.mean_gradient(image) == pytest.approx((5 + 0 + 0.5) / 3, abs=1e-15)
+
+
+def test_blurred_lines_have_half_the_gradient():
+    """A line 0 1 0 blurred by (1 2 1)/4 is 1/4 1/2 1/4: its two steps of 1 become four of 1/4."""
+    truth, blurred = np.zeros((2, 5, 8, 3))
+    truth[:, 3] = 1
+    blurred[:, 2:5] = np.array([0.25, 0.5, 0.25])[:, None]
+    assert metrics.gradient_ratio(blurred, truth) == pytest.approx(0.5, abs=1e-15)
+    assert metrics.gradient_ratio(blurred.transpose(1, 0, 2), truth.transpose(1, 0, 2)) == pytest.approx(0.5, abs=1e-15)
+    assert metrics.gradient_ratio(truth, truth) == 1
+
+
+def test_gradient_ratio_follows_contrast_and_needs_a_gradient():
+    a, _ = pictures()
+    assert metrics.gradient_ratio(0.25 * a + 0.3, a) == pytest.approx(0.25, abs=1e-12)
+    assert metrics.gradient_ratio(a, np.full_like(a, 0.5)) is None
+
+
 def test_psnr_by_hand():
     a = np.zeros((4, 4, 3))
     assert metrics.psnr(a, a + 0.1) == pytest.approx(20, abs=1e-12)
