@@ -34,7 +34,7 @@ def two_people(names: Sequence[str], pictures: Sequence[np.ndarray], describe: F
 
 
 def installed() -> Find | None:
-    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s."""
+    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s of CPU time."""
     try:
         return dlib_identity()
     except (UserError, RuntimeError):
