@@ -280,7 +280,7 @@ class Reenactor:
     def _tell_of_two_people(self) -> None:
         is_known = set(self._files) <= set(bundled.SAMPLE_REFERENCES)  # one person, and loading dlib takes time
         if len(self.pictures) > 1 and not is_known and (describe := installed()):
-            names = [str(path or "no file") for path in self._files]
+            names = [str(path or "an array") for path in self._files]
             if line := two_people(names, [picture.cut() for picture in self.pictures], describe):
                 self._tell(line)
 
