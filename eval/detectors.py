@@ -16,21 +16,14 @@ An image with a shorter side of less than 256 pixels is enlarged to that for the
 are below what these detectors were made for (dlib's finds none), and their landmarks are less exact.
 """
 
-import importlib
-import importlib.util
 import os
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import cv2
 import numpy as np
 
 from mrfomm.errors import AnyPath, UserError, check_is_file
+from mrfomm.reenactment.identity import Find, dlib_identity, dlib_shape, enlarged, import_extra
 
-Find = Callable[[np.ndarray], np.ndarray | None]  # a back end
-_SMALLEST = 256  # pixels: shorter side of the image in which a face is looked for
 _OPENFACE_SIDE = 96
 
 
@@ -48,16 +41,16 @@ def identity_backend(name: str, weights: AnyPath | None = None) -> Find:
         return _openface(weights)
     if weights is not None:
         raise UserError(f"{weights}: weights are for the identity back end openface; {name} has its own")
-    return _dlib_identity()
+    return dlib_identity()
 
 
 def _mediapipe_landmarks() -> Find:
     os.environ.setdefault("GLOG_minloglevel", "2")
-    library = _import("mediapipe", "mediapipe").solutions.face_mesh
+    library = import_extra("mediapipe", "mediapipe").solutions.face_mesh
     mesh = library.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
 
     def find(image: np.ndarray) -> np.ndarray | None:
-        faces = mesh.process(_enlarged(image)).multi_face_landmarks
+        faces = mesh.process(enlarged(image)).multi_face_landmarks
         if not faces:
             return None
         points = np.array([(point.x, point.y) for point in faces[0].landmark])  # shares of width and height
@@ -67,10 +60,10 @@ def _mediapipe_landmarks() -> Find:
 
 
 def _dlib_landmarks() -> Find:
-    find_shape = _dlib_shape()
+    find_shape = dlib_shape()
 
     def find(image: np.ndarray) -> np.ndarray | None:
-        large = _enlarged(image)
+        large = enlarged(image)
         shape = find_shape(large)
         return None if shape is None else _shrunk([(point.x, point.y) for point in shape.parts()], image, large)
 
@@ -82,30 +75,17 @@ def _face_alignment_landmarks() -> Find:
 
     **Untested**: written from the library's documentation, without torch and the weights.
     """
-    library = _import("face_alignment", "face_alignment")
-    device = "cuda" if _import("torch", "face_alignment").cuda.is_available() else "cpu"
+    library = import_extra("face_alignment", "face_alignment")
+    device = "cuda" if import_extra("torch", "face_alignment").cuda.is_available() else "cpu"
     try:
         aligner = library.FaceAlignment(library.LandmarksType.TWO_D, flip_input=False, device=device)
     except OSError as error:
         raise UserError(f"face_alignment: its weights can't be fetched ({error}); run it once online") from error
 
     def find(image: np.ndarray) -> np.ndarray | None:
-        large = _enlarged(image)
+        large = enlarged(image)
         faces = aligner.get_landmarks_from_image(large)
         return _shrunk(faces[0], image, large) if faces else None
-
-    return find
-
-
-def _dlib_identity() -> Find:
-    find_shape = _dlib_shape()
-    path = _model_file("dlib_face_recognition_resnet_model_v1.dat")
-    network = _import("dlib", "dlib").face_recognition_model_v1(path)
-
-    def find(image: np.ndarray) -> np.ndarray | None:
-        large = _enlarged(image)
-        shape = find_shape(large)
-        return None if shape is None else np.array(network.compute_face_descriptor(large, shape))
 
     return find
 
@@ -137,42 +117,6 @@ LANDMARK_BACKENDS = tuple(_LANDMARKS)
 IDENTITY_BACKENDS = ("dlib", "openface")
 
 
-def _dlib_shape() -> Callable[[np.ndarray], Any]:
-    """Finds the first face's 68 landmarks in pixels of an image, as a dlib.full_object_detection, or None."""
-    library = _import("dlib", "dlib")
-    detector = library.get_frontal_face_detector()
-    predictor = library.shape_predictor(_model_file("shape_predictor_68_face_landmarks.dat"))
-
-    def find(image: np.ndarray) -> Any:
-        boxes = detector(image, 0) or detector(image, 1)  # the second at twice the size
-        return predictor(image, boxes[0]) if boxes else None
-
-    return find
-
-
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    """The image, contiguous, with a shorter side of at least _SMALLEST pixels."""
-    scale = _SMALLEST / min(image.shape[:2])
-    if scale <= 1:
-        return np.ascontiguousarray(image)
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-
-
 def _shrunk(points: object, image: np.ndarray, enlarged: np.ndarray) -> np.ndarray:
     """Points [n,2] in pixels of the enlarged image -> float64 [n,2] in those of the image."""
     return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(enlarged)) - 0.5
-
-
-def _model_file(name: str) -> str:
-    """Path of a file in face_recognition_models, which is not imported: its only code needs pkg_resources."""
-    package = importlib.util.find_spec("face_recognition_models")
-    if package is None or package.origin is None:
-        raise UserError("face_recognition_models is not installed: pip install -e .[dlib]")
-    return str(Path(package.origin).parent / "models" / name)
-
-
-def _import(module: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{module} can't be imported ({error}): pip install -e .[{extra}]") from error

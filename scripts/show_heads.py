@@ -15,7 +15,6 @@ from mrfomm.heads.person import render_frame
 from mrfomm.heads.photographed.camera import film
 from mrfomm.heads.scene import PAPER_FRAMING, Backdrop, Scene, make_stage, paper_lights, sample_scene
 from mrfomm.heads.studio import open_studio
-from mrfomm.reenactment.pictures import tile
 from mrfomm.store import whole_file
 from scripts.sheets import degrees, sheet, stacked
 

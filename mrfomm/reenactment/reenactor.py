@@ -27,6 +27,7 @@ from mrfomm.reenactment.animator import (
     images_to_array,
 )
 from mrfomm.reenactment.backends import Engine, Weights, open_engine
+from mrfomm.reenactment.identity import installed, two_people
 from mrfomm.reenactment.motion import (
     MOTION_SUFFIX,
     RELATIVE,
@@ -117,7 +118,8 @@ class Reenactor:
         backend: one of ``backends.BACKENDS``.
         batch: driving frames per call of the network; it changes speed and memory only.
         breakdown: enable ``render_breakdown``.
-        tell: function of a line of text: where a face was found, where motion starts.
+        tell: function of a line of text: where a face was found, where motion starts; that references seem to show two
+            people, looked for only if it is given.
         watch: function of (items, their number or None, what is done) that yields the items and shows how far they are.
 
     Attributes:
@@ -139,20 +141,22 @@ class Reenactor:
         backend: str = "auto",
         batch: int = 1,
         breakdown: bool = False,
-        tell: Tell = lambda line: None,
+        tell: Tell | None = None,
         watch: Watch = lambda items, total, what: items,
     ) -> None:
         if (references.count if isinstance(references, FromClip) else len(references)) < 1:
             raise ValueError("at least one reference is needed")
-        self._crop, self._batch, self._tell, self._watch = crop, batch, tell, watch
-        if not isinstance(references, FromClip):  # first, as reading tells of bad ones soon
-            self.pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
-        engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
-        if isinstance(references, FromClip):
-            self.pictures = choose_references(references, engine, crop, batch, tell, watch)
-        self.size, self._graphs, self._digest = engine.size, engine.graphs, engine.digest
+        self._crop, self._batch, self._tell, self._watch = crop, batch, tell or (lambda line: None), watch
         files = [references.clip] if isinstance(references, FromClip) else references
         self._files = [path_of(each) for each in files]
+        if not isinstance(references, FromClip):  # first, as reading tells of bad ones soon
+            self.pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
+            if tell is not None:
+                self._tell_of_two_people()
+        engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
+        if isinstance(references, FromClip):
+            self.pictures = choose_references(references, engine, crop, batch, self._tell, watch)
+        self.size, self._graphs, self._digest = engine.size, engine.graphs, engine.digest
         self.references = [fit(picture.cut(), engine.size) for picture in self.pictures]
         self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
 
@@ -272,6 +276,13 @@ class Reenactor:
         """What marks the keypoint detector, float32 [n,6]."""
         value, jacobian = self.keypoints([probe_picture(self.size)])
         return np.concatenate([value[0], jacobian[0].reshape(-1, 4)], axis=1)
+
+    def _tell_of_two_people(self) -> None:
+        is_known = set(self._files) <= set(bundled.SAMPLE_REFERENCES)  # one person, and loading dlib takes time
+        if len(self.pictures) > 1 and not is_known and (describe := installed()):
+            names = [str(path or "an array") for path in self._files]
+            if line := two_people(names, [picture.cut() for picture in self.pictures], describe):
+                self._tell(line)
 
     def _read(self, picture: AnyPath | np.ndarray, number: int) -> Framed:
         if isinstance(picture, np.ndarray):

@@ -11,12 +11,14 @@ import visitor
 
 from mrfomm import bundled
 from mrfomm.app import strip, studio
+from mrfomm.app.wording import for_visitors
 from mrfomm.commands import animate
 from mrfomm.errors import UserError
 from mrfomm.media import provenance
 from mrfomm.media.crop import Box, Framed
 from mrfomm.media.images import read_image
 from mrfomm.media.reading import FrameSource, open_frames
+from mrfomm.reenactment import reenactor
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import Transfer
 
@@ -44,6 +46,15 @@ def job(files, references=("r0.png", "r1.png", "r2.png"), driving="driving.mp4",
 @pytest.fixture(scope="module")
 def worker(files):
     return studio.Workshop(files / "weights", "cpu", "nnabla", LIMITS)
+
+
+def test_pictures_of_two_people_are_told_of(files, worker, tmp_path, monkeypatch):
+    faces = iter(np.array([[0.0], [1.0], [0.5]]))
+    monkeypatch.setattr(reenactor, "installed", lambda: lambda image: next(faces))
+    (line,) = [note for note in worker.animate(job(files), tmp_path, plain).notes if "different people" in note]
+    assert for_visitors(line, str(files)).startswith(
+        "references 1 and 2 (r0.png, r1.png) seem to show different people"
+    )
 
 
 def test_result_is_what_the_command_writes(files, worker, tmp_path):

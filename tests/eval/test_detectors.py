@@ -1,5 +1,6 @@
 """Back ends on the bundled rendered faces; OpenFace's preparation of a picture through a hand-made Torch 7 network."""
 
+import importlib.util
 import re
 import struct
 import subprocess
@@ -193,9 +194,9 @@ def test_missing_extra_is_named_and_is_in_setup(monkeypatch, load, missing, extr
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("face_recognition_models", None)], ids=["absent", "bare folder"])
 def test_missing_models_of_dlib_are_named(monkeypatch, spec):
-    find = detectors.importlib.util.find_spec
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        detectors.importlib.util, "find_spec", lambda name, *rest: spec if "models" in name else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: spec if "models" in name else find(name, *rest)
     )
     with pytest.raises(UserError, match=re.escape("face_recognition_models is not installed: pip install -e .[dlib]")):
         detectors.landmark_backend("dlib")

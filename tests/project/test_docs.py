@@ -170,11 +170,12 @@ def check_other(command):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files that the documentation's commands and SHORTER name: a.png b.png c.png v.mp4, DATA, RECORDINGS."""
+    """Files that the documentation's commands and SHORTER name: a.png b.png c.png v.mp4 clip.mp4, DATA, RECORDINGS."""
     folder = tmp_path_factory.mktemp("files")
     for name, path in zip(("a.png", "b.png", "c.png"), bundled.SAMPLE_REFERENCES):
         (folder / name).write_bytes(path.read_bytes())
     shorten(bundled.SAMPLE_DRIVING, folder / "v.mp4", range(4))
+    shorten(bundled.SAMPLE_DRIVING, folder / "clip.mp4", range(0, 75, 6))
     (folder / "DATA" / "test").mkdir(parents=True)
     shorten(next((bundled.SAMPLE_DATA / "test").iterdir()), folder / "DATA" / "test" / "clip", range(3))
     for pattern in ("s1_soft", "s2_side"):
