@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from mrfomm.store import sha256_of, whole_file
 
 VERSION = 1  # one more whenever the same model gives another picture: of networks, graphs and animation
 CACHED_MODELS = 4  # the cache keeps those that were used last
+IN_USE = (
+    86400.0  # seconds after it was opened in which no model is forgotten: processes load graphs when they need them
+)
 
 
 def reference_graph(config: ModelConfig, sizes: Sizes) -> Signature:
@@ -140,10 +144,17 @@ def cached_graphs(model: Model, breakdown: bool = False) -> Path:
         with whole_file(_checksum_file(graph)) as aside:
             aside.write_text(sha256_of(graph))
     os.utime(folder)
-    models = (path for path in root.iterdir() if len(path.name) == len(folder.name))  # others may keep things there
-    for old in sorted(models, key=os.path.getmtime)[:-CACHED_MODELS]:
-        shutil.rmtree(old, ignore_errors=True)  # another process may be at it
+    _forget_old(root, len(folder.name))
     return folder
+
+
+def _forget_old(root: Path, name_length: int) -> None:
+    """Remove models beyond CACHED_MODELS that nobody has opened for IN_USE seconds: a process may still load graphs of
+    those. What others keep in the same folder has names of another length."""
+    models = (path for path in root.iterdir() if len(path.name) == name_length)
+    for old in sorted(models, key=os.path.getmtime)[:-CACHED_MODELS]:
+        if time.time() - old.stat().st_mtime > IN_USE:
+            shutil.rmtree(old, ignore_errors=True)  # another process may be at it
 
 
 def _is_kept(graph: Path) -> bool:

@@ -192,6 +192,14 @@ def test_cache_forgets_what_was_not_used_for_longest(weights, cache):
     assert names[0] not in kept
 
 
+def test_cache_keeps_what_a_process_may_have_open(weights, cache):
+    names = [f"{number:064x}" for number in range(2 * graphs.CACHED_MODELS)]
+    for name in names:
+        (cache / name).mkdir(parents=True)
+    graphs.cached_graphs(load_model(weights))
+    assert {path.name for path in cache.iterdir()} > set(names)
+
+
 def test_without_a_cache_folder_graphs_go_to_the_temporary_one(weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
