@@ -28,6 +28,7 @@ venv: $(STAMP)
 # Stamps are written last: an interrupted installation is taken up again.
 $(RUNTIME): setup.py constraints.txt scripts/make_venv.sh
 	@rm -f $@ $(STAMP)
+	@echo 'installing into .venv: 0.9 GB, some minutes'
 	@sh scripts/make_venv.sh .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'pip>=21'
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from eval.generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
 from eval.labels import pattern_folders, read_patterns
@@ -93,7 +94,8 @@ def references(subject, size):
 def turned(models, subject, sequence):
     """The driving head and what each model makes of it, frame by frame, over one turn of a recording."""
     numbers, start = turn(sequence.own_angles, *TURNS[sequence.kind]), start_frame(sequence, POSES)
-    results = [model.follow(references(subject, model.engine.size), sequence, start, numbers) for model in models]
+    watched = tqdm(models, desc=f"drawing the turn in {sequence.kind}", unit="model")
+    results = [model.follow(references(subject, model.engine.size), sequence, start, numbers) for model in watched]
     return zip(sequence.content.frames.read(numbers, max(CELL, *(len(frames[0]) for frames in results))), *results)
 
 

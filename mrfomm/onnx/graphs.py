@@ -35,9 +35,7 @@ from mrfomm.store import sha256_of, whole_file
 
 VERSION = 1  # one more whenever the same model gives another picture: of networks, graphs and animation
 CACHED_MODELS = 4  # the cache keeps those that were used last
-IN_USE = (
-    86400.0  # seconds in which no model that was opened is forgotten: graphs are loaded when needed
-)
+IN_USE = 86400.0  # seconds in which no model that was opened is forgotten: graphs are loaded when needed
 
 
 def reference_graph(config: ModelConfig, sizes: Sizes) -> Signature:
