@@ -23,7 +23,9 @@ from mrfomm.media.reading import open_frames
 from mrfomm.reenactment import motion
 from mrfomm.reenactment.reenactor import Reenactor
 
-pytestmark = pytest.mark.slow
+# Not part of `make test` yet: on a busy machine the page sometimes draws nothing more after its pictures were changed
+# (docs/status.md). Run them by `pytest -m long tests/web`.
+pytestmark = pytest.mark.long
 
 NO_PAGE = "style.css"  # a document from where modules can be imported, and nothing else happens
 LARGEST_PAGE = 6_000_000  # bytes, without the runtime
