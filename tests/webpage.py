@@ -93,9 +93,14 @@ def wait(page, condition, what):
     raise AssertionError(f"{what}: {page.inner_text('#status')!r}")
 
 
-def wait_for_frames(page, count=1):
-    """Wait until so many more pictures were drawn."""
+@contextlib.contextmanager
+def redrawn(page, count=1):
+    """What happens within makes the page draw so many more pictures; waits for them.
+
+    They are counted from before it happens: a page without motion draws one picture, at once.
+    """
     before = page.evaluate("window.drawn")
+    yield
     wait(page, f"window.drawn >= {before + count}", "pictures")
 
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 import webpage
 from PIL import Image
-from webpage import wait, wait_for_frames, wait_for_line
+from webpage import redrawn, wait, wait_for_line
 
 from mrfomm import bundled
 from mrfomm.media.images import fit, read_image
@@ -23,9 +23,7 @@ from mrfomm.media.reading import open_frames
 from mrfomm.reenactment import motion
 from mrfomm.reenactment.reenactor import Reenactor
 
-# Not part of `make test` yet: on a busy machine the page sometimes draws nothing more after its pictures were changed
-# (docs/status.md). Run them by `pytest -m long tests/web`.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 NO_PAGE = "style.css"  # a document from where modules can be imported, and nothing else happens
 LARGEST_PAGE = 6_000_000  # bytes, without the runtime
@@ -229,11 +227,11 @@ def test_keys_turn_the_head(visit):
     page = visit()
     before = picture(page)
     page.focus("#yaw")
-    page.keyboard.press("End")
-    wait_for_frames(page)
+    with redrawn(page):
+        page.keyboard.press("End")
     assert np.abs(picture(page) - before).mean() > 5
-    page.click("#straight")
-    wait_for_frames(page)
+    with redrawn(page):
+        page.click("#straight")
     assert np.abs(picture(page) - before).mean() < 1
 
 
@@ -261,24 +259,23 @@ def test_fusion_masks_and_side_by_side(visit):
     page = visit()
     assert picture(page, 1).std() > 20  # who supplies what
     before = picture(page)
-    page.select_option("#fusion", "mean")
-    wait_for_frames(page)
+    with redrawn(page):
+        page.select_option("#fusion", "mean")
     assert np.abs(picture(page) - before).mean() > 0.2
+    panels = "document.querySelector('#stage').width / document.querySelector('#stage').height"
     page.check("#beside")
-    wait_for_frames(page)
-    assert page.evaluate("document.querySelector('#stage').width / document.querySelector('#stage').height") == 3
+    wait(page, f"{panels} === 3", "three panels")
     page.uncheck("#sources")
     page.uncheck("#beside")
-    wait_for_frames(page)
-    assert page.evaluate("document.querySelector('#stage').width / document.querySelector('#stage').height") == 1
+    wait(page, f"{panels} === 1", "one panel")
 
 
 def test_clip_drives_and_is_recorded(visit, tmp_path):
     page = visit()
-    page.click("label:has(#clip)")
-    wait_for_frames(page, 8)
-    page.click("#record")
-    wait_for_frames(page, 8)
+    with redrawn(page, 8):
+        page.click("label:has(#clip)")
+    with redrawn(page, 8):
+        page.click("#record")
     assert page.get_attribute("#record", "aria-pressed") == "true"
     with page.expect_download() as download:
         page.click("#record")
@@ -309,9 +306,17 @@ def test_own_pictures_replace_the_examples_upright_and_are_cropped_by_keys(visit
     wait(page, f"{centre}.getImageData(56, 32, 1, 1).data] }})()[0] > 200", "only red")
     page.click("#pictures .remove")
     wait_for_line(page, "Choose 1 to 8 pictures")
-    page.click("#examples")
-    wait(page, "document.querySelectorAll('#pictures li').length === 3", "the examples")
-    wait_for_frames(page)
+    with redrawn(page):
+        page.click("#examples")
+        wait(page, "document.querySelectorAll('#pictures li').length === 3", "the examples")
+
+
+def test_pictures_removed_at_once_are_all_removed(visit):
+    """Each removal waits for the one before, whose pictures it starts from."""
+    page = visit()
+    page.evaluate("[...document.querySelectorAll('#pictures .remove')].slice(1).forEach((each) => each.click())")
+    wait(page, "document.querySelectorAll('#pictures li').length < 3", "fewer pictures")
+    wait(page, "document.querySelectorAll('#pictures li').length === 1", "one picture")
 
 
 def test_camera_from_a_file(visit, files, browser):
@@ -319,15 +324,15 @@ def test_camera_from_a_file(visit, files, browser):
     with chromium.launch(browser.browser_type, flags) as other:
         page = visit(other, permissions=["camera"])
         page.check("#beside")
-        page.click("label:has(#camera)")
-        wait_for_frames(page, 10)
+        with redrawn(page, 10):
+            page.click("label:has(#camera)")
         seen = picture(page)  # the camera's picture, first of three
         shown = (np.asarray(Image.fromarray(frame).resize((384, 384))) for frame in open_frames(bundled.SAMPLE_DRIVING))
         assert min(np.abs(seen - frame).mean() for frame in shown) < 12
         shoot(page, "camera")
         page.click("label:has(#mouse)")
-        page.locator("#yaw").press("ArrowRight")
-        wait_for_frames(page)
+        with redrawn(page):
+            page.locator("#yaw").press("ArrowRight")
 
 
 def test_other_sizes(visit, folder, tmp_path):
@@ -374,8 +379,8 @@ def test_wrong_files_get_a_clear_line_and_the_page_goes_on(visit, files):
         wait_for_line(page, line)
         assert page.locator("#status.bad").count() == 1
         assert page.locator("#pictures li").count() == 3
-        page.locator("#yaw").press("ArrowRight")
-        wait_for_frames(page)
+        with redrawn(page):
+            page.locator("#yaw").press("ArrowRight")
     add(page, *[bundled.SAMPLE_REFERENCES[0]] * 9)
     wait_for_line(page, "9 pictures are too many: choose 1 to 8")
 
@@ -387,8 +392,8 @@ def test_no_camera_or_none_that_may_be_used(visit, browser):
         wait(page, "document.querySelector('#status.bad')", "a line")
         assert re.search("The camera isn't allowed: |No camera that", page.inner_text("#status"))
         assert page.is_checked("#mouse")
-        page.locator("#yaw").press("ArrowRight")
-        wait_for_frames(page)
+        with redrawn(page):
+            page.locator("#yaw").press("ArrowRight")
 
 
 def test_no_permission(visit):
