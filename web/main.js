@@ -18,6 +18,8 @@ const [beside, sources] = ["beside", "sources"].map((id) => find(id, HTMLInputEl
 let model;
 /** @type {{picture: Picture, image: ImageData, pose: Pose}[]} */
 let references = [];
+/** @type {Promise<void>} */
+let choosing = Promise.resolve(); // the references
 /** @type {Picture | null} */
 let driver = null; // a clip or the camera; null: the sliders
 /** @type {{anchor: number, initial: Pose, distance: number} | null} */
@@ -37,9 +39,6 @@ async function isolate() {
   await new Promise(() => {});
 }
 
-/** The pictures of the face. */
-const chosen = () => references.map(({ picture }) => picture);
-
 /** Let motion start anew. */
 function restart() {
   [start, times, changes] = [null, [], changes + 1];
@@ -47,6 +46,10 @@ function restart() {
 
 /** @param {string} name */
 const example = async (name) => new File([await (await fetch(`examples/${name}`)).blob()], name);
+
+/** Change the pictures of the face, one change after the other. @param {(chosen: Picture[]) => Picture[]} change */
+const choose = (change) =>
+  (choosing = choosing.catch(() => {}).then(() => setPictures(change(references.map(({ picture }) => picture)))));
 
 /** Take pictures of the face. @param {Picture[]} pictures */
 async function setPictures(pictures) {
@@ -69,10 +72,10 @@ function thumbnail({ picture, image }, index) {
   [crop.id, crop.style.borderColor] = [`picture-${index}`, COLOURS[index]];
   crop.onclick = () => tried(async () => {
     picture.box = await chooseSquare(picture);
-    await setPictures(chosen());
+    await choose((chosen) => chosen);
     find(crop.id, HTMLButtonElement).focus(); // the one that is in its place
   });
-  remove.onclick = () => tried(() => setPictures(chosen().filter((each) => each !== picture)));
+  remove.onclick = () => tried(() => choose((chosen) => chosen.filter((each) => each !== picture)));
   return item;
 }
 
@@ -81,7 +84,7 @@ async function take(files) {
   const clip = files.find((file) => file.type.startsWith("video/"));
   if (clip) await drive("clip", () => openClip(clip));
   const pictures = await Promise.all(files.filter((file) => file !== clip).map(openPicture));
-  if (pictures.length) await setPictures([...chosen().filter(({ name }) => !EXAMPLES.includes(name)), ...pictures]);
+  if (pictures.length) await choose((chosen) => [...chosen.filter(({ name }) => !EXAMPLES.includes(name)), ...pictures]);
 }
 
 /** Let a clip, the camera or the sliders drive. @param {string} kind @param {() => Promise<Picture>} open */
@@ -133,6 +136,7 @@ async function step() {
   last = now;
   const begun = performance.now();
   const { pose, image } = await driving();
+  if (!references.length) return false; // they were removed meanwhile
   const { anchor, initial } = startFrom(pose);
   const reference = references[anchor];
   const shares = model.fusion.map((mode) => Number(mode === fusion.value));
@@ -187,7 +191,10 @@ function connect() {
 }
 
 /** The pictures that come with the page. */
-const examples = async () => setPictures(await Promise.all(EXAMPLES.map(async (name) => openPicture(await example(name)))));
+async function examples() {
+  const pictures = await Promise.all(EXAMPLES.map(async (name) => openPicture(await example(name))));
+  await choose(() => pictures);
+}
 
 await isolate();
 await tried(async () => {
