@@ -1,4 +1,4 @@
-// Motion transfer as in mrfomm/reenactment/motion.py, and poses between the recorded ones of a turning head.
+// Motion transfer as in mrfomm/reenactment/motion/transfer.py, and poses between the recorded ones of a turning head.
 
 /** @param {ArrayLike<number>} value @returns {number[][]} */
 const pairs = (value) => Array.from({ length: value.length / 2 }, (_, i) => [value[2 * i], value[2 * i + 1]]);
