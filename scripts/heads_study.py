@@ -4,8 +4,8 @@
 ``angles`` what each makes of every pattern driven by another person, in steps of 15 degrees; ``counts`` measures L1D
 against the number of references, and ``choices`` which references help: L1D against the driving yaw for several sets of
 reference poses. A model is given as NAME=CKPT, or NAME=CKPT:MODE to fuse in another mode (mean, occlusion), or
-NAME=CKPT:pseudo for the best of the single-reference results. One trained with one reference and given without a mode
-gets one in ``sheet`` and ``angles``.
+NAME=CKPT:pseudo for the best of the single-reference results (``counts`` and ``choices``). One trained with one
+reference and given without a mode gets one in ``sheet`` and ``angles``.
 """
 
 import argparse

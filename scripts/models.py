@@ -21,6 +21,8 @@ class Model(NamedTuple):
 
     def animate(self, references, driving, transfer):
         """Its pictures, a list of uint8 [S,S,3], of references (the first of them, if it is single) and frames."""
+        if self.pseudo:
+            raise UserError(f"{self.name}: pseudo chooses by a truth, which isn't looked at here; leave it out")
         return list(Reenactor(self.engine, references[: 1 if self.single else None]).animate(driving, transfer))
 
     def follow(self, references, sequence, start, numbers):
