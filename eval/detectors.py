@@ -117,6 +117,6 @@ LANDMARK_BACKENDS = tuple(_LANDMARKS)
 IDENTITY_BACKENDS = ("dlib", "openface")
 
 
-def _shrunk(points: object, image: np.ndarray, enlarged: np.ndarray) -> np.ndarray:
+def _shrunk(points: object, image: np.ndarray, large: np.ndarray) -> np.ndarray:
     """Points [n,2] in pixels of the enlarged image -> float64 [n,2] in those of the image."""
-    return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(enlarged)) - 0.5
+    return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(large)) - 0.5
