@@ -83,14 +83,8 @@ def distance_table(engine, clips, counts):
             distances.append([rebuild([one], frames)[1].mean() for one in reenactors(engine, frames, count)])
         even, chosen = np.transpose(distances)
         won = f"{int((chosen < even).sum())} of {len(clips)}"
-        rows.append([str(count), *map(cell, (even, chosen, chosen - even)), won])
+        rows.append([str(count), *map(bootstrap_interval, (even, chosen, chosen - even)), won])
     return markdown_table(["references", *WAYS, "difference", "clips won"], rows)
-
-
-def cell(values):
-    """Mean and 95 % bootstrap interval."""
-    interval = bootstrap_interval(values)
-    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def generate_all(made, patterns, output):
