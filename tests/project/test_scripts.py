@@ -180,7 +180,9 @@ def test_a_column_is_of_its_yaw_or_refused():
     """Where a recording ends at 30 degrees, its last frame isn't shown as 60."""
     content = SimpleNamespace(frames=SimpleNamespace(read=None))
     recording = SimpleNamespace(own_angles=np.arange(-30.0, 31), path="yaw.mp4", content=content)
-    with pytest.raises(UserError, match=r"yaw.mp4: no frame within 5 degrees of yaw \+60; the nearest, frame 60, is 30"):
+    with pytest.raises(
+        UserError, match=r"yaw.mp4: no frame within 5 degrees of yaw \+60; the nearest, frame 60, is 30"
+    ):
         heads_study.frames_at(recording, (0, 60), 64)
 
 
