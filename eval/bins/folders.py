@@ -115,7 +115,7 @@ def places(folder: Path, patterns: list[Pattern]) -> dict[Key, Path]:
         key: Key = (names[0], names[1], names[2])
         if key in found or not generated:
             raise UserError(f"{place}: {'is there twice' if generated else 'nothing in generated'}; mend the table")
-        if key in pairs and (row.get("recordings") or recordings_digest(*pairs[key])) != recordings_digest(*pairs[key]):
+        if key in pairs and (row.get("recordings") or "") not in ("", recordings_digest(*pairs[key])):
             raise UserError(f"{place}: made from other recordings; give their --data, or export the protocol again")
         found[key] = folder / generated
     missing = [" ".join(key) for key in pairs if key not in found]
