@@ -64,8 +64,10 @@ def score_folders(
     """
     true = {(pattern.name, kind): clip for pattern in patterns for kind, clip in pattern.sequences.items()}
     sets = _open_sets(patterns, methods, scaled=size is not None)
-    first = next(iter(sets.values()))[0].content
-    size = size or min(first.height, first.width)
+    (key, (clip, *_)), *_ = sets.items()
+    if clip.content.height != clip.content.width:  # then it can't be what a model makes of the central square
+        check_same_size(clip.path, clip.content, true[key].path, true[key].content, scaled=True)
+    size = size or min(clip.content.height, clip.content.width)
     jobs = []
     for key, clips in sets.items():
         truth = Images(true[key].own_angles, partial(true[key].content.frames.read, size=size))
