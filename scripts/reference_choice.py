@@ -42,7 +42,7 @@ def parse_arguments(arguments=None):
     add("--counts", metavar="K", type=int, nargs="*", default=[1, 2, 3, 5], help="numbers of references (%(default)s)")
     add("--bins", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, for the bins (bundled)")
     add("--bins-count", metavar="K", type=int, default=3, help="references of a pattern, 0 for no bins (%(default)s)")
-    add("--kinds", metavar="KIND", nargs="+", default=KINDS, help="sequences that drive in the bins (%(default)s)")
+    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="sequences that drive in the bins (%(default)s)")
     add("-o", "--output", metavar="DIR", type=Path, default="reference_choice", help="folder for frames (%(default)s)")
     return parser.parse_args(arguments)
 
