@@ -35,7 +35,6 @@ from mrfomm.model.checkpoint import ParameterTree, save_checkpoint
 from mrfomm.networks import ops
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = ("inference", "commands", "training", "data", "metrics")
 ARCHITECTURE = "vox-256.yaml"
 CLIP_LENGTHS = (2, 14)  # of the driving clips for whole commands
 
@@ -45,7 +44,8 @@ def parse_arguments(arguments=None):
     parser = command_parser(__doc__)
     add = parser.add_argument
     several = {"nargs": "+", "metavar": "NAME"}
-    add("--sections", **several, choices=SECTIONS, default=SECTIONS, help=f"what to do: {', '.join(SECTIONS)} (all)")
+    sections = list(MEASURES)
+    add("--sections", **several, choices=sections, default=sections, help=f"what to do: {', '.join(sections)} (all)")
     add("--sizes", nargs="+", type=int, metavar="S", default=[64, 128, 256], help="sides, in pixels (64 128 256)")
     add("--references", nargs="+", type=int, metavar="K", default=[1, 3, 8], help="numbers of references (1 3 8)")
     runners = list(inference.RUNNERS)

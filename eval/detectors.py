@@ -2,10 +2,10 @@
 
 | back end | what it gives | needs |
 |---|---|---|
-| landmarks `mediapipe` | 478 points of Face Mesh, every image on its own | `pip install -e .[mediapipe]` |
-| landmarks `dlib` | 68 points (iBUG 300-W) after its HOG detector | `pip install -e .[dlib]` |
-| landmarks `face_alignment` (the paper's AKD) | 68 points of 2DFAN-4 | `pip install -e .[face_alignment]` |
-| identity `dlib` | 128 numbers of a face aligned by its 68 landmarks | `pip install -e .[dlib]` |
+| landmarks `mediapipe` | 478 points of Face Mesh, every image on its own | the extra `mediapipe` |
+| landmarks `dlib` | 68 points (iBUG 300-W) after its HOG detector | the extra `dlib` |
+| landmarks `face_alignment` (the paper's AKD) | 68 points of 2DFAN-4 | the extra `face_alignment` |
+| identity `dlib` | 128 numbers of a face aligned by its 68 landmarks | the extra `dlib` |
 | identity `openface` (the paper's AED) | 128 numbers of the whole picture | nn4.small2's `.t7`, given by the user |
 
 A landmark back end is a function: uint8 [H,W,3] RGB -> float64 [n,2], (x, y) in pixels of that image with (0, 0) the
@@ -117,6 +117,6 @@ LANDMARK_BACKENDS = tuple(_LANDMARKS)
 IDENTITY_BACKENDS = ("dlib", "openface")
 
 
-def _shrunk(points: object, image: np.ndarray, enlarged: np.ndarray) -> np.ndarray:
+def _shrunk(points: object, image: np.ndarray, large: np.ndarray) -> np.ndarray:
     """Points [n,2] in pixels of the enlarged image -> float64 [n,2] in those of the image."""
-    return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(enlarged)) - 0.5
+    return (np.asarray(points, np.float64) + 0.5) * (len(image) / len(large)) - 0.5

@@ -61,11 +61,14 @@ class Plan(NamedTuple):
 
 
 def reference_frames(pattern: Pattern, count: int, poses: Poses) -> list[int]:
-    """Frames of a pattern's yaw sequence nearest to yaw 0 and, if ``count`` is 3 and not 1, to -30 and +30; UserError
-    if one isn't near enough."""
-    sequence = pattern.sequences["yaw"]
-    wanted = {yaw: f"yaw {yaw:+g}" if yaw else "yaw 0" for yaw in (FRONTAL, *SIDES)[:count]}
-    return [_nearest(np.abs(sequence.own_angles - yaw), sequence, what, poses) for yaw, what in wanted.items()]
+    """The ``nearest_frames`` of a pattern's yaw sequence to yaw 0 and, if ``count`` is 3 and not 1, to -30 and +30."""
+    return nearest_frames(pattern.sequences["yaw"], (FRONTAL, *SIDES)[:count], poses)
+
+
+def nearest_frames(sequence: Sequence, yaws: Iterable[float], poses: Poses) -> list[int]:
+    """The frames of a yaw sequence nearest to some yaws; UserError if one isn't near enough."""
+    wanted = ((yaw, f"yaw {yaw:+g}" if yaw else "yaw 0") for yaw in yaws)
+    return [_nearest(np.abs(sequence.own_angles - yaw), sequence, what, poses) for yaw, what in wanted]
 
 
 def start_frame(sequence: Sequence, poses: Poses) -> int:

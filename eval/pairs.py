@@ -6,6 +6,7 @@ in [0,1]; PSNR (dB) and SSIM (Wang et al. 2004, mean over colour channels) are h
 
 import argparse
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,9 @@ def _pairs_of_videos(first: Path, second: Path) -> tuple[int | None, Iterator[Pa
     a, b = open_frames(first), open_frames(second)
     if a.count_hint != b.count_hint:
         raise UserError(f"{first}: {a.count_hint} frames, but {second}: {b.count_hint}; give clips of one length")
+    if f"{a.fps:g}" != f"{b.fps:g}":
+        rates = f"{first}: {a.fps:g} frames per second, {second}: {b.fps:g}"
+        print(f"{rates}; frames are compared by their number, not by their time", file=sys.stderr)
 
     def pairs() -> Iterator[Pair]:
         for number, (one, other) in enumerate(itertools.zip_longest(a, b)):

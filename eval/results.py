@@ -105,6 +105,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
 
 def bootstrap_interval(
     values: Numbers, weights: Numbers | None = None, seed: int = 0, resamples: int = 2000, level: float = 0.95
@@ -189,9 +192,9 @@ def summary_of(values: Values, subtracted: Values | None = None, weighted: bool 
 def interval_cell(values: Values, subtracted: Values | None = None, weighted: bool = False) -> str | None:
     """``summary_of`` as a table shows it; None without a value, of a single unit that is weighted without interval."""
     mean, low, high, units, _ = summary_of(values, subtracted, weighted)
-    if mean is None:
+    if mean is None or low is None or high is None:
         return None
-    return f"{mean:.4f}" if weighted and units == 1 else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{mean:.4f}" if weighted and units == 1 else str(Interval(mean, low, high))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

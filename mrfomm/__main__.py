@@ -4,7 +4,7 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mrfomm.errors import command_parser, run_command, started_as
 
@@ -29,10 +29,10 @@ SCORES = {
 }
 
 
-def scores() -> Iterator[tuple[str, tuple[str, str]]]:
+def scores(package: str | None = None) -> Iterator[tuple[str, tuple[str, str]]]:
     """Those of ``SCORES`` that are there, with module and text. They are of the package eval, in a wheel mrfomm_eval;
     nothing here imports it."""
-    package = next(filter(importlib.util.find_spec, ("mrfomm_eval", "eval")), None)
+    package = package or next(filter(importlib.util.find_spec, ("mrfomm_eval", "eval")), None)
     for name, text in SCORES.items() if package else ():
         if spec := importlib.util.find_spec(f"{package}.{name}"):
             yield name, (spec.name + (".__main__" if spec.submodule_search_locations else ""), text)
@@ -40,12 +40,16 @@ def scores() -> Iterator[tuple[str, tuple[str, str]]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, or list them all; returns the exit code."""
-    commands = {**COMMANDS, **dict(scores())}
+    return start({**COMMANDS, **dict(scores())}, __doc__, arguments)
+
+
+def start(commands: Mapping[str, tuple[str, str]], doc: str | None, arguments: Sequence[str] | None) -> int:
+    """Run one of some commands, name -> (module, text), or list them all; returns the exit code."""
     listed = "\n".join(f"  {name:<16}{text}" for name, (_, text) in commands.items())
     parser = command_parser(
-        __doc__,
+        doc,
         "COMMAND ...",
-        description=f"{__doc__ or ''}\n\n{listed}",
+        description=f"{doc or ''}\n\n{listed}",
         epilog="`%(prog)s COMMAND --help` lists the options of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    module = importlib.import_module(commands[args.command][0])
+    module = importlib.import_module(commands[args.command][0])  # each needs other extras, and takes its time
     sys.argv[0] = f"{started_as()} {args.command}"  # the name that its help goes by
     code: int = module.main(args.rest)
     return code

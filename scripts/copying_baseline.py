@@ -36,8 +36,7 @@ def main(arguments=None):
     counts = [source.length for source in sources]
     scores = [copying(source.read(range(source.length), args.size)) for source in tqdm(sources, unit="clip")]
     for name, values in zip(("the first frame", "the closest of three"), zip(*scores)):
-        interval = bootstrap_interval(values, counts)
-        print(f"copying {name}: {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}], {len(values)} clips")
+        print(f"copying {name}: {bootstrap_interval(values, counts)}, {len(values)} clips")
     return 0
 
 

@@ -4,8 +4,8 @@
 ``angles`` what each makes of every pattern driven by another person, in steps of 15 degrees; ``counts`` measures L1D
 against the number of references, and ``choices`` which references help: L1D against the driving yaw for several sets of
 reference poses. A model is given as NAME=CKPT, or NAME=CKPT:MODE to fuse in another mode (mean, occlusion), or
-NAME=CKPT:pseudo for the best of the single-reference results. One trained with one reference and given without a mode
-gets one in ``sheet`` and ``angles``.
+NAME=CKPT:pseudo for the best of the single-reference results (``counts`` and ``choices``). One trained with one
+reference and given without a mode gets one in ``sheet`` and ``angles``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from eval.generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
+from eval.generation import FRONTAL, SIDES, nearest_frames, start_frame
 from eval.labels import pattern_folders, read_patterns
 from eval.results import bootstrap_interval, write_rows
 from mrfomm import bundled
@@ -26,13 +26,12 @@ from mrfomm.errors import command_parser, run_command
 from mrfomm.reenactment.motion import Transfer
 from mrfomm.reenactment.reconstruction import rebuild, rebuilders
 from mrfomm.store import whole_file
-from scripts.models import parse_model
+from scripts.models import POSES, parse_model, person_of, references_of
 from scripts.sheets import degrees, sheet, stacked
 
 YAWS = (-60, -40, -20, 0, 20, 40, 60)  # degrees, of sheet
 STEPS = tuple(range(-60, 61, 15))  # of angles
 COLOURS = 160
-POSES = Poses(tolerance=5, allow_missing=False)
 BATCH = 4
 CHOICES = {  # yaw of the references, degrees
     "frontal alone": (0,),
@@ -73,7 +72,7 @@ def main(arguments=None):
 def draw_sheet(models, data, output):
     """A block for every person, of the first pattern."""
     patterns = read_patterns(pattern_folders(data or bundled.BENCHMARK))
-    people = list({person_of(pattern): pattern for pattern in reversed(patterns)}.values())[::-1]  # their first
+    people = list({person_of(pattern.name): pattern for pattern in reversed(patterns)}.values())[::-1]  # their first
     columns = [degrees(yaw, "ref.") for yaw in (FRONTAL, *SIDES)] + [degrees(yaw, "yaw") for yaw in YAWS]
     save_sheet([block(models, pattern, another(pattern, people)) for pattern in people], columns, output)
 
@@ -111,34 +110,19 @@ def driven(models, pattern, driving):
 def another(pattern, patterns):
     """The next pattern of another person, after the last the first."""
     start = patterns.index(pattern)
-    return next(other for other in patterns[start:] + patterns if person_of(other) != person_of(pattern))
-
-
-def person_of(pattern):
-    """Whose head it is."""
-    return pattern.name.partition("_")[0]
+    return next(other for other in patterns[start:] + patterns if person_of(other.name) != person_of(pattern.name))
 
 
 def moved(model, pattern, driving, yaws):
     """What a model makes of a pattern, driven to yaws by another person."""
     sequence = driving.sequences["yaw"]
     references = references_of(pattern, model.engine.size)
-    return model.follow(references, sequence, start_frame(sequence, POSES), numbers_at(sequence, yaws))
-
-
-def references_of(pattern, size):
-    """The three pictures of a pattern, uint8 [S,S,3]."""
-    return list(pattern.sequences["yaw"].content.frames.read(reference_frames(pattern, 3, POSES), size))
-
-
-def numbers_at(sequence, yaws):
-    """The frames of a yaw sequence nearest to some yaws."""
-    return [int(np.abs(sequence.own_angles - yaw).argmin()) for yaw in yaws]
+    return model.follow(references, sequence, start_frame(sequence, POSES), nearest_frames(sequence, yaws, POSES))
 
 
 def frames_at(sequence, yaws, size):
-    """Those frames, uint8 [N,S,S,3]."""
-    return sequence.content.frames.read(numbers_at(sequence, yaws), size)
+    """The frames of a yaw sequence nearest to some yaws, uint8 [N,S,S,3]; UserError if one isn't near enough."""
+    return sequence.content.frames.read(nearest_frames(sequence, yaws, POSES), size)
 
 
 def save_sheet(blocks, columns, output):

@@ -13,20 +13,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eval.generation import FRONTAL, SIDES, Poses, reference_frames, start_frame
+from eval.generation import FRONTAL, SIDES, start_frame
 from eval.labels import pattern_folders, read_patterns
 from mrfomm import bundled
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media.provenance import describe
 from mrfomm.media.writing import open_sink
 from mrfomm.store import whole_file
-from scripts.models import parse_model
+from scripts.models import POSES, parse_model, person_of, references_of
 from scripts.sheets import CELL, degrees, sheet
 
 MODELS = (f"FOMM={bundled.MODELS['fomm']}", f"ours={bundled.MODELS['patch']}")
 TURNS = {"yaw": (60, 120), "pitch": (22, 60)}  # degrees to each side, frames for there and back
 FPS = 25
-POSES = Poses(tolerance=5, allow_missing=False)
 
 
 def parse_arguments(arguments=None):
@@ -66,36 +65,26 @@ def chosen_folders(folders, subject, driver):
     subject = subject or folders[0].name
     if subject not in by_name:
         raise UserError(f"--subject {subject}: no such pattern; there are {', '.join(by_name)}")
-    others = [name for name in by_name if person(name) != person(subject)]
+    others = [name for name in by_name if person_of(name) != person_of(subject)]
     if not others or (driver and driver not in others):
-        found = f"there are {', '.join(others)}" if others else f"all patterns are of {person(subject)}"
+        found = f"there are {', '.join(others)}" if others else f"all patterns are of {person_of(subject)}"
         raise UserError(f"--driver {driver or ''}: needs a pattern of another person; {found}")
     return by_name[subject], by_name[driver or others[0]]
-
-
-def person(pattern):
-    """Whose head it is, by the name of a pattern."""
-    return pattern.partition("_")[0]
 
 
 def film(models, subject, driver):
     """The labelled frames uint8 [H,W,3], a list."""
     columns = [degrees(yaw, "reference") for yaw in (FRONTAL, *SIDES)] + ["driving head"] + [m.name for m in models]
-    still = references(subject, max(CELL, *(model.engine.size for model in models)))
+    still = references_of(subject, max(CELL, *(model.engine.size for model in models)))
     turns = [turned(models, subject, driver.sequences[kind]) for kind in TURNS if kind in driver.sequences]
     return [sheet([[*still, *row]], columns) for turn in turns for row in turn]
-
-
-def references(subject, size):
-    """The three pictures of a pattern, uint8 [S,S,3]."""
-    return list(subject.sequences["yaw"].content.frames.read(reference_frames(subject, 3, POSES), size))
 
 
 def turned(models, subject, sequence):
     """The driving head and what each model makes of it, frame by frame, over one turn of a recording."""
     numbers, start = turn(sequence.own_angles, *TURNS[sequence.kind]), start_frame(sequence, POSES)
     watched = tqdm(models, desc=f"drawing the turn in {sequence.kind}", unit="model")
-    results = [model.follow(references(subject, model.engine.size), sequence, start, numbers) for model in watched]
+    results = [model.follow(references_of(subject, model.engine.size), sequence, start, numbers) for model in watched]
     return zip(sequence.content.frames.read(numbers, max(CELL, *(len(frames[0]) for frames in results))), *results)
 
 

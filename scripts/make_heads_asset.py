@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.heads import rendering
-from mrfomm.heads.geometry import PARTS
+from mrfomm.heads.geometry import PARTS, PEOPLE, SHAPES
 from mrfomm.heads.painted.canvas import bake
 from mrfomm.store import sha256_of, whole_file
 
@@ -53,7 +53,6 @@ LOCAL_FOLDERS = ("head", "forehead", "eyebrows", "eyes", "nose", "mouth", "ears"
 # what moves the head as a whole, is a macro target in disguise, or concerns other parts of the body
 LEFT_OUT = ("head-trans", "head-age", "neck-trans", "measure-neck", "asymm-", "l-ear-shape-pointed")
 SIDEWAYS = ("head-angle", "nose-trans-in", "nose-trans-out", "mouth-trans-in", "mouth-trans-out")
-OUTLINES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")
 # ends of the names of two targets that are the sides of one axis, and what their axis' name ends with
 PAIRS = {
     ("decr", "incr"): "",
@@ -64,7 +63,7 @@ PAIRS = {
     ("compress", "uncompress"): "",
 }
 MACRO = [
-    *(f"{p}-{g}-{a}" for p in ("african", "asian", "caucasian") for g in ("male", "female") for a in ("young", "old")),
+    *(f"{p}-{g}-{a}" for p in PEOPLE for g in ("male", "female") for a in ("young", "old")),
     *(
         f"universal-{g}-{a}-{m}muscle-{w}weight"
         for g in ("male", "female")
@@ -152,11 +151,11 @@ def identity_targets(archive, count):
     """Pairs (name, displacements [count,3]); left and right targets are joined. See ``geometry.Morphs``."""
     for name in MACRO:
         yield f"macro/{name}|+", load_target(archive, f"macrodetails/{name}", count)
-    for name in OUTLINES:
+    for name in SHAPES:
         yield f"outline/{name}|+", load_target(archive, f"head/head-{name}", count)
     for folder in LOCAL_FOLDERS:
         for name in target_names(archive, folder):
-            if name.startswith(("r-", *LEFT_OUT, *SIDEWAYS)) or name in {f"head-{outline}" for outline in OUTLINES}:
+            if name.startswith(("r-", *LEFT_OUT, *SIDEWAYS)) or name in {f"head-{outline}" for outline in SHAPES}:
                 continue
             moved = load_target(archive, f"{folder}/{name}", count)
             if name.startswith("l-"):

@@ -13,9 +13,8 @@ from PIL import Image
 from mrfomm.errors import command_parser, run_command
 from mrfomm.heads import motion, scene
 from mrfomm.heads.dataset import PROTOCOLS
-from mrfomm.heads.geometry import load_template
-from mrfomm.heads.painted.canvas import make_canvas
-from mrfomm.heads.person import draw_identity, make_person, render_frame, texture_size
+from mrfomm.heads.person import render_frame
+from mrfomm.heads.studio import open_studio
 from mrfomm.media.writing import open_sink
 from mrfomm.store import whole_file
 
@@ -23,26 +22,27 @@ YAWS = {"front": 0, "left": -30, "right": 30}
 REFERENCE_SIZE, DRIVING_SIZE, FRAMES = 256, 128, 75
 
 
-def make_head(template, size, rng):
-    """A random Person and the Stage it stands on."""
-    person = make_person(template, make_canvas(template, texture_size(size)), draw_identity(template, rng))
+def make_head(size, rng):
+    """A random Person, the Stage it stands on, and the names of face units."""
+    studio = open_studio(size)
+    person = studio.person(rng)
     around = scene.Scene(scene.paper_lights()["soft"], scene.sample_backdrop(rng), scene.PAPER_FRAMING)
-    return person, scene.make_stage(person.bounds, around, size)
+    return person, scene.make_stage(person.bounds, around, size), list(studio.template.units)
 
 
-def write_references(template, folder, rng):
+def write_references(folder, rng):
     """``reference_front.png``, ``_left`` and ``_right``, each with the expression of a moment of talking."""
-    person, stage = make_head(template, REFERENCE_SIZE, rng)
-    faces = motion.random_performance(list(template.units), FRAMES, rng)[:: FRAMES // len(YAWS)]
+    person, stage, units = make_head(REFERENCE_SIZE, rng)
+    faces = motion.random_performance(units, FRAMES, rng)[:: FRAMES // len(YAWS)]
     for (name, yaw), face in zip(YAWS.items(), faces):
         with whole_file(folder / f"reference_{name}.png") as aside:
             Image.fromarray(render_frame(person, stage, (yaw, 0, 0), face)).save(aside)
 
 
-def write_driving(template, folder, rng):
+def write_driving(folder, rng):
     """``driving.mp4``: a head that looks around and talks."""
-    person, stage = make_head(template, DRIVING_SIZE, rng)
-    angles, faces = motion.random_motion(FRAMES, rng), motion.random_performance(list(template.units), FRAMES, rng)
+    person, stage, units = make_head(DRIVING_SIZE, rng)
+    angles, faces = motion.random_motion(FRAMES, rng), motion.random_performance(units, FRAMES, rng)
     with open_sink(folder / "driving.mp4", motion.FPS) as sink:
         for pose, face in zip(angles, faces):
             sink.write(render_frame(person, stage, pose, face))
@@ -53,9 +53,9 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="number that draws the heads (%(default)s)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", type=Path, help="folder to write")
     options = parser.parse_args(arguments)
-    template, stream = load_template(), len(PROTOCOLS)  # one that no protocol has
-    write_references(template, options.output, np.random.default_rng([options.seed, stream, 1]))
-    write_driving(template, options.output, np.random.default_rng([options.seed, stream, 2]))
+    stream = len(PROTOCOLS)  # one that no protocol has
+    write_references(options.output, np.random.default_rng([options.seed, stream, 1]))
+    write_driving(options.output, np.random.default_rng([options.seed, stream, 2]))
 
 
 if __name__ == "__main__":

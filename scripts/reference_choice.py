@@ -42,7 +42,7 @@ def parse_arguments(arguments=None):
     add("--counts", metavar="K", type=int, nargs="*", default=[1, 2, 3, 5], help="numbers of references (%(default)s)")
     add("--bins", metavar="DIR", default=bundled.BENCHMARK, help="recordings with angles, for the bins (bundled)")
     add("--bins-count", metavar="K", type=int, default=3, help="references of a pattern, 0 for no bins (%(default)s)")
-    add("--kinds", metavar="KIND", nargs="+", default=KINDS, help="sequences that drive in the bins (%(default)s)")
+    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="sequences that drive in the bins (%(default)s)")
     add("-o", "--output", metavar="DIR", type=Path, default="reference_choice", help="folder for frames (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -83,14 +83,8 @@ def distance_table(engine, clips, counts):
             distances.append([rebuild([one], frames)[1].mean() for one in reenactors(engine, frames, count)])
         even, chosen = np.transpose(distances)
         won = f"{int((chosen < even).sum())} of {len(clips)}"
-        rows.append([str(count), *map(cell, (even, chosen, chosen - even)), won])
+        rows.append([str(count), *map(bootstrap_interval, (even, chosen, chosen - even)), won])
     return markdown_table(["references", *WAYS, "difference", "clips won"], rows)
-
-
-def cell(values):
-    """Mean and 95 % bootstrap interval."""
-    interval = bootstrap_interval(values)
-    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def generate_all(made, patterns, output):

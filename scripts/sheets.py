@@ -45,6 +45,6 @@ def enlarged(picture, side):
     return picture if len(picture) == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def degrees(yaw, what=""):
-    """What stands above a column of pictures at a yaw: "yaw -30°"."""
-    return f"{what} {yaw:+g}°".strip() if yaw else f"{what} 0°".strip()
+def degrees(angle, what):
+    """What stands above a column of pictures at an angle: "yaw -30°"."""
+    return f"{what} {angle:+g}°" if angle else f"{what} 0°"

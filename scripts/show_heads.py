@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mrfomm.errors import command_parser, run_command
-from mrfomm.heads import motion
-from mrfomm.heads.motion import AXES, EXPRESSIONS, both, weights_of
+from mrfomm.heads.motion import AXES, EXPRESSIONS, both, random_motion, random_performance, weights_of
 from mrfomm.heads.person import render_frame
 from mrfomm.heads.photographed.camera import film
 from mrfomm.heads.scene import PAPER_FRAMING, Backdrop, Scene, make_stage, paper_lights, sample_scene
@@ -63,10 +62,8 @@ def moment(studio, rng, size):
     """A random person in motion, as a camera takes it."""
     person = studio.person(rng)
     stage = make_stage(person.bounds, sample_scene(rng), size)
-    poses, faces = (
-        motion.random_motion(MOMENTS, rng),
-        motion.random_performance(list(studio.template.units), MOMENTS, rng),
-    )
+    poses = random_motion(MOMENTS, rng)
+    faces = random_performance(list(studio.template.units), MOMENTS, rng)
     return next(film(person, stage, [(poses[MOMENTS // 2], faces[MOMENTS // 2])], rng))
 
 

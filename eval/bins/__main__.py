@@ -196,16 +196,19 @@ def generate_all(
 ) -> None:
     """Generate what ``folder``, which has one of each contestant's name, lacks."""
     poses = Poses(args.pose_tolerance, args.allow_missing_poses)
-    work = []
+    work, count = [], 0
     for one in contestants:
         origin = {"model": fingerprint(one.model), "backend": backend_name(args.backend), "version": VERSION}
         planned = plan_transfers(patterns, folder / one.name, one.references, args.motion, poses, origin)
+        count += sum(len(plan.entries) for plan in planned)
         if missing := missing_entries(planned):
             work.append((one.model, missing))
     if not work:
         return
     entries = [entry for _, plans in work for plan in plans for entry in plan.entries]
     total = sum(entry.driving.content.frames.length for entry in entries)
+    kept = f" ({count - len(entries)} are there)" * (len(entries) < count)
+    print(f"sequences to generate: {len(entries)}{kept}, {total} frames; then all are scored", file=sys.stderr)
     with progress(total, "generating") as bar:
         for model, plans in work:
             engine = open_engine(model, backend=args.backend)

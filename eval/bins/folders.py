@@ -64,8 +64,10 @@ def score_folders(
     """
     true = {(pattern.name, kind): clip for pattern in patterns for kind, clip in pattern.sequences.items()}
     sets = _open_sets(patterns, methods, scaled=size is not None)
-    first = next(iter(sets.values()))[0].content
-    size = size or min(first.height, first.width)
+    (key, (clip, *_)), *_ = sets.items()
+    if clip.content.height != clip.content.width:  # then it can't be what a model makes of the central square
+        check_same_size(clip.path, clip.content, true[key].path, true[key].content, scaled=True)
+    size = size or min(clip.content.height, clip.content.width)
     jobs = []
     for key, clips in sets.items():
         truth = Images(true[key].own_angles, partial(true[key].content.frames.read, size=size))
@@ -115,7 +117,7 @@ def places(folder: Path, patterns: list[Pattern]) -> dict[Key, Path]:
         key: Key = (names[0], names[1], names[2])
         if key in found or not generated:
             raise UserError(f"{place}: {'is there twice' if generated else 'nothing in generated'}; mend the table")
-        if key in pairs and (row.get("recordings") or recordings_digest(*pairs[key])) != recordings_digest(*pairs[key]):
+        if key in pairs and (row.get("recordings") or "") not in ("", recordings_digest(*pairs[key])):
             raise UserError(f"{place}: made from other recordings; give their --data, or export the protocol again")
         found[key] = folder / generated
     missing = [" ".join(key) for key in pairs if key not in found]

@@ -96,11 +96,12 @@ def notes(
     sizes = {"recordings": {clip.content.size for pattern in patterns for clip in pattern.sequences.values()}}
     for pair in pairs:
         sizes.setdefault(pair.method, set()).add(pair.own_size)
+    cut = ", cut to central squares" * any(len(set(text.split("x"))) > 1 for found in sizes.values() for text in found)
     yield "Lower is better; in brackets 95 % bootstrap intervals over pairs (too narrow: pairs share patterns)."
     yield f"{len(patterns)} patterns; pairs scored: {pairs_scored(scored)}; {lost} results without a common bin."
     yield f"Recordings: {data}"
     yield f"Bins of {axis.width:g} degrees, {-axis.limit:g} to {axis.limit:g}."
-    yield f"All frames are scored at {size} pixels{brought(size, sizes)}; LPIPS depends on the size."
+    yield f"All frames are scored at {size} pixels{brought(size, sizes)}{cut}; LPIPS depends on the size."
     yield f"{used} of {total} generated frames were averaged in a bin that has true ones."
     if faces:
         dropped = sum(pair.score.dropped for pair in pairs)

@@ -1,6 +1,7 @@
 """Whole sets of clips with labels: what is in them follows from a seed, so they can be made in parallel and resumed."""
 
 import csv
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from mrfomm.heads import motion, scene
 from mrfomm.heads.person import render_frame
 from mrfomm.heads.photographed.assets import check_folder
 from mrfomm.heads.photographed.camera import film
-from mrfomm.heads.studio import open_studio
+from mrfomm.heads.studio import Studio, open_studio
 from mrfomm.media.provenance import clip_digest
 from mrfomm.media.writing import open_sink
 from mrfomm.runtime.threads import one_thread_each
@@ -132,7 +133,7 @@ def _render_all(clips: Sequence[ClipPlan], options: SetOptions, workers: int) ->
     """Render clips, those of one subject together; yields the number of clips done since the last time."""
     tasks = [list(group) for _, group in itertools.groupby(clips, _WHO)]
     if workers == 1 or len(tasks) < 2:
-        yield from _render_clips(clips, options)
+        yield from _render_clips(clips, options, open_studio(options.size, options.assets))
         return
     spawn = get_context("spawn")  # forking is unsafe where threads run
     try:
@@ -149,12 +150,17 @@ def _render_all(clips: Sequence[ClipPlan], options: SetOptions, workers: int) ->
 
 
 def _render_task(clips: Sequence[ClipPlan], options: SetOptions) -> int:
-    return sum(_render_clips(clips, options))
+    return sum(_render_clips(clips, options, _studio_of(options)))
 
 
-def _render_clips(clips: Sequence[ClipPlan], options: SetOptions) -> Iterator[int]:
+@functools.lru_cache(maxsize=1)
+def _studio_of(options: SetOptions) -> Studio:
+    """A worker process' own, which takes seconds: once, not for every subject."""
+    return open_studio(options.size, options.assets)
+
+
+def _render_clips(clips: Sequence[ClipPlan], options: SetOptions, studio: Studio) -> Iterator[int]:
     """Render clips, the video first, then its labels; yields 1 after each."""
-    studio = open_studio(options.size, options.assets)
     for (subject, twin), own in itertools.groupby(clips, _WHO):
         person = studio.person(options.stream(subject, _PERSON, *[1] * twin))
         for clip in own:
@@ -205,11 +211,8 @@ def _write_manifest(path: Path, options: SetOptions) -> None:
     growing = ("subjects", "clips", "twins") if options.protocol != "paper" else ()
     if path.exists():
         try:
-            begun = {
-                "assets": None,
-                "twins": False,
-                **json.loads(path.read_text(encoding="utf-8")),
-            }  # older ones are of painted people
+            older = {"assets": None, "twins": False}  # what is not said in the manifests of older versions
+            begun = {**older, **json.loads(path.read_text(encoding="utf-8"))}
             smaller = [key for key in growing if begun[key] > fixed[key]]
             other = [key for key in fixed if key not in growing and begun[key] != fixed[key]]
         except (ValueError, TypeError, KeyError) as error:

@@ -81,12 +81,13 @@ def import_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{module} can't be imported ({error}): pip install -e .[{extra}]") from error
+        install = f"pip install -c constraints.txt -e .[{extra}]"
+        raise UserError(f"{module} can't be imported ({error}): {install}") from error
 
 
 def _model_file(name: str) -> str:
     """Path of a file in face_recognition_models, which is not imported: its only code needs pkg_resources."""
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or package.origin is None:
-        raise UserError("face_recognition_models is not installed: pip install -e .[dlib]")
+        raise UserError("face_recognition_models is not installed: pip install -c constraints.txt -e .[dlib]")
     return str(Path(package.origin).parent / "models" / name)

@@ -53,6 +53,12 @@ class ParserError(Exception):
     """Carries the parser."""
 
 
+def entry(name):
+    """What parses a command's arguments."""
+    module = importlib.import_module(name)
+    return getattr(module, "parse_arguments", module.main)
+
+
 @pytest.fixture(params=COMMANDS)
 def parser(request, monkeypatch):
     """The command's ArgumentParser, caught before it parses."""
@@ -63,7 +69,7 @@ def parser(request, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", catch)
     with pytest.raises(ParserError) as caught:
-        importlib.import_module(request.param).parse_arguments([])
+        entry(request.param)([])
     return caught.value.args[0]
 
 
@@ -161,7 +167,8 @@ import contextlib, importlib, io, sys, tiny
 assert False  # is not run
 for name in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        importlib.import_module(name).parse_arguments(["--help"])
+        module = importlib.import_module(name)
+        getattr(module, "parse_arguments", module.main)(["--help"])
     if "--help" not in text.getvalue():
         raise ValueError(name)
 from eval import reconstruction

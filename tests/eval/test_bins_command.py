@@ -96,6 +96,16 @@ def scores(output, kind=None):
     return {tuple(row[key] for key in ("method", "reference", "driving", "sequence")): row["lpips"] for row in rows}
 
 
+def test_how_much_there_is_to_do_is_said_first(files, tmp_path, capsys):
+    run(files, tmp_path / "out", "--weights", files / "weights")
+    told = capsys.readouterr().err
+    frames = len(PAIRS) * sum(map(len, ANGLES.values()))
+    assert f"sequences to generate: 6, {frames} frames; then all are scored\n" in told
+    shutil.rmtree(tmp_path / "out" / "generated" / "patch-wise" / PAIRS[0][0] / PAIRS[0][1] / "yaw")
+    run(files, tmp_path / "out", "--weights", files / "weights")
+    assert "sequences to generate: 1 (5 are there), 5 frames; then" in capsys.readouterr().err
+
+
 # what is compared
 
 

@@ -81,8 +81,8 @@ def test_equal_pictures_have_no_psnr(folders, capsys):
     assert (scores["psnr"]["mean"], scores["l1"]["mean"], scores["lpips"]["mean"]) == (None, 0, 0)
 
 
-def write_video(path, pictures):
-    with open_sink(path, 25) as sink:
+def write_video(path, pictures, rate=25):
+    with open_sink(path, rate) as sink:
         for picture in pictures:
             sink.write(picture)
     return path
@@ -94,6 +94,15 @@ def test_videos_meet_by_frame_number(tmp_path, capsys):
     decoded = [np.stack(list(open_frames(path))).astype(float) for path in (a, b)]
     assert scores["l1"]["mean"] == pytest.approx(np.abs(decoded[0] - decoded[1]).mean() / 255, rel=1e-9)
     assert [row["name"] for row in record["pictures"]] == ["0", "1", "2"]
+
+
+def test_videos_of_two_rates_are_told_of(tmp_path, capsys):
+    places = [str(write_video(tmp_path / f"{rate}.mp4", PICTURES, rate)) for rate in (25, 50)]
+    assert pairs.main([*places, "--context", "cpu"]) == 0
+    line = f"{places[0]}: 25 frames per second, {places[1]}: 50; frames are compared by their number"
+    assert line in capsys.readouterr().err
+    pairs.main([places[0], places[0], "--context", "cpu"])
+    assert "frames per second" not in capsys.readouterr().err
 
 
 def rename(a, b):

@@ -250,3 +250,17 @@ def test_sizes_of_other_shapes_are_not_cut_in_silence(data, tmp_path):
         imageio.imwrite(path, np.pad(imageio.imread(path), ((0, 0), (0, 10), (0, 0))))
     with pytest.raises(UserError, match="50x40 pixels, but .* 40x40; cut them to one shape"):
         run(data, "--generated", square, f"wide={wide}", "--size", "31", "--method", "a", "b")
+
+
+def test_a_method_has_squares_or_the_shape_of_the_recordings(data, tmp_path, capsys):
+    """A wide frame of a square recording isn't what is left of it when its sides are cut off."""
+    method = made_at(tmp_path, 40)
+    for path in method.rglob("*.png"):
+        imageio.imwrite(path, np.pad(imageio.imread(path), ((0, 0), (0, 10), (0, 0))))
+    with pytest.raises(UserError, match="50x40 pixels, but .*data/ann_lamp/yaw: 32x32; cut them to one shape"):
+        run(data, "--generated", method)
+    for path in data.rglob("*.png"):
+        imageio.imwrite(path, np.pad(imageio.imread(path), ((4, 4), (9, 9), (0, 0))))
+    run(data, "--generated", method)
+    assert "at 40x40 pixels (recordings from 50x40, frames from 50x40: " in capsys.readouterr().out
+    assert "cut to central squares; LPIPS" in (tmp_path / "out" / "table.md").read_text()

@@ -166,6 +166,15 @@ def test_all_ways_to_write_a_fit_are_read(tmp_path, template, fit):
     assert part.uv.tolist() == [[[0, 1], [1, 0.75], [0, 1]], [[0, 1], [0, 1], [1, 0.75]]]
 
 
+def test_a_scale_measured_off_the_head_is_refused(tmp_path, fit):
+    """Vertices of a hip: the offsets would be stretched by whatever stands last in the head's list."""
+    scales = "".join(f"{axis}_scale {a} {b} 2.0\n" for axis, (a, b) in {**RULERS, "z": (10854, 10981)}.items())
+    (tmp_path / "x.mhclo").write_text(f"{scales}verts 0\n5\n6\n7\n")
+    (tmp_path / "x.obj").write_text("v 0 0 0\n" * 3 + "vt 0 0\nf 1/1 2/1 3/1\n")
+    with pytest.raises(UserError, match="x.mhclo: its scale is measured where the head has no vertices"):
+        assets_of.read_part(tmp_path / "x", fit)
+
+
 def test_blended_skins_have_the_mixed_colour(somewhere):
     skins = np.stack([np.full((4, 4, 3), color, np.uint8) for color in ((200, 100, 0), (100, 200, 40))])
     np.testing.assert_allclose(blend_skins(skins, (0.25, 0.75))[2, 2] * 255, (125, 175, 30), atol=1e-4)

@@ -168,6 +168,24 @@ def test_the_sheet_of_angles(tmp_path, monkeypatch):
         assert image.width - 3 * 130 > 50
 
 
+@pytest.mark.parametrize("draw", [heads_study, make_film], ids=["sheet", "film"])
+def test_nothing_is_chosen_by_a_truth_where_others_drive(draw, tmp_path):
+    """All references, fused, would have been drawn under its name."""
+    question = ["angles"] if draw is heads_study else []
+    with pytest.raises(UserError, match="^FOMM: pseudo chooses by a truth"):
+        draw.main([*question, f"{FOMM}:pseudo", "-o", str(tmp_path / "picture.webp")])
+
+
+def test_a_column_is_of_its_yaw_or_refused():
+    """Where a recording ends at 30 degrees, its last frame isn't shown as 60."""
+    content = SimpleNamespace(frames=SimpleNamespace(read=None))
+    recording = SimpleNamespace(own_angles=np.arange(-30.0, 31), path="yaw.mp4", content=content)
+    with pytest.raises(
+        UserError, match=r"yaw.mp4: no frame within 5 degrees of yaw \+60; the nearest, frame 60, is 30"
+    ):
+        heads_study.frames_at(recording, (0, 60), 64)
+
+
 def test_poses_of_the_film_are_those_of_the_metric():
     assert make_film.POSES == heads_study.POSES == Poses(5, False)
 

@@ -11,7 +11,7 @@ from mrfomm.heads.rendering import Materials
 from mrfomm.heads.scene import cover, noise, single
 
 # material -> (wrap of red, green, blue; gloss; hardness; two-sided; casts a shadow): the columns of Materials
-OPTICS = {
+_OPTICS = {
     "skin": ((0.35, 0.18, 0.12), 0.05, 14, False, True),
     "eye": ((0.25, 0.22, 0.2), 0.55, 160, False, False),
     "mouth": ((0.2, 0.15, 0.12), 0.12, 40, True, False),
@@ -22,7 +22,7 @@ OPTICS = {
     "fabric": ((0.2, 0.2, 0.2), 0.01, 5, True, True),
     "frame": ((0.1, 0.1, 0.1), 0.5, 50, True, True),
 }
-MATERIALS = tuple(OPTICS)
+MATERIALS = tuple(_OPTICS)
 
 
 def paint_materials(canvas: Canvas, look: Look) -> Materials:
@@ -40,7 +40,7 @@ def paint_materials(canvas: Canvas, look: Look) -> Materials:
         _paint_fabric(look.clothing, size, rng),
         _opaque(np.full((size, size, 3), look.glasses.color, np.float32)),
     )
-    wrap, gloss, hardness, two_sided, casts = zip(*OPTICS.values())
+    wrap, gloss, hardness, two_sided, casts = zip(*_OPTICS.values())
     answers = single(wrap), single(gloss), single(hardness), np.array(two_sided), np.array(casts)
     return Materials(np.stack(textures), *answers, soft=np.zeros(len(MATERIALS), bool))
 

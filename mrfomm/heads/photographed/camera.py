@@ -37,9 +37,9 @@ def film(
     camera = sample_camera(rng)
     sigma = camera.defocus * len(stage.backdrop)
     muted = (stage.backdrop + stage.backdrop.mean(2, keepdims=True)) / 2  # rooms are greyer than painted ones
-    backdrop = cv2.GaussianBlur(muted, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    stage = stage._replace(backdrop=cv2.GaussianBlur(muted, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
     for angles, weights in moments:
-        yield take(render_frame(person, stage._replace(backdrop=backdrop), angles, weights), camera, rng)
+        yield take(render_frame(person, stage, angles, weights), camera, rng)
 
 
 def take(frame: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:

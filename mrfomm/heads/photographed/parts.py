@@ -82,10 +82,12 @@ def read_part(stem: Path, fit: Fit) -> Part:
     corners = fit.row[rows[:, :3].astype(int)]
     polygons = polygons[(corners[polygons[..., 0]] >= 0).all((1, 2))]
     used, triangles = np.unique(polygons[..., 0], return_inverse=True)
-    covered = fit.row[hidden]
+    covered, ends = fit.row[hidden], fit.row[rulers[:, :2].astype(int)]
+    if ends.min() < 0:
+        raise UserError(f"{stem}.mhclo: its scale is measured where the head has no vertices; get it again")
     return Part(
         *(corners[used], rows[used, 3:6], rows[used, 6:]),
-        *(fit.row[rulers[:, :2].astype(int)], rulers[:, 2], covered[covered >= 0]),
+        *(ends, rulers[:, 2], covered[covered >= 0]),
         triangles.reshape(-1, 3).astype(np.int32),
         np.clip(uv[polygons[..., 1]] * [1, -1] + [0, 1], 0, 1).astype(np.float32),
     )
