@@ -160,6 +160,7 @@ def test_the_face_goes_back_into_the_first_picture(files, tmp_path, capsys):
         ).groups(),
     )
     assert "from reference 1" in err
+    assert "square" not in err
     result = read(tmp_path / "a")
     assert result.shape[1:] == picture.shape
     inside = np.zeros(picture.shape[:2], bool)
