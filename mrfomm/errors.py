@@ -37,7 +37,7 @@ _INSTALLED = {
     r"(?<![\w./-])(?:python -m )?eval[. ](bins|pairs|pose|reconstruction|report)\b": r"mrfomm-eval \1",
     r"python -m eval\b": "mrfomm-eval",
     r"python -m mrfomm(?:\.(?:data\.)?| )(?=\w)": "mrfomm ",
-    r"pip install (?:-c constraints\.txt )?-e \.": "pip install mrfomm",
+    r"pip install (?:-c constraints\.txt )?-e \.|make venv, then \. \.venv/bin/activate": "pip install mrfomm",
 }
 
 

@@ -37,6 +37,7 @@ CALLED = {  # in a checkout -> where a wheel is installed
     "python -m mrfomm heads": "mrfomm heads",
     "pip install -c constraints.txt -e .[cuda,mpi]": "pip install mrfomm[cuda,mpi]",
     "(No module); pip install -e .[app], on": "(No module); pip install mrfomm[app], on",
+    "no tqdm; make venv, then . .venv/bin/activate": "no tqdm; pip install mrfomm",
     "/a/train.py: can't be read": "/a/train.py: can't be read",  # a file, not a command
     "runs/eval.bins/x: is a folder": "runs/eval.bins/x: is a folder",
 }

@@ -20,7 +20,7 @@ import pytest
 
 import mrfomm
 from mrfomm import Reenactor, bundled
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, as_called_here
 from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
@@ -180,6 +180,22 @@ def test_what_needs_matplotlib_says_so_in_one_line(tmp_path):
     done = python(tmp_path, "import runpy; runpy.run_module('mrfomm.app', run_name='__main__')")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("error: this needs matplotlib; pip install matplotlib")
+
+
+@pytest.mark.parametrize("command", ["animate", "reconstruct", "train"])
+def test_outside_the_environment_one_line_says_so(tmp_path, command):
+    code = f"from mrfomm.commands.{command} import command"  # as the scripts begin
+    done = python(tmp_path, code, left_out=(*OF_TRAINING, "numpy"))
+    line = f"error: numpy isn't installed for {sys.executable}; make venv, then . .venv/bin/activate\n"
+    assert (done.returncode, done.stderr) == (2, as_called_here(line))
+
+
+def test_what_else_is_missing_keeps_its_traceback(tmp_path):
+    done = python(tmp_path, "import mrfomm, other_package")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "ModuleNotFoundError: No module named 'other_package'",
+    )
 
 
 def test_weights_for_nnabla_too(tmp_path):
