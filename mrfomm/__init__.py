@@ -43,7 +43,7 @@ def _tell_missing(kind: type[BaseException], error: BaseException, traceback: Tr
     if absent := [each for each in _CORE if importlib.util.find_spec(each) is None]:
         line = f"{absent[0]} isn't installed for {sys.executable}; make venv, then . .venv/bin/activate"
     elif name == "matplotlib":
-        line = "this needs matplotlib; pip install matplotlib, or -e .[app] for the page"
+        line = "this needs matplotlib; pip install matplotlib, or pip install -e .[app] for the page"
     print(f"error: {as_called_here(line)}", file=sys.stderr)
     sys.exit(2)
 

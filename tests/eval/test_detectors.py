@@ -198,7 +198,8 @@ def test_missing_models_of_dlib_are_named(monkeypatch, spec):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: spec if "models" in name else find(name, *rest)
     )
-    with pytest.raises(UserError, match=re.escape("face_recognition_models is not installed: pip install -e .[dlib]")):
+    line = "face_recognition_models is not installed: pip install -c constraints.txt -e .[dlib]"
+    with pytest.raises(UserError, match=re.escape(line)):
         detectors.landmark_backend("dlib")
 
 

@@ -262,5 +262,5 @@ def test_missing_numba_names_the_extra():
     code += "runpy.run_module('mrfomm.heads', run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "pip install -e .[cpu]" in run.stderr
+    assert "pip install -c constraints.txt -e .[cpu]" in run.stderr
     assert len(run.stderr.splitlines()) == 1
