@@ -85,8 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> Transfer:
     """Refuse arguments that make no sense, before any work; returns how motion is transferred."""
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if args.start not in ("auto", "first") and not args.start.isdecimal():
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if not 0 <= args.strength <= MOST_STRENGTH:
