@@ -1,5 +1,6 @@
 """Whose face it is, by dlib where it is installed: what scores take, and a word on references of two people."""
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -33,8 +34,10 @@ def two_people(names: Sequence[str], pictures: Sequence[np.ndarray], describe: F
     return f"{pair} seem to show different people: {why}; results mix them, so give pictures of one person"
 
 
+@functools.cache
 def installed() -> Find | None:
-    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s of CPU time."""
+    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s of CPU time, so
+    the page's jobs share it."""
     try:
         return dlib_identity()
     except (UserError, RuntimeError):
