@@ -178,19 +178,14 @@ def open_driving(args: argparse.Namespace) -> FrameSource | Motion:
     return source
 
 
-def open_weights(args: argparse.Namespace) -> Weights:
-    """The model; says what to expect where it meets pictures of another kind than it knows."""
-    weights = load_weights(args.weights, args.fusion)
-    if line := weights.expectation([*args.refs, args.driving]):
-        tell(line)
-    return weights
-
-
 def make_reenactor(args: argparse.Namespace, weights: Weights) -> Reenactor:
-    """The Reenactor that the command line asks for; writes the references chosen for it."""
+    """The Reenactor that the command line asks for; writes the references chosen for it, and says what to expect where
+    the model meets pictures of another kind than it knows."""
     references = args.refs if args.count is None else FromClip(args.refs[0], args.count)
     make = partial(Reenactor, weights, references, crop=args.crop, tell=tell, watch=watch)
     reenactor = make(backend=args.backend, batch=args.batch, breakdown=bool(args.masks))
+    if line := weights.expectation([*args.refs, args.driving]):
+        tell(line)
     if args.save_refs:
         with open_sink(args.save_refs, FOLDER_FPS) as sink:
             for picture in reenactor.pictures:
@@ -201,7 +196,7 @@ def make_reenactor(args: argparse.Namespace, weights: Weights) -> Reenactor:
 def write(args: argparse.Namespace, transfer: Transfer) -> str:
     """Animate by a clip; returns the path of the output."""
     source = open_driving(args)
-    weights = open_weights(args)
+    weights = load_weights(args.weights, args.fusion)
     comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, weights.digest)
     is_silent = args.no_audio or isinstance(source, Motion)
     outputs = [(args.output, None if is_silent else args.driving)] + [(args.masks, None)] * bool(args.masks)
@@ -240,7 +235,7 @@ def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Wri
 def show(args: argparse.Namespace, transfer: Transfer, number: int) -> str:
     """Animate by a camera, in a window; returns a line of text on how it went."""
     live.check_window()
-    weights = open_weights(args)
+    weights = load_weights(args.weights, args.fusion)
     capture = live.open_capture(number)
     with weights.context(args.context), contextlib.closing(live.Camera(capture, time.perf_counter)) as camera:
         find_face = FaceFinder() if args.crop else None
