@@ -113,7 +113,7 @@ class Reenactor:
             which has settled backend and breakdown too.
         references: 1 or more pictures of the face: paths, or uint8 [H,W,3]; their central square is taken. Or FromClip:
             frames of a clip, chosen for sharpness and different poses.
-        fusion: how references are fused, one of ``networks.fusion.modes()``; None: as the weights were trained.
+        fusion: how references are fused, a mode of ``networks.fusion``; None: as the weights were trained.
         crop: find the face in references and driving clips, and crop to it.
         backend: one of ``backends.BACKENDS``.
         batch: driving frames per call of the network; it changes speed and memory only.

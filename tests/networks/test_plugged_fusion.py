@@ -59,7 +59,7 @@ def trained(place):
 
 def forgotten(monkeypatch):
     """As in another process."""
-    monkeypatch.setattr(fusion, "_MODES", {name: mode for name, mode in fusion.modes().items() if ":" not in name})
+    monkeypatch.setattr(fusion, "_MODES", {name: mode for name, mode in fusion._MODES.items() if ":" not in name})
     for name in ("my_fusion", "my_plain"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -72,7 +72,7 @@ def fuse(mode):
 
 
 def test_config_and_registry_know_the_same_modes():
-    assert [name for name in fusion.modes() if ":" not in name] == list(FUSION_MODES)
+    assert [name for name in fusion._MODES if ":" not in name] == list(FUSION_MODES)
 
 
 def test_the_example_begins_as_occlusion_does_and_learns(place):
