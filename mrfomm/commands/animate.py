@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import mimetypes
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from mrfomm.commands.options import add_computing, add_fusion
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media import provenance
 from mrfomm.media.crop import FaceFinder, Paste, resized
-from mrfomm.media.reading import FOLDER_FPS, FrameSource, open_frames
+from mrfomm.media.reading import FOLDER_FPS, FrameSource, is_clip, open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
@@ -108,7 +107,7 @@ def check_references(args: argparse.Namespace) -> None:
     """Refuse a clip without --count, and --count without one clip."""
     if args.count is None:
         for path in args.refs:
-            if (mimetypes.guess_type(path)[0] or "").startswith("video/"):
+            if is_clip(path):
                 raise UserError(f"--refs {path}: is a clip; give --count N to choose N of its frames")
         if args.save_refs:
             raise UserError(f"--save-refs {args.save_refs}: is for references chosen from a clip; give --count")
