@@ -4,7 +4,7 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mrfomm.errors import command_parser, run_command, started_as
 
@@ -40,12 +40,16 @@ def scores() -> Iterator[tuple[str, tuple[str, str]]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, or list them all; returns the exit code."""
-    commands = {**COMMANDS, **dict(scores())}
+    return run_one({**COMMANDS, **dict(scores())}, __doc__, arguments)
+
+
+def run_one(commands: Mapping[str, tuple[str, str]], doc: str | None, arguments: Sequence[str] | None) -> int:
+    """Run one of commands, each with module and text, or list them; returns the exit code."""
     listed = "\n".join(f"  {name:<16}{text}" for name, (_, text) in commands.items())
     parser = command_parser(
-        __doc__,
+        doc,
         "COMMAND ...",
-        description=f"{__doc__ or ''}\n\n{listed}",
+        description=f"{doc or ''}\n\n{listed}",
         epilog="`%(prog)s COMMAND --help` lists the options of each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
