@@ -249,8 +249,8 @@ def watch(items: Iterable[np.ndarray], total: int | None, what: str) -> Iterable
 
 
 def tell(line: str) -> None:
-    """What was decided on the way goes to stderr."""
-    print(line, file=sys.stderr)
+    """What was decided on the way goes to stderr, not into a progress bar's line."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def command() -> None:
