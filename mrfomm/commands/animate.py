@@ -211,8 +211,8 @@ def write(args: argparse.Namespace, transfer: Transfer) -> str:
         finished = finishing(args, reenactor)
         for image in watched:
             write_result(finished(image))
-    if args.save_motion:
-        save_motion(args.save_motion, reenactor.record(moves))
+    if args.save_motion and isinstance(moves, Motion):
+        save_motion(args.save_motion, moves)
     return args.output
 
 

@@ -118,7 +118,7 @@ def export_graph(
 
 
 def cached_graphs(model: Model, breakdown: bool = False) -> Path:
-    """The folder with the graphs of a Model for OnnxAnimator, exported if the user's cache doesn't hold them.
+    """The folder with the graphs of a Model for OnnxGraphs, exported if the user's cache doesn't hold them.
 
     Args:
         breakdown: breakdown.onnx in place of frame.onnx.
