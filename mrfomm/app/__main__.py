@@ -53,7 +53,7 @@ def check(args: argparse.Namespace) -> Limits:
         value = getattr(args, name)
         if not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
-    return Limits(args.max_megabytes, args.max_frames, args.queue)
+    return Limits(args.max_frames, args.queue)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,9 +29,8 @@ STRIP_FRAMES = 8
 
 
 class Limits(NamedTuple):
-    """What a visitor may ask for. megabytes: of one upload; frames: of one clip; queue: jobs that wait."""
+    """What a visitor may ask for. frames: of one clip; queue: jobs that wait."""
 
-    megabytes: float
     frames: int
     queue: int
 

@@ -92,7 +92,7 @@ def test_a_checkpoint_imports_nothing_by_itself(place, monkeypatch):
         lambda: load_model(run),
         lambda: load_model(run, "my_fusion:trusting"),
         lambda: animate.main(words),
-        lambda: studio.Workshop(run, "cpu", "nnabla", studio.Limits(1, 1, 1)),
+        lambda: studio.Workshop(run, "cpu", "nnabla", studio.Limits(1, 1)),
         lambda: train.main(["--resume", "run", "--context", "cpu"]),
         lambda: train.main(["--resume", "run", "--context", "cpu", "--set", "train.epochs=3"]),
     ):
@@ -141,7 +141,7 @@ def test_the_page_offers_it_by_its_name(place, monkeypatch):
 
     assert parse_arguments(["--plugin", "my_plain:first"]).plugin == "my_plain:first"
     tiny.checkpoint(place / "weights")
-    worker = studio.Workshop(place / "weights", "cpu", "nnabla", studio.Limits(1, 1, 1))
+    worker = studio.Workshop(place / "weights", "cpu", "nnabla", studio.Limits(1, 1))
     assert worker.fusion_modes == ["patch", "mean", "occlusion", "my_plain:first"]
     monkeypatch.setattr(page, "gradio", MagicMock())
     page._options(worker)

@@ -309,7 +309,7 @@ ORDER = """
 from mrfomm import bundled
 from mrfomm.app.studio import Limits, Order, Workshop
 from mrfomm.reenactment.motion import Transfer
-shop = Workshop(bundled.EXPORTED, "auto", "auto", Limits(9, 999, 1))
+shop = Workshop(bundled.EXPORTED, "auto", "auto", Limits(999, 1))
 order = Order(tuple(map(str, bundled.SAMPLE_REFERENCES)), str(bundled.SAMPLE_DRIVING), "patch", Transfer(), False)
 print(shop.fusion_modes, shop.animate(order, "", lambda items, total, what: items).strip.name)
 """
