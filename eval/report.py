@@ -226,7 +226,7 @@ def _import_libraries() -> tuple[Any, Any]:
         import jinja2
         import markdown_it
     except ImportError as error:
-        install = "pip install -c constraints.txt -e .[report]"
+        install = "pip install -e .[report]"
         raise UserError(f"a report needs Jinja2 and markdown-it-py ({error}); {install}") from error
     return markdown_it, jinja2
 

@@ -31,21 +31,23 @@ _REMEDIES = {
 
 
 _IS_CHECKOUT = Path(__file__).parent.with_name("setup.py").is_file()
+_IS_CONSTRAINED = sys.version_info < (3, 11) and sys.platform == "linux"  # constraints.txt holds versions for these
+_CONSTRAINED = {r"pip install -e \.": "pip install -c constraints.txt -e ."} if _IS_CONSTRAINED else {}
 # how a checkout calls something -> how it is called where a wheel is installed
 _INSTALLED = {
     r"(?<![\w./-])(?:python )?(animate|reconstruct|train)\.py\b": r"mrfomm-\1",
     r"(?<![\w./-])(?:python -m )?eval[. ](bins|pairs|pose|reconstruction|report)\b": r"mrfomm-eval \1",
     r"python -m eval\b": "mrfomm-eval",
     r"python -m mrfomm(?:\.(?:data\.)?| )(?=\w)": "mrfomm ",
-    r"pip install (?:-c constraints\.txt )?-e \.": "pip install mrfomm",
+    r"pip install (?:-c constraints\.txt )?-e \.|make venv, then \. \.venv/bin/activate": "pip install mrfomm",
 }
 
 
 def as_called_here(text: str) -> str:
     """A text whose commands are spelled as a checkout has them (``python train.py``, ``pip install -e .[app]``), with
-    a wheel's spelling (``mrfomm-train``, ``pip install mrfomm[app]``) where this is one."""
-    for pattern, installed in () if _IS_CHECKOUT else _INSTALLED.items():
-        text = re.sub(pattern, installed, text)
+    a wheel's spelling (``mrfomm-train``, ``pip install mrfomm[app]``) where this is one, else with constraints.txt."""
+    for pattern, here in (_CONSTRAINED if _IS_CHECKOUT else _INSTALLED).items():
+        text = re.sub(pattern, here, text)
     return text
 
 

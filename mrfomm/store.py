@@ -186,8 +186,13 @@ def entries(folder: AnyPath) -> list[Path]:
 
 
 def sha256_of(path: AnyPath) -> str:
-    """SHA-256 of a file in hexadecimal, read block by block; an OSError is the caller's to explain."""
-    digest = hashlib.sha256()
+    """SHA-256 of a file in hexadecimal; an OSError is the caller's to explain."""
+    return checksum_of(path, "sha256")
+
+
+def checksum_of(path: AnyPath, kind: str) -> str:
+    """A file's checksum of one of hashlib's kinds, in hexadecimal, read block by block; otherwise as ``sha256_of``."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)

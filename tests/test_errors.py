@@ -37,6 +37,7 @@ CALLED = {  # in a checkout -> where a wheel is installed
     "python -m mrfomm heads": "mrfomm heads",
     "pip install -c constraints.txt -e .[cuda,mpi]": "pip install mrfomm[cuda,mpi]",
     "(No module); pip install -e .[app], on": "(No module); pip install mrfomm[app], on",
+    "no tqdm; make venv, then . .venv/bin/activate": "no tqdm; pip install mrfomm",
     "/a/train.py: can't be read": "/a/train.py: can't be read",  # a file, not a command
     "runs/eval.bins/x: is a folder": "runs/eval.bins/x: is a folder",
 }
@@ -44,7 +45,8 @@ CALLED = {  # in a checkout -> where a wheel is installed
 
 @pytest.mark.parametrize("text", CALLED)
 def test_commands_are_spelled_as_they_are_called(text, monkeypatch):
-    assert as_called_here(text) == str(UserError(text)) == text
+    here = text.replace("pip install -e", "pip install -c constraints.txt -e")
+    assert as_called_here(text) == str(UserError(text)) == as_called_here(here) == here
     monkeypatch.setattr(errors, "_IS_CHECKOUT", False)
     assert as_called_here(text) == str(UserError(text)) == CALLED[text]
     assert as_called_here(CALLED[text]) == CALLED[text]  # an error may pass from one process to another

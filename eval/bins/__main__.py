@@ -153,8 +153,6 @@ def export(args: argparse.Namespace, folders: Sequence[Path], arguments: Sequenc
 
 def check(args: argparse.Namespace) -> Axis:
     """Refuse arguments that make no sense, before any work."""
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if args.size is not None and args.size < 1:
         raise UserError(f"--size {args.size}: give a number of pixels, at least 1")
     if not args.pose_tolerance >= 0:

@@ -5,6 +5,7 @@ is removed after a while, and all of it when the server ends.
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import signal
@@ -17,10 +18,8 @@ from typing import Any
 from mrfomm import bundled
 from mrfomm.app.studio import Limits, Workshop
 from mrfomm.app.visitors import Sessions, cleaning
-from mrfomm.commands.options import fusion_mode
+from mrfomm.commands.options import add_computing, fusion_mode
 from mrfomm.errors import UserError, command_parser, run_command
-from mrfomm.reenactment.backends import BACKENDS
-from mrfomm.runtime import CONTEXTS
 
 LOCAL = ("127.0.0.1", "localhost")
 STORED = 50  # the largest uploads that all visitors together may leave here
@@ -44,8 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--keep", type=float, default=240, metavar="MIN", help="minutes until files are removed (%(default)s)")
     plugin = "offer a fusion mode of your own too; MODULE is imported (none)"
     add("--plugin", metavar="MODULE:FUNCTION", type=fusion_mode, help=plugin)
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
-    add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on a CPU, if installed)")
+    add_computing(parser)
     return parser.parse_args(arguments)
 
 
@@ -55,12 +53,14 @@ def check(args: argparse.Namespace) -> Limits:
         value = getattr(args, name)
         if not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
-    return Limits(args.max_megabytes, args.max_frames, args.queue)
+    return Limits(args.max_frames, args.queue)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted (Ctrl-C, SIGTERM, or the end of its terminal)."""
     args = parse_arguments(arguments)
+    if importlib.util.find_spec("gradio") is None:  # told before minutes are spent on the model
+        raise UserError("the page needs Gradio; pip install -e .[app]")
     print(f"1/3 making the model ready, which takes longer the first time: {args.weights}", file=sys.stderr)
     studio = Workshop(args.weights, args.context, args.backend, check(args))
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else nothing would clean up

@@ -1,6 +1,5 @@
 """The jobs of the page: pictures and a driving clip in, videos and a film strip out. Nothing here knows of browsers."""
 
-import mimetypes
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from mrfomm.data.sampling import spread
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.media import provenance
 from mrfomm.media.crop import Box, Framed, Paste, resized
-from mrfomm.media.reading import FrameSource, open_frames
+from mrfomm.media.reading import FrameSource, is_clip, open_frames
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.backends import load_weights, open_engine
 from mrfomm.reenactment.motion import KeypointArrays, Transfer
@@ -30,9 +29,8 @@ STRIP_FRAMES = 8
 
 
 class Limits(NamedTuple):
-    """What a visitor may ask for. megabytes: of one upload; frames: of one clip; queue: jobs that wait."""
+    """What a visitor may ask for. frames: of one clip; queue: jobs that wait."""
 
-    megabytes: float
     frames: int
     queue: int
 
@@ -81,11 +79,6 @@ def bounded(source: FrameSource, frames: int) -> FrameSource:
     if source.count_hint is not None and source.count_hint > frames:
         refuse(f"about {source.count_hint} frames")
     return replace(source, _open=checked)
-
-
-def is_clip(path: str) -> bool:
-    """Whether it is a video, by its name."""
-    return (mimetypes.guess_type(path)[0] or "").startswith("video/")
 
 
 def check(order: Order) -> None:

@@ -8,6 +8,7 @@ CROP = "Find the face and crop to it, in pictures and clips"
 OTHERWISE = "; tell whoever runs this page"
 WORDS = {
     r"leave out --crop": f"untick “{CROP}”",
+    r"give --crop to find the face": f"tick “{CROP}”",
     r"--count (\d+): (.*); choose no more than that": rf"\2; set “{COUNT}” to no more than that, not \1",
     r"leave it out \(--no-audio\)": "cut it out",
     r"choose another --start": "give another clip",

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import mimetypes
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from mrfomm.commands.options import add_computing, add_fusion
 from mrfomm.errors import UserError, command_parser, run_command
 from mrfomm.media import provenance
 from mrfomm.media.crop import FaceFinder, Paste, resized
-from mrfomm.media.reading import FOLDER_FPS, FrameSource, open_frames
+from mrfomm.media.reading import FOLDER_FPS, FrameSource, is_clip, open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment import live
 from mrfomm.reenactment.animator import images_to_array
@@ -85,8 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> Transfer:
     """Refuse arguments that make no sense, before any work; returns how motion is transferred."""
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: give a number of frames, at least 1")
     if args.start not in ("auto", "first") and not args.start.isdecimal():
         raise UserError(f"--start {args.start}: give auto, first or the number of a driving frame (0 is the first)")
     if not 0 <= args.strength <= MOST_STRENGTH:
@@ -110,7 +107,7 @@ def check_references(args: argparse.Namespace) -> None:
     """Refuse a clip without --count, and --count without one clip."""
     if args.count is None:
         for path in args.refs:
-            if (mimetypes.guess_type(path)[0] or "").startswith("video/"):
+            if is_clip(path):
                 raise UserError(f"--refs {path}: is a clip; give --count N to choose N of its frames")
         if args.save_refs:
             raise UserError(f"--save-refs {args.save_refs}: is for references chosen from a clip; give --count")
@@ -180,19 +177,14 @@ def open_driving(args: argparse.Namespace) -> FrameSource | Motion:
     return source
 
 
-def open_weights(args: argparse.Namespace) -> Weights:
-    """The model; says what to expect where it meets pictures of another kind than it knows."""
-    weights = load_weights(args.weights, args.fusion)
-    if line := weights.expectation([*args.refs, args.driving]):
-        tell(line)
-    return weights
-
-
 def make_reenactor(args: argparse.Namespace, weights: Weights) -> Reenactor:
-    """The Reenactor that the command line asks for; writes the references chosen for it."""
+    """The Reenactor that the command line asks for; writes the references chosen for it, and says what to expect where
+    the model meets pictures of another kind than it knows."""
     references = args.refs if args.count is None else FromClip(args.refs[0], args.count)
     make = partial(Reenactor, weights, references, crop=args.crop, tell=tell, watch=watch)
     reenactor = make(backend=args.backend, batch=args.batch, breakdown=bool(args.masks))
+    if line := weights.expectation([*args.refs, args.driving]):
+        tell(line)
     if args.save_refs:
         with open_sink(args.save_refs, FOLDER_FPS) as sink:
             for picture in reenactor.pictures:
@@ -203,7 +195,7 @@ def make_reenactor(args: argparse.Namespace, weights: Weights) -> Reenactor:
 def write(args: argparse.Namespace, transfer: Transfer) -> str:
     """Animate by a clip; returns the path of the output."""
     source = open_driving(args)
-    weights = open_weights(args)
+    weights = load_weights(args.weights, args.fusion)
     comment = None if args.no_provenance else provenance.describe(args.refs, args.driving, weights.digest)
     is_silent = args.no_audio or isinstance(source, Motion)
     outputs = [(args.output, None if is_silent else args.driving)] + [(args.masks, None)] * bool(args.masks)
@@ -219,8 +211,8 @@ def write(args: argparse.Namespace, transfer: Transfer) -> str:
         finished = finishing(args, reenactor)
         for image in watched:
             write_result(finished(image))
-    if args.save_motion:
-        save_motion(args.save_motion, reenactor.record(moves))
+    if args.save_motion and isinstance(moves, Motion):
+        save_motion(args.save_motion, moves)
     return args.output
 
 
@@ -242,7 +234,7 @@ def with_masks(reenactor: Reenactor, keypoints: KeypointArrays, write_masks: Wri
 def show(args: argparse.Namespace, transfer: Transfer, number: int) -> str:
     """Animate by a camera, in a window; returns a line of text on how it went."""
     live.check_window()
-    weights = open_weights(args)
+    weights = load_weights(args.weights, args.fusion)
     capture = live.open_capture(number)
     with weights.context(args.context), contextlib.closing(live.Camera(capture, time.perf_counter)) as camera:
         find_face = FaceFinder() if args.crop else None
@@ -257,8 +249,8 @@ def watch(items: Iterable[np.ndarray], total: int | None, what: str) -> Iterable
 
 
 def tell(line: str) -> None:
-    """What was decided on the way goes to stderr."""
-    print(line, file=sys.stderr)
+    """What was decided on the way goes to stderr, not into a progress bar's line."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def command() -> None:

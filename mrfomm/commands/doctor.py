@@ -16,7 +16,7 @@ from mrfomm.errors import UserError, as_called_here, command_parser, run_command
 if TYPE_CHECKING:
     from mrfomm.commands.trial import Trial
 
-INSTALL = "install it again: pip install -c constraints.txt -e ."
+INSTALL = "install it again: pip install -e ."
 REMEDIES = {  # for what computes; the first, nnabla's own functions on the CPU, is what the others are compared with
     "nnabla": INSTALL,
     "CPU operators": "set MRFOMM_CPU_OPERATORS=0",

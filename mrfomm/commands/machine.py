@@ -53,7 +53,7 @@ def _cuda() -> str:
     versions = {str(each.metadata["Name"]).replace("_", "-"): each.version for each in installed}
     found = [name for name in versions if name.startswith("nnabla-ext-cuda")]
     if not found and shutil.which("nvidia-smi"):
-        raise UserError("not installed, so the GPU does nothing; pip install -c constraints.txt -e .[cuda,mpi]")
+        raise UserError("not installed, so the GPU does nothing; pip install -e .[cuda,mpi]")
     for name in found:
         if versions[name] != versions["nnabla"]:
             raise UserError(f"{name} {versions[name]} doesn't fit nnabla; pip install {name}=={versions['nnabla']}")

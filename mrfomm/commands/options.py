@@ -8,12 +8,26 @@ from mrfomm.reenactment.backends import BACKENDS
 from mrfomm.runtime import CONTEXTS
 
 
-def add_computing(parser: argparse.ArgumentParser, batch: int) -> None:
-    """Add where and by what a model is run, with the default number of driving frames per call."""
+def add_context(parser: argparse.ArgumentParser) -> None:
+    """Add where to compute."""
+    parser.add_argument("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+
+
+def add_computing(parser: argparse.ArgumentParser, batch: int | None = None) -> None:
+    """Add where and by what a model is run, and, with a default, the number of driving frames per call."""
+    add_context(parser)
     add = parser.add_argument
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model (auto: onnx on CPUs, if there)")
-    add("--batch", type=int, default=batch, metavar="N", help="driving frames per call of the network (%(default)s)")
+    if batch is not None:
+        text = "driving frames per call of the network (%(default)s)"
+        add("--batch", type=batch_size, default=batch, metavar="N", help=text)
+
+
+def batch_size(text: str) -> int:
+    """The number of --batch; a UserError if it is none."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch {text}: give a number of frames, at least 1")
+    return int(text)
 
 
 def add_fusion(parser: argparse.ArgumentParser) -> None:

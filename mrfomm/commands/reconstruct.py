@@ -45,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parse_arguments(arguments)
     count = number_of_references(args.refs)
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: at least 1")
     clips = find_clips(Path(args.data) / "test")
     model = load_model(args.weights, args.fusion)
     size, mode = model.config.image_size, model.config.fusion.mode

@@ -12,6 +12,7 @@ import nnabla as nn
 
 from mrfomm import bundled
 from mrfomm.commands import overview
+from mrfomm.commands.options import add_context
 from mrfomm.config import Config, check_trainable, leaves, load_config, needs_perceptual
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.data.loader import Loader, check_lengths
@@ -20,7 +21,7 @@ from mrfomm.model import create_parameters
 from mrfomm.model.checkpoint import Checkpoint, ParameterTree, load_checkpoint
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import FusionError, mode_of, plug
-from mrfomm.runtime.context import CONTEXTS, seed_initialisers
+from mrfomm.runtime.context import seed_initialisers
 from mrfomm.runtime.processes import Communicator, first_process_speaks, start_processes
 from mrfomm.store import locked, sha256_of
 from mrfomm.training.agreement import agree, versions
@@ -50,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="CKPT",
         help="start from a checkpoint's weights, of another size or width too; tells what is new",
     )
-    add("--context", choices=CONTEXTS, default="auto", help="where to compute (%(default)s)")
+    add_context(parser)
     args = parser.parse_args(arguments)
     if not (args.config or args.resume):
         args.config = "demo-64"

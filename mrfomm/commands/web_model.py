@@ -1,6 +1,5 @@
 """What the page in web/ is given of a model: three small graphs, and ``model.json`` about them."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from mrfomm import bundled
+from mrfomm.data.labels import KINDS, read_labels
 from mrfomm.media.images import fit
 from mrfomm.media.reading import open_frames
 from mrfomm.model import Model
+from mrfomm.networks.fusion import modes_of
 from mrfomm.onnx.convolutions import fold_upsampling
-from mrfomm.onnx.graphs import blend_modes, export_graph
+from mrfomm.onnx.graphs import export_graph
 from mrfomm.reenactment.animator import images_to_array
 from mrfomm.reenactment.onnx_backend import OnnxGraphs
 from mrfomm.store import whole_file
@@ -32,9 +33,9 @@ def write_web_model(model: Model, folder: Path) -> None:
         "size": model.config.image_size,
         "keypoints": model.config.num_keypoints,
         "max_references": MAX_REFERENCES,
-        "fusion": blend_modes(model.config),
+        "fusion": modes_of(model.config.fusion.mode),
         "graphs": {name: graphs.names(name)._asdict() for name in GRAPHS},
-        "turn": {axis: recorded_poses(graphs, axis, model.config.image_size) for axis in ("yaw", "pitch", "roll")},
+        "turn": {axis: recorded_poses(graphs, axis, model.config.image_size) for axis in KINDS},
     }
     with whole_file(folder / "model.json") as aside:
         aside.write_text(json.dumps(record))
@@ -43,8 +44,7 @@ def write_web_model(model: Model, folder: Path) -> None:
 def recorded_poses(graphs: OnnxGraphs, axis: str, size: int) -> dict[str, Any]:
     """The poses of a head that turns about one axis: ``angles`` in degrees, P of them, ascending; ``value`` [P][2n],
     ``jacobian`` [P][4n]."""
-    with (RECORDED / f"{axis}.csv").open(encoding="utf-8") as lines:
-        angles = [float(row[axis]) for row in csv.DictReader(lines)][::STEP]
+    angles = read_labels(RECORDED / f"{axis}.csv")[::STEP, KINDS.index(axis)].tolist()
     frames = list(open_frames(RECORDED / f"{axis}.mp4"))[::STEP]
     found = graphs.run("keypoints", {"image": images_to_array([fit(frame, size) for frame in frames])})
     value, jacobian = (

@@ -38,7 +38,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def trained_on(args: argparse.Namespace) -> str:
     """What the converted model will say of itself."""
-    return "talking heads (VoxCeleb)" if args.download else f"what {Path(args.source).name} was trained on"
+    is_vox = args.download in ("vox", "vox-adv")  # --sources may have others
+    return "talking heads (VoxCeleb)" if is_vox else f"what {Path(args.source).name} was trained on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """Published weights by name: fetched from the address that a YAML file gives, and compared with its checksum."""
 
-import hashlib
 import http.client
 import sys
 import urllib.request
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from mrfomm.bundled import ASSETS
 from mrfomm.config import read_yaml
 from mrfomm.errors import AnyPath, UserError
-from mrfomm.store import whole_file
+from mrfomm.store import checksum_of, whole_file
 
 PUBLISHED = ASSETS / "published.yaml"
 _LENGTHS = {"md5": 32, "sha256": 64}  # of checksums in hexadecimal
@@ -83,11 +82,7 @@ def _copy(url: str, path: Path) -> None:
 def _compare(path: Path, name: Path, source: Published) -> None:
     """Compare the file at ``path``, which is or will be ``name``, with its checksum."""
     kind, _, expected = source.checksum.partition(":")
-    digest = hashlib.new(kind or "sha256", usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = checksum_of(path, kind or "sha256")
     if not expected:
         print(f"{name}: sha256 {found}; its publishers name no checksum to compare it with", file=sys.stderr)
     elif found != expected:

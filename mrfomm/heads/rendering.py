@@ -15,7 +15,7 @@ from mrfomm.heads.scene import GAMMA, Light, Stage, project
 try:
     import numba
 except ImportError as error:
-    raise UserError(f"rendering heads needs numba ({error}); pip install -c constraints.txt -e .[cpu]") from error
+    raise UserError(f"rendering heads needs numba ({error}); pip install -e .[cpu]") from error
 
 Arrays = tuple[np.ndarray, ...]
 

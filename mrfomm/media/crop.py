@@ -150,11 +150,13 @@ class Framed(NamedTuple):
 
 
 class Paste:
-    """Puts square pictures into the box of a Framed picture; its other pixels stay as they are."""
+    """Puts square pictures into the box of a Framed picture, or into the middle square, which ``images.fit`` takes; its
+    other pixels stay as they are."""
 
     def __init__(self, picture: Framed) -> None:
         height, width = picture.image.shape[:2]
-        self._image, self._box = picture.image, picture.box or Box(0, 0, min(height, width))
+        side = min(height, width)
+        self._image, self._box = picture.image, picture.box or Box((width - side) // 2, (height - side) // 2, side)
         down, across = _edge(self._box.y, self._box.size, height), _edge(self._box.x, self._box.size, width)
         self._weight = (down[:, None] * across)[..., None]  # [size,size,1]
 

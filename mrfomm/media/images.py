@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -119,6 +119,22 @@ def fit(frame: np.ndarray, size: int) -> np.ndarray:
     if side == size:
         return square
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+
+
+def squaring(size: int, tell: Callable[[str], object]) -> Callable[[np.ndarray, str], np.ndarray]:
+    """``fit`` to a size, of a frame and its file's name; ``tell`` takes a line, once for each name of which edges are
+    lost."""
+    told = set()
+
+    def fitted(frame: np.ndarray, name: str) -> np.ndarray:
+        height, width = frame.shape[:2]
+        if height != width and name not in told:
+            told.add(name)
+            remedy = "give --crop to find the face, or crop it to the face by hand"
+            tell(f"{name}: {width}x{height} pixels, of which the middle square is taken; {remedy}")
+        return fit(frame, size)
+
+    return fitted
 
 
 def list_images(folder: AnyPath) -> list[Path]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import mimetypes
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -72,6 +73,11 @@ def open_frames(path: AnyPath, fps: float | None = None) -> FrameSource:
         return _open_image(path)
     video = _Video(path)
     return FrameSource(str(path), float(video.rate), video.count, video.has_audio, video.frames)
+
+
+def is_clip(path: AnyPath) -> bool:
+    """Whether it is a video, by its name."""
+    return (mimetypes.guess_type(path)[0] or "").startswith("video/")
 
 
 def read_comment(path: AnyPath) -> str | None:

@@ -76,9 +76,9 @@ def mode_of(name: str) -> Mode:
     return _MODES[name]
 
 
-def modes() -> dict[str, Mode]:
-    """All modes by name."""
-    return dict(_MODES)
+def modes_of(used: str) -> tuple[str, ...]:
+    """The modes that a model can fuse by which fuses by ``used``: that one first, and those without parameters."""
+    return used, *(name for name, mode in _MODES.items() if name != used and not mode.learned)
 
 
 def register(name: str, function: Masks, learned: bool = False) -> None:

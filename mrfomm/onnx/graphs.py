@@ -25,7 +25,7 @@ from mrfomm.model import (
     repeat_references,
     synthesise,
 )
-from mrfomm.networks.fusion import fuse
+from mrfomm.networks.fusion import fuse, modes_of
 from mrfomm.networks.generator import decode
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
@@ -72,9 +72,9 @@ def encoder_graph(config: ModelConfig, sizes: Sizes) -> Signature:
 
 
 def blend_graph(config: ModelConfig, sizes: Sizes) -> Signature:
-    """Driving keypoints, references and the share of each of ``blend_modes`` -> prediction, and the mask [B,K,h,w]."""
+    """Driving keypoints, references and a share of each of ``modes_of`` -> prediction, and the mask [B,K,h,w]."""
     inputs, synthesis = _synthesis(config, sizes)
-    warped, modes = synthesis.warped, blend_modes(config)
+    warped, modes = synthesis.warped, modes_of(config.fusion.mode)
     fusion = nn.Variable((len(modes), 1))
     shares = (F.reshape(F.slice(fusion, start=(i, 0), stop=(i + 1, 1)), (1,) * 5) for i in range(len(modes)))
     masks = (fuse(warped, synthesis.occlusion, mode, config.fusion.kernel).mask for mode in modes)
@@ -83,11 +83,6 @@ def blend_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     shown = F.reshape(F.mean(mask, axis=2), (sizes.batch, sizes.references, *warped.shape[3:]))
     prediction = decode(fused, **vars(config.generator))
     return Signature({**inputs, "fusion": fusion}, {"prediction": prediction, "mask": shown})
-
-
-def blend_modes(config: ModelConfig) -> list[str]:
-    """The fusion modes that a model's weights allow, its own first."""
-    return [config.fusion.mode, *(mode for mode in ("mean", "occlusion") if mode != config.fusion.mode)]
 
 
 def _synthesis(config: ModelConfig, sizes: Sizes) -> tuple[dict[str, nn.Variable], Synthesis]:
@@ -123,7 +118,7 @@ def export_graph(
 
 
 def cached_graphs(model: Model, breakdown: bool = False) -> Path:
-    """The folder with the graphs of a Model for OnnxAnimator, exported if the user's cache doesn't hold them.
+    """The folder with the graphs of a Model for OnnxGraphs, exported if the user's cache doesn't hold them.
 
     Args:
         breakdown: breakdown.onnx in place of frame.onnx.

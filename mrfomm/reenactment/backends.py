@@ -79,12 +79,11 @@ def load_weights(path: AnyPath, fusion: str | None = None) -> Weights:
         return Weights(exported, (exported.fusion,), exported.knowledge)
     from mrfomm.model import load_model
     from mrfomm.model.checkpoint import find_checkpoint, read_manifest
-    from mrfomm.networks.fusion import modes
+    from mrfomm.networks.fusion import modes_of
 
     model = load_model(path, fusion)
-    used = model.config.fusion.mode
-    others = (name for name, mode in modes().items() if name != used and not mode.learned)
-    return Weights(model, (used, *others), knowledge_of(read_manifest(find_checkpoint(path))["state"]))
+    modes = modes_of(model.config.fusion.mode)
+    return Weights(model, modes, knowledge_of(read_manifest(find_checkpoint(path))["state"]))
 
 
 def open_engine(

@@ -1,5 +1,6 @@
 """Whose face it is, by dlib where it is installed: what scores take, and a word on references of two people."""
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -33,8 +34,10 @@ def two_people(names: Sequence[str], pictures: Sequence[np.ndarray], describe: F
     return f"{pair} seem to show different people: {why}; results mix them, so give pictures of one person"
 
 
+@functools.cache
 def installed() -> Find | None:
-    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s of CPU time."""
+    """dlib's identity back end, None where it or its models are missing or damaged. Loading takes 0.6 s of CPU time, so
+    the page's jobs share it."""
     try:
         return dlib_identity()
     except (UserError, RuntimeError):
@@ -81,7 +84,7 @@ def import_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        install = f"pip install -c constraints.txt -e .[{extra}]"
+        install = f"pip install -e .[{extra}]"
         raise UserError(f"{module} can't be imported ({error}): {install}") from error
 
 
@@ -89,5 +92,5 @@ def _model_file(name: str) -> str:
     """Path of a file in face_recognition_models, which is not imported: its only code needs pkg_resources."""
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or package.origin is None:
-        raise UserError("face_recognition_models is not installed: pip install -c constraints.txt -e .[dlib]")
+        raise UserError("face_recognition_models is not installed: pip install -e .[dlib]")
     return str(Path(package.origin).parent / "models" / name)

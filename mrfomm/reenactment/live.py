@@ -154,12 +154,13 @@ class Puppet:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] -> the picture to show, uint8 RGB: as long as a face is looked for, the camera's own."""
-        frame = fit(image if self._box is None else crop(image, self._box), self.reenactor.size)
+        image = image if self._box is None else crop(image, self._box)
+        frame = fit(image, self.reenactor.size)
         if self.looking:
             self._look(image)
             return frame
         self._step = self._step or self.reenactor.follow(self.transfer)
-        result = self._step(frame)
+        result = self._step(image)
         return tile([[*self.reenactor.references, frame, result]], gap=0) if self.beside else result
 
     @property

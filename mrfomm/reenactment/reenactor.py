@@ -1,10 +1,10 @@
 """Pictures of a face and a driving clip in, frames of the face out: what commands, page, camera and scores build on."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
@@ -13,7 +13,7 @@ from mrfomm import bundled
 from mrfomm.errors import AnyPath
 from mrfomm.media import provenance
 from mrfomm.media.crop import Framed, crop, find_clip_box, find_image_box
-from mrfomm.media.images import fit, read_image
+from mrfomm.media.images import fit, read_image, squaring
 from mrfomm.media.reading import FOLDER_FPS, open_frames
 from mrfomm.media.writing import open_sink
 from mrfomm.reenactment.animator import (
@@ -113,13 +113,13 @@ class Reenactor:
             which has settled backend and breakdown too.
         references: 1 or more pictures of the face: paths, or uint8 [H,W,3]; their central square is taken. Or FromClip:
             frames of a clip, chosen for sharpness and different poses.
-        fusion: how references are fused, one of ``networks.fusion.modes()``; None: as the weights were trained.
+        fusion: how references are fused, a mode of ``networks.fusion``; None: as the weights were trained.
         crop: find the face in references and driving clips, and crop to it.
         backend: one of ``backends.BACKENDS``.
         batch: driving frames per call of the network; it changes speed and memory only.
         breakdown: enable ``render_breakdown``.
-        tell: function of a line of text: where a face was found, where motion starts; that references seem to show two
-            people, looked for only if it is given.
+        tell: function of a line of text: where a face was found, or what lost its edges to be square; where motion
+            starts; that references seem to show two people, looked for only if it is given.
         watch: function of (items, their number or None, what is done) that yields the items and shows how far they are.
 
     Attributes:
@@ -149,15 +149,18 @@ class Reenactor:
         self._crop, self._batch, self._tell, self._watch = crop, batch, tell or (lambda line: None), watch
         files = [references.clip] if isinstance(references, FromClip) else references
         self._files = [path_of(each) for each in files]
+        names = [str(path or f"reference {number}") for number, path in enumerate(self._files, 1)]
         if not isinstance(references, FromClip):  # first, as reading tells of bad ones soon
-            self.pictures = [self._read(each, number) for number, each in enumerate(references, 1)]
+            self.pictures = [self._read(*each) for each in zip(references, names)]
             if tell is not None:
                 self._tell_of_two_people()
         engine = weights if isinstance(weights, Engine) else open_engine(weights, fusion, backend, breakdown)
         if isinstance(references, FromClip):
             self.pictures = choose_references(references, engine, crop, batch, self._tell, watch)
         self.size, self._graphs, self._digest = engine.size, engine.graphs, engine.digest
-        self.references = [fit(picture.cut(), engine.size) for picture in self.pictures]
+        self._squared = squaring(engine.size, self._tell)
+        framed = zip(self.pictures, itertools.cycle(names))  # a clip gives several
+        self.references = [self._squared(picture.cut(), name) for picture, name in framed]
         self._animator = Animator(engine.graphs, images_to_array(self.references), batch, engine.breakdown)
 
     @property
@@ -214,7 +217,7 @@ class Reenactor:
 
         def step(image: np.ndarray) -> np.ndarray:
             nonlocal move
-            pose = self.keypoints([fit(image, self.size)])
+            pose = self.keypoints([self._squared(image, "driving")])
             if move is None:
                 move = replace(transfer, start=0).begin(self.reference_keypoints, pose, self._tell)
             return next(self.render(move(pose)))
@@ -224,10 +227,11 @@ class Reenactor:
     def fitted(self, driving: AnyPath | Iterable[np.ndarray]) -> Fitted:
         """A driving clip, as of ``animate``, as the network takes it: with ``crop``, cut to one box for all frames."""
         source = opened(driving)
+        name = str(getattr(source, "path", "driving"))
         if not self._crop:
-            return Fitted(source, partial(fit, size=self.size))
+            return Fitted(source, lambda frame: self._squared(frame, name))
         searched = self._watch(source, getattr(source, "count_hint", None), SEARCHING)
-        box = find_clip_box(searched, getattr(source, "path", "driving"), tell=self._tell)
+        box = find_clip_box(searched, name, tell=self._tell)
         return Fitted(source, lambda frame: fit(crop(frame, box), self.size))
 
     def targets(self, driving: Fitted | Motion, transfer: Transfer = RELATIVE) -> KeypointArrays:
@@ -284,9 +288,6 @@ class Reenactor:
             if line := two_people(names, [picture.cut() for picture in self.pictures], describe):
                 self._tell(line)
 
-    def _read(self, picture: AnyPath | np.ndarray, number: int) -> Framed:
-        if isinstance(picture, np.ndarray):
-            image, name = picture, f"reference {number}"
-        else:
-            image, name = read_image(picture), str(picture)
+    def _read(self, picture: AnyPath | np.ndarray, name: str) -> Framed:
+        image = picture if isinstance(picture, np.ndarray) else read_image(picture)
         return Framed(image, find_image_box(image, name, self._tell) if self._crop else None)

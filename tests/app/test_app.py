@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 import urllib.request
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -41,6 +42,12 @@ PROGRESS = "#beside .progress-level-inner"
 def test_bad_options(options, named):
     with pytest.raises(UserError, match=named):
         app.main(options)
+
+
+def test_a_missing_gradio_is_told_before_the_model_is_looked_at(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"the page needs Gradio; pip install"):
+        app.main(["--weights", "no"])
 
 
 def test_time_in_words():

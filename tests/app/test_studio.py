@@ -22,7 +22,7 @@ from mrfomm.reenactment import reenactor
 from mrfomm.reenactment.animator import Breakdown
 from mrfomm.reenactment.motion import Transfer
 
-LIMITS = studio.Limits(visitor.MAX_MEGABYTES, visitor.MAX_FRAMES, queue=2)
+LIMITS = studio.Limits(visitor.MAX_FRAMES, queue=2)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,9 @@ SAID = {
     f"{FOLDER}/0ab/a.png: no face found; leave out --crop, or crop it by hand": (
         f"a.png: no face found; untick “{CROP}”, or crop it by hand"
     ),
+    f"{FOLDER}/0ab/a.png: the middle square is taken; give --crop to find the face, or crop it": (
+        f"a.png: the middle square is taken; tick “{CROP}”, or crop it"
+    ),
     "--count 8: a.mp4 has 9 frames, of which 7 are sharp; choose no more than that": (
         f"a.mp4 has 9 frames, of which 7 are sharp; set “{COUNT}” to no more than that, not 8"
     ),
@@ -28,6 +31,7 @@ SAID = {
 }
 REPLACED = (
     "leave out --crop",
+    "give --crop to find the face",
     "choose no more than that",
     "leave it out (--no-audio)",
     "choose another --start",

@@ -136,6 +136,15 @@ def test_motion_files_drive_as_their_clip_does(files, tmp_path, capsys):
     assert (open_frames(tmp_path / "again.mp4").fps, "no sound" in capsys.readouterr().err) == (12, False)
 
 
+def test_a_wide_clip_is_told_of_in_a_line_of_its_own(files, tmp_path, capsys):
+    (tmp_path / "wide").mkdir()
+    for i, image in enumerate(tiny.frames(3)):
+        imageio.imwrite(tmp_path / "wide" / f"{i}.png", np.pad(image, ((0, 0), (4, 4), (0, 0))))
+    run(files, tmp_path / "out", driving=tmp_path / "wide")
+    (line,) = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "middle square" in line]
+    assert line.startswith(f"{tmp_path / 'wide'}: 40x32 pixels, of which the middle square is taken; give --crop")
+
+
 def test_strength_and_size(files, tmp_path):
     run(files, tmp_path / "still", "--strength", "0", "--size", "80")
     still = read(tmp_path / "still")
@@ -160,6 +169,7 @@ def test_the_face_goes_back_into_the_first_picture(files, tmp_path, capsys):
         ).groups(),
     )
     assert "from reference 1" in err
+    assert "square" not in err
     result = read(tmp_path / "a")
     assert result.shape[1:] == picture.shape
     inside = np.zeros(picture.shape[:2], bool)

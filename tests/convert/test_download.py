@@ -96,6 +96,14 @@ def test_the_right_file_becomes_a_checkpoint(site, tmp_path, kind, name, capsys)
     assert "no checksum" not in capsys.readouterr().err
 
 
+def test_weights_of_another_name_know_no_talking_heads(site, tmp_path):
+    given = arguments(tmp_path, f"{site}/whole.h5")
+    file = tmp_path / "sources.yaml"
+    file.write_text(file.read_text().replace("vox:", "dances:"))
+    convert.main(["--download", "dances", *given[2:]])
+    assert load_weights(tmp_path / "weights" / "vox").knowledge.trained_on == "what whole.h5 was trained on"
+
+
 def test_without_a_checksum_the_digest_is_told_and_that_it_was_not_compared(site, tmp_path, capsys):
     convert.main(arguments(tmp_path, f"{site}/whole.h5"))
     told = capsys.readouterr().err

@@ -22,7 +22,7 @@ from mrfomm.media.crop import (
     resized,
     square_box,
 )
-from mrfomm.media.images import read_image
+from mrfomm.media.images import fit, read_image
 
 
 def blank(count, height=100, width=120):
@@ -107,9 +107,12 @@ def test_edges_are_soft_but_at_the_edges_of_the_picture():
         assert profile[-1] == 200
 
 
-def test_pictures_without_a_box_are_replaced_by_their_upper_left_square():
+def test_pictures_without_a_box_are_replaced_by_the_square_that_the_model_was_given():
     face = smooth_picture(20, 20)
     np.testing.assert_array_equal(Paste(Framed(np.zeros((20, 20, 3), np.uint8)))(face), face)
+    for shape in ((64, 101, 3), (101, 64, 3)):
+        wide = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        np.testing.assert_array_equal(Paste(Framed(wide))(fit(wide, 64)), wide)
 
 
 @pytest.mark.parametrize("height", [16, 64, 200])

@@ -59,7 +59,7 @@ def trained(place):
 
 def forgotten(monkeypatch):
     """As in another process."""
-    monkeypatch.setattr(fusion, "_MODES", {name: mode for name, mode in fusion.modes().items() if ":" not in name})
+    monkeypatch.setattr(fusion, "_MODES", {name: mode for name, mode in fusion._MODES.items() if ":" not in name})
     for name in ("my_fusion", "my_plain"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -72,7 +72,7 @@ def fuse(mode):
 
 
 def test_config_and_registry_know_the_same_modes():
-    assert [name for name in fusion.modes() if ":" not in name] == list(FUSION_MODES)
+    assert [name for name in fusion._MODES if ":" not in name] == list(FUSION_MODES)
 
 
 def test_the_example_begins_as_occlusion_does_and_learns(place):
@@ -92,7 +92,7 @@ def test_a_checkpoint_imports_nothing_by_itself(place, monkeypatch):
         lambda: load_model(run),
         lambda: load_model(run, "my_fusion:trusting"),
         lambda: animate.main(words),
-        lambda: studio.Workshop(run, "cpu", "nnabla", studio.Limits(1, 1, 1)),
+        lambda: studio.Workshop(run, "cpu", "nnabla", studio.Limits(1, 1)),
         lambda: train.main(["--resume", "run", "--context", "cpu"]),
         lambda: train.main(["--resume", "run", "--context", "cpu", "--set", "train.epochs=3"]),
     ):
@@ -141,7 +141,7 @@ def test_the_page_offers_it_by_its_name(place, monkeypatch):
 
     assert parse_arguments(["--plugin", "my_plain:first"]).plugin == "my_plain:first"
     tiny.checkpoint(place / "weights")
-    worker = studio.Workshop(place / "weights", "cpu", "nnabla", studio.Limits(1, 1, 1))
+    worker = studio.Workshop(place / "weights", "cpu", "nnabla", studio.Limits(1, 1))
     assert worker.fusion_modes == ["patch", "mean", "occlusion", "my_plain:first"]
     monkeypatch.setattr(page, "gradio", MagicMock())
     page._options(worker)

@@ -121,7 +121,7 @@ def test_a_second_export_into_the_folder_is_refused(weights, tmp_path):
 
 def test_missing_extra(weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"pip install -e .\[onnx\]"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[onnx\]"):
         export.main([str(weights), "-o", str(tmp_path)])
 
 

@@ -32,7 +32,7 @@ def test_a_gpu_that_does_not_work_is_told_in_a_line(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("nnabla_ext.cudnn") is not None, reason="the extension is installed")
 def test_a_missing_extension_is_told_in_a_line(tmp_path):
     done = run(tmp_path, "tests/networks/test_fusion.py")
-    line = "Exit: --context cudnn: nnabla's CUDA extension is missing; pip install -e .[cuda]\n"
+    line = "Exit: --context cudnn: nnabla's CUDA extension is missing; pip install -c constraints.txt -e .[cuda]\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 

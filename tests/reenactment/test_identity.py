@@ -66,6 +66,13 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _not_loaded_yet():
+    identity.installed.cache_clear()
+    yield
+    identity.installed.cache_clear()
+
+
 def make(files, names, tell=None):
     references = [files / name for name in names]
     return reenactor.Reenactor(files / "weights", references, backend="nnabla", tell=tell)
@@ -114,6 +121,7 @@ def test_damaged_models_of_dlib_say_nothing(tmp_path, monkeypatch):
 def test_rendered_heads():
     """The bundled references are one person. Frames of two people, 64 pixels large, are 0.90 apart."""
     describe = identity.installed()
+    assert identity.installed() is describe  # loaded once
     pictures = [read_image(path) for path in bundled.SAMPLE_REFERENCES]
     assert two_people("abc", pictures, describe) is None
     clips = ("test/test00003#0.mp4", 48), ("train/train00003#1.mp4", 0)

@@ -143,7 +143,7 @@ def test_missing_and_damaged_graphs(tmp_path):
 def test_missing_extra(tmp_path, monkeypatch):
     assert onnx_backend.is_installed()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install -e .\[onnx\]"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[onnx\]"):
         OnnxGraphs(tmp_path).run("frame", {})
     monkeypatch.setattr(onnx_backend.importlib.util, "find_spec", lambda name: None)
     assert not onnx_backend.is_installed()

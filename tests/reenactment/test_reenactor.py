@@ -15,6 +15,7 @@ from mrfomm.media.reading import open_frames
 from mrfomm.reenactment.backends import open_engine
 from mrfomm.reenactment.motion import Transfer, relative_motion
 from mrfomm.reenactment.reenactor import Reenactor
+from mrfomm.reenactment.references import FromClip
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -95,6 +96,25 @@ def test_what_was_decided_is_told(files):
     told = []
     Reenactor(files / "weights", tiny.frames(1), backend="nnabla", tell=told.append).animate(tiny.frames(2))
     assert [line.partition(" at ")[0] for line in told] == ["motion starts"]
+
+
+def test_what_loses_its_edges_is_told_once(files, tmp_path):
+    told = []
+    wide = [np.pad(image, ((0, 0), (8, 4), (0, 0))) for image in tiny.frames(5)]
+    height, width, _ = wide[0].shape
+    for i, image in enumerate(wide):
+        imageio.imwrite(tmp_path / f"{i}.png", image)
+    references = [tmp_path / "0.png", tiny.frames(1)[0], wide[1]]
+    made = Reenactor(files / "weights", references, backend="nnabla", tell=told.append)
+    for _ in range(2):
+        list(made.animate(tmp_path))
+        follow = made.follow()
+        assert [follow(image).shape for image in wide] == [made.references[0].shape] * 5
+    Reenactor(files / "weights", FromClip(tmp_path, 2), backend="nnabla", tell=told.append)
+    names = tmp_path / "0.png", "reference 3", tmp_path, "driving", tmp_path
+    taken = f"{width}x{height} pixels, of which the middle square is taken"
+    remedy = "give --crop to find the face, or crop it to the face by hand"
+    assert [line for line in told if "square" in line] == [f"{name}: {taken}; {remedy}" for name in names]
 
 
 def test_bad_input_is_named(files, reenactor):

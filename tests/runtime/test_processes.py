@@ -49,7 +49,7 @@ def test_one_process_without_gpu_is_silent_and_leaves_mpi_alone():
 
 @no_extension
 def test_cudnn_without_extension():
-    with pytest.raises(UserError, match=r"pip install -e \.\[cuda\]"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \.\[cuda\]"):
         context.choose_context("cudnn")
 
 
@@ -90,7 +90,7 @@ def test_start_of_one_process(monkeypatch):
 def test_mpirun_without_mpi4py(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(UserError, match=r"pip install -e \.\[mpi\]"), runtime.start_processes("cpu"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \.\[mpi\]"), runtime.start_processes("cpu"):
         pass
 
 

@@ -56,7 +56,7 @@ def test_pictures_and_event_files(tmp_path):
 
 def test_missing_writer_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
-    with pytest.raises(Exception, match=r"pip install -e .\[tensorboard\]"):
+    with pytest.raises(Exception, match=r"pip install -c constraints.txt -e .\[tensorboard\]"):
         RunLog(tmp_path, tensorboard=True)
 
 

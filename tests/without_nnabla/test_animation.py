@@ -20,7 +20,7 @@ import pytest
 
 import mrfomm
 from mrfomm import Reenactor, bundled
-from mrfomm.errors import UserError
+from mrfomm.errors import UserError, as_called_here
 from mrfomm.media import provenance
 from mrfomm.media.reading import open_frames
 from mrfomm.media.writing import open_sink
@@ -182,6 +182,22 @@ def test_what_needs_matplotlib_says_so_in_one_line(tmp_path):
     assert done.stderr.startswith("error: this needs matplotlib; pip install matplotlib")
 
 
+@pytest.mark.parametrize("command", ["animate", "reconstruct", "train"])
+def test_outside_the_environment_one_line_says_so(tmp_path, command):
+    code = f"from mrfomm.commands.{command} import command"  # as the scripts begin
+    done = python(tmp_path, code, left_out=(*OF_TRAINING, "numpy"))
+    line = f"error: numpy isn't installed for {sys.executable}; make venv, then . .venv/bin/activate\n"
+    assert (done.returncode, done.stderr) == (2, as_called_here(line))
+
+
+def test_what_else_is_missing_keeps_its_traceback(tmp_path):
+    done = python(tmp_path, "import mrfomm, other_package")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "ModuleNotFoundError: No module named 'other_package'",
+    )
+
+
 def test_weights_for_nnabla_too(tmp_path):
     done = animate(tmp_path, "--weights", bundled.MODELS["patch"])
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -293,7 +309,7 @@ ORDER = """
 from mrfomm import bundled
 from mrfomm.app.studio import Limits, Order, Workshop
 from mrfomm.reenactment.motion import Transfer
-shop = Workshop(bundled.EXPORTED, "auto", "auto", Limits(9, 999, 1))
+shop = Workshop(bundled.EXPORTED, "auto", "auto", Limits(999, 1))
 order = Order(tuple(map(str, bundled.SAMPLE_REFERENCES)), str(bundled.SAMPLE_DRIVING), "patch", Transfer(), False)
 print(shop.fusion_modes, shop.animate(order, "", lambda items, total, what: items).strip.name)
 """
