@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nnabla as nn
 
 from mrfomm.config import Config
 from mrfomm.data.clips import Clip
-from mrfomm.data.loader import shorter_side
+from mrfomm.data.loader import frame_shape
 from mrfomm.data.sampling import spread
 
 LOOKED_AT = 8  # clips
@@ -23,7 +23,8 @@ def tell(what: str, text: str) -> None:
 def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
     """Tell people, clips and the sizes of some of them, and whether pictures are made larger than those are."""
     people = len({clip.identity for clip in clips})
-    sides = sorted(filter(None, (shorter_side(clips[i]) for i in spread(len(clips), LOOKED_AT))))
+    shapes = shapes_of(clips)
+    sides = sorted(map(min, shapes.values()))
     sizes = " to ".join(map(str, dict.fromkeys((*sides[:1], *sides[-1:])))) or "unknown"
     of_some = f" (of {len(sides)} clips)" if len(sides) < len(clips) else ""
     tell("data", f"{len(clips)} clips of {people} people, {sizes} pixels{of_some}; {held_out} held out")
@@ -31,6 +32,22 @@ def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
     if sides and sides[0] < size:
         larger = f"model.image_size = {size} is larger than the clips, of which some have {sides[0]} pixels"
         print(f"{larger}: they are enlarged, which shows no more and costs time", file=sys.stderr)
+    tell_cut(shapes)
+
+
+def tell_cut(shapes: Mapping[Clip, tuple[int, int]]) -> None:
+    """Tell of a clip that isn't square; of such, the middle square is taken. ``shapes``: as of ``shapes_of``."""
+    for clip, (height, width) in shapes.items():
+        if height != width:
+            cut = f"{clip.path}: {width}x{height} pixels; of clips that aren't square, the middle square is taken"
+            print(f"{cut}. `python -m mrfomm.data.prepare` cuts videos to the face", file=sys.stderr)
+            return
+
+
+def shapes_of(clips: Sequence[Clip]) -> dict[Clip, tuple[int, int]]:
+    """Height and width in pixels of some clips' frames, of those that can be read."""
+    found = {clip: frame_shape(clip) for clip in (clips[i] for i in spread(len(clips), LOOKED_AT))}
+    return {clip: shape for clip, shape in found.items() if all(shape)}
 
 
 def tell_place(processes: int, folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mrfomm import bundled
+from mrfomm.commands import overview
 from mrfomm.commands.options import add_computing, add_fusion
 from mrfomm.data.clips import Clip, find_clips
 from mrfomm.errors import UserError, command_parser, run_command
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     count = number_of_references(args.refs)
     clips = find_clips(Path(args.data) / "test")
+    overview.tell_cut(overview.shapes_of(clips))
     model = load_model(args.weights, args.fusion)
     size, mode = model.config.image_size, model.config.fusion.mode
     with use_context(args.context):

@@ -255,10 +255,11 @@ def frames_up_to(clip: Clip, most: int) -> int:
     return count
 
 
-def shorter_side(clip: Clip) -> int:
-    """Of a clip's first frame, in pixels; 0 if it can't be read."""
+def frame_shape(clip: Clip) -> tuple[int, int]:
+    """Height and width of a clip's first frame, in pixels; 0 if it can't be read."""
     with contextlib.suppress(UserError, OSError, StopIteration):
         if clip.path.suffix.lower() in IMAGE_SUFFIXES and clip.path.is_file():  # frames side by side
-            return len(read_image(clip.path))
-        return min(next(iter(open_frames(clip.path))).shape[:2])
-    return 0
+            return (len(read_image(clip.path)),) * 2
+        height, width = next(iter(open_frames(clip.path))).shape[:2]
+        return height, width
+    return 0, 0

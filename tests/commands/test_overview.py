@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from mrfomm import bundled
-from mrfomm.commands import train
+from mrfomm.commands import reconstruct, train
 from mrfomm.config import config_to_yaml, load_config
 from mrfomm.errors import UserError
 from mrfomm.media.writing import open_sink
@@ -62,6 +62,22 @@ def test_pictures_larger_than_the_clips_are_told_once(place, capsys):
     assert run("--set", "model.image_size=64", "train.epochs=1") == 0
     assert capsys.readouterr().err.count(larger) == 1
     assert train.main(["--resume", "run", "--context", "cpu", "--set", "train.epochs=1"]) == 0
+
+
+def test_clips_that_lose_their_edges_are_told(place, capsys):
+    """Their middle square is taken, in training as in reconstruct.py."""
+    assert run("--set", "train.epochs=1") == 0
+    assert "middle square" not in capsys.readouterr().err
+    with open_sink(place / "data" / "test" / "d#0.mp4", 25) as sink:
+        for frame in tiny.frames(6, size=48):
+            sink.write(frame[:, 8:40])
+    tiny.checkpoint(place / "weights")
+    assert reconstruct.main(["--weights", "weights", "--data", "data", "--context", "cpu"]) == 0
+    line = "data/{}/d#0.mp4: 32x48 pixels; of clips that aren't square, the middle square is taken"
+    assert capsys.readouterr().err.count(line.format("test")) == 1
+    (place / "data" / "test" / "d#0.mp4").rename(place / "data" / "train" / "d#0.mp4")
+    assert train.main(["--config", "tiny.yaml", "--data", "data", "--output", "cut", "--context", "cpu"]) == 0
+    assert capsys.readouterr().err.count(line.format("train")) == 1
 
 
 def test_the_first_step_has_a_picture_and_the_log_a_total(place):
