@@ -139,4 +139,3 @@ _MODES = {
     "mean": Mode(_mean, learned=False),
     "occlusion": Mode(_occlusion, learned=False),
 }
-LEARNED_MODES = tuple(name for name, mode in _MODES.items() if mode.learned)
