@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from mrfomm.config import Config, ModelConfig
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.model import create_parameters
-from mrfomm.model.checkpoint import Checkpoint, ParameterTree
+from mrfomm.model.checkpoint import Checkpoint, ParameterTree, check_arrays
 from mrfomm.networks import ops
 from mrfomm.networks.fusion import mode_of
-
-_OPTIONAL = ("fusion/", "discriminator/")  # a checkpoint may lack them
 
 
 class Inheritance(NamedTuple):
@@ -44,7 +44,9 @@ def start_from(initial: Checkpoint, tree: ParameterTree, config: Config, source:
     if lost:
         remedy = "take model.num_keypoints and model.keypoints from its config.yaml, or other weights"
         raise UserError(f"{source}: its keypoint detector doesn't fit the configuration ({lost[0]}); {remedy}")
-    tree.assign({name: initial.parameters[old] for name, old in heirs.taken.items()}, source, missing_allowed=("",))
+    parameters = tree.all()
+    for name, old in heirs.taken.items():
+        parameters[name].d = np.asarray(initial.parameters[old], np.float32)  # nnabla would take float64 over
     _say_changes(source, initial.config.model, config.model)
     _say_inheritance(source, heirs)
 
@@ -79,7 +81,7 @@ def _check_whole(initial: Checkpoint, source: AnyPath) -> None:
     own = ParameterTree()
     with own.scope(), ops.without_values():
         create_parameters(initial.config.model, any(name.startswith("discriminator/") for name in initial.parameters))
-    own.assign(initial.parameters, source, missing_allowed=_OPTIONAL)
+    check_arrays(initial.parameters, {name: value.shape for name, value in own.all().items()}, source)
 
 
 def _say_inheritance(source: AnyPath, heirs: Inheritance) -> None:

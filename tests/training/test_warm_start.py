@@ -146,7 +146,7 @@ def test_another_keypoint_detector_is_refused(begin, change):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("lost", ["generator/up_0/conv/W", "motion/mask/conv/W"])
+@pytest.mark.parametrize("lost", ["generator/up_0/conv/W", "motion/mask/conv/W", "fusion/conv/W"])
 def test_weights_without_an_array_of_their_own_are_refused(tmp_path, lost):
     """Else it would pass for one that the larger model has and they don't."""
     config = tiny.config()
