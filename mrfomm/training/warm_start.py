@@ -111,7 +111,7 @@ def _block(name: str) -> str:
 
 def _say_changes(source: AnyPath, trained: ModelConfig, config: ModelConfig) -> None:
     """Say on stderr which values that no parameter's shape shows are others than weights from a source know."""
-    keys = ("image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance")
+    keys = "image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance", "fusion.mode"
     values = [(key, *map(operator.attrgetter(key), (trained, config))) for key in keys]
     changed = [f"model.{key} = {old}, now {new}" for key, old, new in values if old != new]
     if changed:

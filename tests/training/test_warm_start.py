@@ -125,6 +125,11 @@ def test_the_same_model_computes_the_same(begin, capsys):
     assert not capsys.readouterr().err
 
 
+def test_another_way_to_fuse_is_told_where_no_array_is_new(begin, capsys):
+    begin({"fusion": {"mode": "mean"}}, {"fusion": {"mode": "occlusion"}})
+    assert capsys.readouterr().err == "weights: trained with model.fusion.mode = mean, now occlusion\n"
+
+
 def test_a_second_stage_has_a_discriminator_of_its_own(begin, capsys):
     weights, tree = begin({}, {}, discriminator=True)
     assert taken(weights, tree).keys() == weights.parameters.keys()
