@@ -68,7 +68,7 @@ class GeneratorStep:
     def _moved(self, config: Config) -> Keypoints:
         """The first reference's keypoints with the movers' motion, ``reenactment.motion.relative_motion``, [B,n,...].
 
-        Of a person's own movers they are those of the driving frame.
+        Of a person's own movers they are those of the driving frame, but for batch norm, as movers are a batch apart.
         """
         size = config.model.image_size
         movers = keypoints_of(F.reshape(self.movers, (-1, 3, size, size)), config.model, training=True)  # [B*2,n,...]
