@@ -39,7 +39,7 @@ Parameters = Mapping[str, nn.Variable | np.ndarray]  # by name
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint folder holds; parameters: name -> float32 array; state: the numbers of state.json."""
+    """What a checkpoint folder holds; parameters: name -> array; state: the numbers of state.json."""
 
     folder: Path
     config: Config
