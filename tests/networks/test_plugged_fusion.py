@@ -161,7 +161,7 @@ def test_what_a_mode_must_not_do(function, problem):
         fuse("my:own")
 
 
-@pytest.mark.parametrize("name", ["os", "os:nothing", "no_such_module:f", "..os:path"])
+@pytest.mark.parametrize("name", ["os", "os:nothing", "os:sep", "no_such_module:f", "..os:path"])
 def test_what_is_not_there(name):
     with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
         train.check_fusion(name, is_asked=True)

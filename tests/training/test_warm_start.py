@@ -8,6 +8,7 @@ import tiny
 from mrfomm.errors import UserError
 from mrfomm.model import create_parameters, encode_references, keypoints_of, synthesise
 from mrfomm.model.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
+from mrfomm.networks import fusion
 from mrfomm.training.warm_start import start_from
 
 LARGER = {  # the networks of keypoints and motion see 16 x 16 pixels as before
@@ -123,6 +124,21 @@ def test_the_same_model_computes_the_same(begin, capsys):
     np.testing.assert_array_equal(*pictures)
     assert pictures[0].std() > 0
     assert not capsys.readouterr().err
+
+
+def test_masks_of_another_mode_are_of_no_use(tmp_path, capsys, monkeypatch):
+    """Be its arrays alike, and be it somebody's own, which is known no more."""
+    known = dict(fusion.modes())
+    monkeypatch.setattr(fusion, "_MODES", known)
+    fusion.register("my:own", known["patch"].function, learned=True)
+    weights = load_checkpoint(tiny.checkpoint(tmp_path, model={"fusion": {"mode": "my:own"}}))
+    del known["my:own"]
+    config = tiny.config(model={"fusion": {"mode": "patch"}})
+    tree = tiny.random_tree(config.model, seed=1)
+    masks = tree.all()["fusion/conv/W"].d.copy()
+    start_from(weights, tree, config, "weights")
+    np.testing.assert_array_equal(tree.all()["fusion/conv/W"].d, masks)
+    assert "  new: fusion/conv (2)\n  left out: fusion/conv (2)\n" in capsys.readouterr().err
 
 
 def test_another_way_to_fuse_is_told_where_no_array_is_new(begin, capsys):
