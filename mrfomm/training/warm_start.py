@@ -63,6 +63,7 @@ def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     """Where each array of a Checkpoint goes: new name -> its own; without those that are of no use here.
 
     A fusion knows its mode and its features, so that another encoder needs a new one; a discriminator knows its kind.
+    In an hourglass of another depth the same names are other blocks.
     """
     before, now = initial.config.model, config.model
     deepened = now.generator.down_blocks - before.generator.down_blocks
@@ -71,6 +72,7 @@ def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     ]
     wanted = {
         "fusion": operator.eq(*fusions),
+        "motion": before.motion.blocks == now.motion.blocks,
         "discriminator": config.train.discriminator and before.discriminator == now.discriminator,
     }
     names = (name for name in initial.parameters if wanted.get(name.partition("/")[0], True))

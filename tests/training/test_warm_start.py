@@ -126,6 +126,14 @@ def test_the_same_model_computes_the_same(begin, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_motion_network_of_another_depth_starts_anew(begin, capsys, blocks):
+    assert not any(name.startswith("motion/") for name in taken(*begin({}, {"motion": {"blocks": blocks}})))
+    assert (
+        f"  new: motion/hourglass ({12 * blocks}), motion/mask (2), motion/occlusion (2)\n" in capsys.readouterr().err
+    )
+
+
 def test_masks_of_another_mode_are_of_no_use(tmp_path, capsys, monkeypatch):
     """Be its arrays alike, and be it somebody's own, which is known no more."""
     known = dict(fusion.modes())
