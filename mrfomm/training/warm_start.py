@@ -73,6 +73,7 @@ def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     wanted = {
         "fusion": operator.eq(*fusions),
         "motion": before.motion.blocks == now.motion.blocks,
+        "keypoints": before.keypoints.blocks == now.keypoints.blocks,
         "discriminator": config.train.discriminator and before.discriminator == now.discriminator,
     }
     names = (name for name in initial.parameters if wanted.get(name.partition("/")[0], True))

@@ -175,6 +175,12 @@ def test_another_keypoint_detector_is_refused(begin, change):
     assert "\n" not in str(e.value)
 
 
+def test_a_shallower_keypoint_detector_is_refused_though_all_its_shapes_fit(begin):
+    narrow = {"expansion": 4, "max_features": 4}
+    with pytest.raises(UserError, match="^weights: its keypoint detector doesn't fit"):
+        begin({"keypoints": {**narrow, "blocks": 2}}, {"keypoints": {**narrow, "blocks": 1}})
+
+
 @pytest.mark.parametrize("lost", ["generator/up_0/conv/W", "motion/mask/conv/W", "fusion/conv/W"])
 def test_weights_without_an_array_of_their_own_are_refused(tmp_path, lost):
     """Else it would pass for one that the larger model has and they don't."""
