@@ -83,9 +83,11 @@ web/node_modules/.package-lock.json: web/package-lock.json
 # Of onnxruntime, only what a page loads; named *.js, as not every host knows what *.mjs is.
 ORT := web/node_modules/onnxruntime-web/dist/ort
 web: venv web/node_modules/.package-lock.json
+	@[ -z "$$(ls -A '$(TRY)' 2>&-)" ] || [ -e '$(TRY)/vendor/ort.js' ] || \
+		{ echo '$(TRY): holds something other than this page; choose another TRY' >&2; exit 2; }
 	rm -rf '$(TRY)' && mkdir -p '$(TRY)/vendor' '$(TRY)/examples'
-	cp web/*.html web/*.css web/*.svg $(filter-out web/eslint.config.js,$(wildcard web/*.js)) '$(TRY)'
 	cp $(ORT).wasm.min.mjs '$(TRY)/vendor/ort.js'
+	cp web/*.html web/*.css web/*.svg $(filter-out web/eslint.config.js,$(wildcard web/*.js)) '$(TRY)'
 	cp $(ORT)-wasm-simd-threaded.mjs '$(TRY)/vendor/ort-threads.js'
 	cp $(ORT)-wasm-simd-threaded.wasm '$(TRY)/vendor/ort-threads.wasm'
 	cp mrfomm/assets/samples/driving.mp4 mrfomm/assets/samples/reference_*.png '$(TRY)/examples'

@@ -1,5 +1,6 @@
 """A model small enough for a test to run end to end in about a second, and data for it."""
 
+import imageio.v2 as imageio
 import numpy as np
 
 from mrfomm.config import config_from_dict
@@ -68,6 +69,19 @@ def frames(count, size=32, seed=0):
         blob = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.02)[..., None]
         images.append(background * (1 - blob) + np.array([230, 180, 150]) * blob)
     return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def clip(path, seed=0, length=6):
+    """Write a clip in FOMM's format: frames side by side in a png."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, np.concatenate(list(frames(length, seed=seed)), axis=1))
+
+
+def data(folder):
+    """Two clips to train on and one held out, in a folder; returns it."""
+    for seed, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
+        clip(folder / f"{name}.png", seed)
+    return folder
 
 
 def vgg_arrays(seed=0, width=2):

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -39,7 +39,7 @@ Parameters = Mapping[str, nn.Variable | np.ndarray]  # by name
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint folder holds; parameters: name -> float32 array; state: the numbers of state.json."""
+    """What a checkpoint folder holds; parameters: name -> array; state: the numbers of state.json."""
 
     folder: Path
     config: Config
@@ -67,14 +67,14 @@ class ParameterTree:
         with self.scope():
             return {name: value for name, value in nn.get_parameters().items() if name.startswith(prefixes)}
 
-    def assign(self, arrays: Mapping[str, np.ndarray], source: AnyPath, missing_allowed: Iterable[str] = ()) -> None:
-        """Fill every parameter from arrays by name; those with an allowed prefix may keep their value for want of one.
+    def assign(self, arrays: Mapping[str, np.ndarray], source: AnyPath) -> None:
+        """Fill every parameter from arrays by name.
 
         Raises:
             UserError: a parameter is missing, left over or of another shape; the source is named.
         """
-        optional, parameters = tuple(missing_allowed), self.all()
-        shapes = {n: value.shape for n, value in parameters.items() if n in arrays or not n.startswith(optional)}
+        parameters = self.all()
+        shapes = {name: value.shape for name, value in parameters.items()}
         for name, array in check_arrays(arrays, shapes, source).items():
             parameters[name].d = np.asarray(array, np.float32)  # nnabla would take float64 over
 

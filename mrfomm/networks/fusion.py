@@ -110,6 +110,8 @@ def plug(name: str) -> None:
     path, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(path), attribute)
+        if not callable(function):
+            raise TypeError("not a function")
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise FusionError(f"{name} can't be imported ({error}); put its folder into PYTHONPATH") from error
     if name not in _MODES:
@@ -139,4 +141,3 @@ _MODES = {
     "mean": Mode(_mean, learned=False),
     "occlusion": Mode(_occlusion, learned=False),
 }
-LEARNED_MODES = tuple(name for name, mode in _MODES.items() if mode.learned)

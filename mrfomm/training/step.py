@@ -5,8 +5,8 @@ learns from the same prediction, detached, so that the generator runs once.
 """
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import nnabla as nn
 import nnabla.functions as F
@@ -68,7 +68,7 @@ class GeneratorStep:
     def _moved(self, config: Config) -> Keypoints:
         """The first reference's keypoints with the movers' motion, ``reenactment.motion.relative_motion``, [B,n,...].
 
-        Of a person's own movers they are those of the driving frame.
+        Of a person's own movers they are those of the driving frame, but for batch norm, as movers are a batch apart.
         """
         size = config.model.image_size
         movers = keypoints_of(F.reshape(self.movers, (-1, 3, size, size)), config.model, training=True)  # [B*2,n,...]
@@ -180,21 +180,10 @@ def load_perceptual(loss: LossConfig) -> Frozen | None:
         with np.load(bundled.LPIPS_ALEXNET) as file:
             return load_frozen({name: file[name] for name in file.files if name.startswith("conv")})
     path = loss.perceptual_weights
-    if not path or _is_missing(path):
+    if not path or not Path(path).exists():
         raise UserError(
             f"loss.perceptual_weights: {path or 'no'} file of VGG19 is there; make it by `python -m mrfomm.convert "
             f"vgg19-dcbb9e9d.pth -o {path or 'weights/vgg19.h5'}` (docs/voxceleb.md), "
             "or take the bundled AlexNet: --set loss.perceptual_network=alexnet"
         )
     return load_frozen(check_arrays(read_h5(path), vgg19_shapes(), path))
-
-
-def _is_missing(path: str) -> bool:
-    """Whether there is no such file, rather than one that the system doesn't show."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False

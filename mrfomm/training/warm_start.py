@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mrfomm.config import Config, ModelConfig
+import numpy as np
+
+from mrfomm.config import Config, FusionConfig, ModelConfig
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.model import create_parameters
-from mrfomm.model.checkpoint import Checkpoint, ParameterTree
+from mrfomm.model.checkpoint import Checkpoint, ParameterTree, check_arrays
 from mrfomm.networks import ops
-from mrfomm.networks.fusion import mode_of
-
-_OPTIONAL = ("fusion/", "discriminator/")  # a checkpoint may lack them
 
 
 class Inheritance(NamedTuple):
@@ -38,13 +37,15 @@ def start_from(initial: Checkpoint, tree: ParameterTree, config: Config, source:
     Raises:
         UserError: the weights aren't those of the checkpoint's own configuration, or its keypoint detector doesn't fit.
     """
-    _check_whole(initial, source)
+    _check_whole(initial, config.model.fusion.mode, source)
     heirs = inheritance(initial, tree, config)
     lost = [name for name in [*heirs.new, *heirs.reshaped] if name.startswith("keypoints/")]
     if lost:
         remedy = "take model.num_keypoints and model.keypoints from its config.yaml, or other weights"
         raise UserError(f"{source}: its keypoint detector doesn't fit the configuration ({lost[0]}); {remedy}")
-    tree.assign({name: initial.parameters[old] for name, old in heirs.taken.items()}, source, missing_allowed=("",))
+    parameters = tree.all()
+    for name, old in heirs.taken.items():
+        parameters[name].d = np.asarray(initial.parameters[old], np.float32)  # nnabla would take float64 over
     _say_changes(source, initial.config.model, config.model)
     _say_inheritance(source, heirs)
 
@@ -61,25 +62,36 @@ def inheritance(initial: Checkpoint, tree: ParameterTree, config: Config) -> Inh
 def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     """Where each array of a Checkpoint goes: new name -> its own; without those that are of no use here.
 
-    The fusion knows its features, so that an encoder of another kind needs a new one; a discriminator its kind.
+    A fusion knows its mode and its features, so that another encoder needs a new one; a discriminator knows its kind.
+    In an hourglass of another depth the same names are other blocks.
     """
     before, now = initial.config.model, config.model
     deepened = now.generator.down_blocks - before.generator.down_blocks
-    encoders = (dataclasses.replace(model.generator, bottleneck_blocks=1) for model in (before, now))
+    fusions = [
+        (model.fusion.mode, dataclasses.replace(model.generator, bottleneck_blocks=1)) for model in (before, now)
+    ]
     wanted = {
-        "fusion": mode_of(now.fusion.mode).learned and operator.eq(*encoders),
+        "fusion": operator.eq(*fusions),
+        "motion": before.motion.blocks == now.motion.blocks,
+        "keypoints": before.keypoints.blocks == now.keypoints.blocks,
         "discriminator": config.train.discriminator and before.discriminator == now.discriminator,
     }
     names = (name for name in initial.parameters if wanted.get(name.partition("/")[0], True))
     return {re.sub(r"(?<=^generator/up_)\d+", lambda n: str(int(n[0]) + deepened), name): name for name in names}
 
 
-def _check_whole(initial: Checkpoint, source: AnyPath) -> None:
-    """Raise UserError unless weights are those of the checkpoint's own configuration: what differs then is meant."""
-    own = ParameterTree()
+def _check_whole(initial: Checkpoint, mode: str, source: AnyPath) -> None:
+    """Raise UserError unless weights are those of the checkpoint's own configuration: what differs then is meant.
+
+    Unless its fusion is of this mode, nothing of it is taken, and a mode of somebody's own need not be known here.
+    """
+    own, model, arrays = ParameterTree(), initial.config.model, initial.parameters
+    if model.fusion.mode != mode:
+        model = dataclasses.replace(model, fusion=FusionConfig("mean"))
+        arrays = {name: array for name, array in arrays.items() if not name.startswith("fusion/")}
     with own.scope(), ops.without_values():
-        create_parameters(initial.config.model, any(name.startswith("discriminator/") for name in initial.parameters))
-    own.assign(initial.parameters, source, missing_allowed=_OPTIONAL)
+        create_parameters(model, any(name.startswith("discriminator/") for name in arrays))
+    check_arrays(arrays, {name: value.shape for name, value in own.all().items()}, source)
 
 
 def _say_inheritance(source: AnyPath, heirs: Inheritance) -> None:
@@ -109,7 +121,7 @@ def _block(name: str) -> str:
 
 def _say_changes(source: AnyPath, trained: ModelConfig, config: ModelConfig) -> None:
     """Say on stderr which values that no parameter's shape shows are others than weights from a source know."""
-    keys = ("image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance")
+    keys = "image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance", "fusion.mode"
     values = [(key, *map(operator.attrgetter(key), (trained, config))) for key in keys]
     changed = [f"model.{key} = {old}, now {new}" for key, old, new in values if old != new]
     if changed:

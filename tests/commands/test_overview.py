@@ -5,8 +5,6 @@ import re
 import shlex
 import signal
 
-import imageio.v2 as imageio
-import numpy as np
 import pytest
 import tiny
 
@@ -25,10 +23,8 @@ from mrfomm.training.watch import read_log
 def place(tmp_path, monkeypatch):
     """The current folder, with tiny.yaml and data: stacked frames, a video, a folder; and a clip to test with."""
     (tmp_path / "tiny.yaml").write_text(config_to_yaml(tiny.config(data={"num_repeats": 3})), encoding="utf-8")
-    (tmp_path / "data" / "train").mkdir(parents=True)
     for path in (tmp_path / "data" / "train" / "a#0.png", tmp_path / "data" / "test" / "c#0.png"):
-        path.parent.mkdir(exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6)), axis=1))
+        tiny.clip(path)
     for name in ("a#1.mp4", "b#0"):
         with open_sink(tmp_path / "data" / "train" / name, 25) as sink:
             for frame in tiny.frames(6, size=48):

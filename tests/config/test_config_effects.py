@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 import tiny
@@ -139,8 +138,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name, seed in (("train/a#0", 0), ("train/a#1", 1), ("train/b#0", 2), ("test/c#0", 3), ("test/d#0", 4)):
         for path, shift in ((folder / f"{name}.png", 0), (folder / "twins" / f"{name}.png", 5)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed + shift)), axis=1))
+            tiny.clip(path, seed + shift)
         write_labels(folder / "labels" / f"{name}.csv", 40 * np.random.default_rng(seed).normal(size=(6, 3)))
     return folder
 

@@ -6,7 +6,6 @@ import signal
 import time
 
 import hosts as machines
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 import tiny
@@ -35,10 +34,7 @@ def hosts(tmp_path):
 @pytest.fixture
 def options(tmp_path):
     """Options of train.py for a tiny model on a few frames -> function of epochs, run folder and settings."""
-    for i, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
-        path = tmp_path / "data" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=i)), axis=1))
+    tiny.data(tmp_path / "data")
     settings = {"milestones": [], "checkpoint_every": 2}
 
     def make(epochs, run, **more):

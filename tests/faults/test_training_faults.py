@@ -40,9 +40,7 @@ PATIENCE = 900  # seconds for anything that should end by itself, on a busy mach
 def data(tmp_path):
     """Training data: 24 stacked clips of 6 frames, and a test clip."""
     for i in range(25):
-        path = tmp_path / "data" / ("test" if i == 24 else "train") / f"{i:02d}#0.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=i)), axis=1))
+        tiny.clip(tmp_path / "data" / ("test" if i == 24 else "train") / f"{i:02d}#0.png", seed=i)
     return tmp_path / "data"
 
 

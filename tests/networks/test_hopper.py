@@ -13,17 +13,15 @@ from tiny import vgg_arrays
 
 from eval.lpips import Lpips, load_lpips
 from mrfomm import bundled
-from mrfomm.config import load_config
+from mrfomm.config import FUSION_MODES, load_config
 from mrfomm.model.checkpoint import ParameterTree
 from mrfomm.networks import ops
-from mrfomm.networks.fusion import LEARNED_MODES
 from mrfomm.networks.perceptual import vgg19_shapes
 from mrfomm.onnx.graphs import GRAPHS
 from mrfomm.onnx.trace import Sizes
 from mrfomm.training.step import DiscriminatorStep, GeneratorStep, figures_of, load_perceptual
 
 CONFIGS = sorted(bundled.CONFIGS.glob("*.yaml"))
-MODES = (*LEARNED_MODES, "mean", "occlusion")
 
 REDUCTIONS = {"Sum", "Mean", "Max", "Norm", "Prod"}
 # The sources give these the whole mask when they broadcast; on the H200 they were reported to die all the same.
@@ -120,7 +118,7 @@ def parameters():
         yield tree
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FUSION_MODES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_training(parameters, path, mode):
     """Both stages: the first one's graph is part of the second's."""
@@ -134,7 +132,7 @@ def test_training(parameters, path, mode):
     check([*generator._shown, figures], [generator.total, discriminator.loss])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FUSION_MODES)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_inference(parameters, path, mode):
     model = with_fusion(load_config(path, []), mode).model

@@ -41,10 +41,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "my_fusion.py").write_text(example, encoding="utf-8")
     changes = {"model": {"fusion": {"mode": "my_fusion:trusting"}}, "data": {"num_repeats": 1}}
     (tmp_path / "tiny.yaml").write_text(config_to_yaml(tiny.config(**changes)), encoding="utf-8")
-    for i, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
-        path = tmp_path / "data" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=i)), axis=1))
+    tiny.data(tmp_path / "data")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -161,7 +158,7 @@ def test_what_a_mode_must_not_do(function, problem):
         fuse("my:own")
 
 
-@pytest.mark.parametrize("name", ["os", "os:nothing", "no_such_module:f", "..os:path"])
+@pytest.mark.parametrize("name", ["os", "os:nothing", "os:sep", "no_such_module:f", "..os:path"])
 def test_what_is_not_there(name):
     with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
         train.check_fusion(name, is_asked=True)

@@ -13,7 +13,7 @@ from mrfomm.convert import __main__ as convert
 from mrfomm.errors import UserError
 from mrfomm.model import Model, create_parameters
 from mrfomm.model.checkpoint import ParameterTree, load_checkpoint
-from mrfomm.networks.fusion import LEARNED_MODES
+from mrfomm.networks.fusion import mode_of
 from mrfomm.onnx import graphs as export
 from mrfomm.reenactment import onnx_backend
 from mrfomm.reenactment.animator import Animator, images_to_array
@@ -43,7 +43,7 @@ def exported(request, converted, golden, tmp_path_factory):
     mode, config = request.param, converted.config.model
     config = dataclasses.replace(config, fusion=FusionConfig(mode=mode, kernel=3))
     arrays = {name: value for name, value in converted.parameters.items() if not name.startswith("discriminator/")}
-    if mode in LEARNED_MODES:
+    if mode_of(mode).learned:
         fusion = {"W": golden[f"fusion_{mode}_weight"], "b": golden[f"fusion_{mode}_bias"]}
         arrays.update({f"fusion/conv/{name}": value for name, value in fusion.items()})
     tree = ParameterTree()
@@ -76,7 +76,7 @@ def test_equals_nnabla(exported, golden, count, batch):
     assert_close([onnx.render(keypoints)], [nnabla.render(keypoints)])
 
 
-@pytest.mark.parametrize("exported", LEARNED_MODES, indirect=True)
+@pytest.mark.parametrize("exported", ["patch", "element"], indirect=True)
 def test_equals_upstream(exported, golden):
     """The frames that FOMM's PyTorch code makes of the same pictures, without nnabla in between."""
     model, folder = exported

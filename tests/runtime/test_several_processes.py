@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
 import tiny
@@ -129,10 +128,7 @@ def test_losses_of_five_steps_are_those_of_one_process(results, reference):
 
 def training_options(tmp_path, epochs):
     """Options of train.py for a tiny model on a few frames, all but the folder behind ``--output``."""
-    for i, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
-        path = tmp_path / "data" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=i)), axis=1))
+    tiny.data(tmp_path / "data")
     config = tiny.config(train={"epochs": epochs, "milestones": []}, data={"num_repeats": 4})
     (tmp_path / "tiny.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     return ["--config", tmp_path / "tiny.yaml", "--data", tmp_path / "data", "--context", "cpu", "--output"]

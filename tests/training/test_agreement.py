@@ -1,7 +1,5 @@
 """Processes that don't have the same are refused; with real ones in test_several_processes.py and test_hosts.py."""
 
-import imageio.v2 as imageio
-import numpy as np
 import pytest
 import tiny
 
@@ -67,7 +65,6 @@ def test_material_is_clips_held_out_clips_and_perceptual_weights(tmp_path):
 def _material(folder, config, weights, changed=""):
     weights.write_text("other" if changed == "vgg19.h5" else "some")
     for name in ("train/a.png", "train/b.png", "test/c.png"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        imageio.imwrite(folder / name, np.concatenate(list(tiny.frames(6, seed=name == changed)), axis=1))
+        tiny.clip(folder / name, seed=name == changed)
     loader = train.make_loader(config, find_clips(folder / "train"), Communicator())
     return train.material(config, loader, held_out(folder / "test", config))

@@ -33,9 +33,7 @@ def write_clip(path, frames):
 
 @pytest.fixture
 def data(tmp_path):
-    for i, name in enumerate(("train/a#0", "train/b#0", "test/c#0")):
-        write_clip(tmp_path / "data" / f"{name}.png", tiny.frames(6, seed=i))
-    return tmp_path / "data"
+    return tiny.data(tmp_path / "data")
 
 
 def start(tmp_path, source, name="run", options=(), **changes):

@@ -32,11 +32,7 @@ TWO_STAGES = pytest.mark.parametrize("discriminator", [False, True], ids=["stage
 @pytest.fixture
 def data(tmp_path):
     """Training data in FOMM's format: two stacked training clips and a test clip."""
-    for name, seed in (("train/a#0", 0), ("train/b#0", 1), ("test/c#0", 2)):
-        path = tmp_path / "data" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, np.concatenate(list(tiny.frames(6, seed=seed)), axis=1))
-    return tmp_path / "data"
+    return tiny.data(tmp_path / "data")
 
 
 def run(tmp_path, source, name, *options, **changes):
@@ -195,7 +191,7 @@ def test_other_held_out_clips_make_the_best_model_anew(tmp_path, data, capsys):
     assert train.main([*resume, "train.epochs=2"]) == 0
     assert load_checkpoint(folder / "best").state["best"] == 1e-9
     assert "held-out" not in capsys.readouterr().err
-    imageio.imwrite(data / "test" / "c#0.png", np.concatenate(list(tiny.frames(6, seed=9)), axis=1))
+    tiny.clip(data / "test" / "c#0.png", seed=9)
     assert train.main([*resume, "train.epochs=3"]) == 0
     assert load_checkpoint(folder / "best").state["best"] > 1e-9
     assert "held-out clips have changed" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import tiny
 from mrfomm.errors import UserError
 from mrfomm.model import create_parameters, encode_references, keypoints_of, synthesise
 from mrfomm.model.checkpoint import ParameterTree, load_checkpoint, save_checkpoint
+from mrfomm.networks import fusion
 from mrfomm.training.warm_start import start_from
 
 LARGER = {  # the networks of keypoints and motion see 16 x 16 pixels as before
@@ -125,6 +126,34 @@ def test_the_same_model_computes_the_same(begin, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_motion_network_of_another_depth_starts_anew(begin, capsys, blocks):
+    assert not any(name.startswith("motion/") for name in taken(*begin({}, {"motion": {"blocks": blocks}})))
+    assert (
+        f"  new: motion/hourglass ({12 * blocks}), motion/mask (2), motion/occlusion (2)\n" in capsys.readouterr().err
+    )
+
+
+def test_masks_of_another_mode_are_of_no_use(tmp_path, capsys, monkeypatch):
+    """Be its arrays alike, and be it somebody's own, which is known no more."""
+    known = dict(fusion.modes())
+    monkeypatch.setattr(fusion, "_MODES", known)
+    fusion.register("my:own", known["patch"].function, learned=True)
+    weights = load_checkpoint(tiny.checkpoint(tmp_path, model={"fusion": {"mode": "my:own"}}))
+    del known["my:own"]
+    config = tiny.config(model={"fusion": {"mode": "patch"}})
+    tree = tiny.random_tree(config.model, seed=1)
+    masks = tree.all()["fusion/conv/W"].d.copy()
+    start_from(weights, tree, config, "weights")
+    np.testing.assert_array_equal(tree.all()["fusion/conv/W"].d, masks)
+    assert "  new: fusion/conv (2)\n  left out: fusion/conv (2)\n" in capsys.readouterr().err
+
+
+def test_another_way_to_fuse_is_told_where_no_array_is_new(begin, capsys):
+    begin({"fusion": {"mode": "mean"}}, {"fusion": {"mode": "occlusion"}})
+    assert capsys.readouterr().err == "weights: trained with model.fusion.mode = mean, now occlusion\n"
+
+
 def test_a_second_stage_has_a_discriminator_of_its_own(begin, capsys):
     weights, tree = begin({}, {}, discriminator=True)
     assert taken(weights, tree).keys() == weights.parameters.keys()
@@ -146,7 +175,13 @@ def test_another_keypoint_detector_is_refused(begin, change):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("lost", ["generator/up_0/conv/W", "motion/mask/conv/W"])
+def test_a_shallower_keypoint_detector_is_refused_though_all_its_shapes_fit(begin):
+    narrow = {"expansion": 4, "max_features": 4}
+    with pytest.raises(UserError, match="^weights: its keypoint detector doesn't fit"):
+        begin({"keypoints": {**narrow, "blocks": 2}}, {"keypoints": {**narrow, "blocks": 1}})
+
+
+@pytest.mark.parametrize("lost", ["generator/up_0/conv/W", "motion/mask/conv/W", "fusion/conv/W"])
 def test_weights_without_an_array_of_their_own_are_refused(tmp_path, lost):
     """Else it would pass for one that the larger model has and they don't."""
     config = tiny.config()
