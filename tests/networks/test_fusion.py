@@ -7,7 +7,7 @@ from reference import networks as expected
 from reference.graphs import build, double, gradients, leaves, numeric_gradients, reference_parameters, run, variable
 from tolerance import order_of_sums
 
-from mrfomm.networks.fusion import fuse, modes
+from mrfomm.networks.fusion import fuse, mode_of
 
 MODES = ("patch", "element", "mean", "occlusion")
 B, C, H, W = 2, 3, 5, 4
@@ -33,7 +33,7 @@ class Unit:
 
 
 def test_every_learned_mode_is_known():
-    assert {name for name, mode in modes().items() if mode.learned} == {"patch", "element"}
+    assert {name for name in MODES if mode_of(name).learned} == {"patch", "element"}
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])

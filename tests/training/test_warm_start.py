@@ -136,7 +136,7 @@ def test_a_motion_network_of_another_depth_starts_anew(begin, capsys, blocks):
 
 def test_masks_of_another_mode_are_of_no_use(tmp_path, capsys, monkeypatch):
     """Be its arrays alike, and be it somebody's own, which is known no more."""
-    known = dict(fusion.modes())
+    known = dict(fusion._MODES)
     monkeypatch.setattr(fusion, "_MODES", known)
     fusion.register("my:own", known["patch"].function, learned=True)
     weights = load_checkpoint(tiny.checkpoint(tmp_path, model={"fusion": {"mode": "my:own"}}))
