@@ -21,7 +21,8 @@ def stop_requests(speaks: bool = False) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         requests.append(number)
         if speaks and number == signal.SIGINT:
-            os.write(2, HEARD)  # print() may be what was interrupted
+            with contextlib.suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+                os.write(2, HEARD)  # print() may be what was interrupted
 
     is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started so as to outlive its terminal
     numbers = [number for number in STOP_SIGNALS if not (is_nohup and number == signal.SIGHUP)]

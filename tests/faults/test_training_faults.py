@@ -237,6 +237,22 @@ def test_what_was_learnt_is_saved_when_words_are_lost(tmp_path, data, how):
     assert load_resumable(run).state["step"] == read_log(run)[-1]["step"] > 3
 
 
+def test_ctrl_c_is_noted_where_nobody_reads():
+    """``train.py 2>&1 | tee log``: where tee ends first, the answer to Ctrl-C finds nobody."""
+    code = """if True:
+        import os, signal
+        from mrfomm.runtime.stopping import stop_requests
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 2)
+        with stop_requests(speaks=True) as requests:
+            signal.raise_signal(signal.SIGINT)
+        print(*map(int, requests))
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{int(signal.SIGINT)}\n")
+
+
 def test_a_run_that_is_to_outlive_its_terminal_does(monkeypatch):
     """nohup ignores SIGHUP, and so does the run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
