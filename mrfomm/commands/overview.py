@@ -20,14 +20,20 @@ def tell(what: str, text: str) -> None:
     print(f"{what:<8} {text}", file=sys.stderr)
 
 
+def counted(count: int | str, thing: str, things: str = "") -> str:
+    """``1 clip``, ``2 clips``."""
+    return f"{count} {thing if str(count) == '1' else things or thing + 's'}"
+
+
 def tell_data(config: Config, clips: Sequence[Clip], held_out: int) -> None:
     """Tell people, clips and the sizes of some of them, and whether pictures are made larger than those are."""
     people = len({clip.identity for clip in clips})
     shapes = shapes_of(clips)
     sides = sorted(map(min, shapes.values()))
     sizes = " to ".join(map(str, dict.fromkeys((*sides[:1], *sides[-1:])))) or "unknown"
-    of_some = f" (of {len(sides)} clips)" if len(sides) < len(clips) else ""
-    tell("data", f"{len(clips)} clips of {people} people, {sizes} pixels{of_some}; {held_out} held out")
+    of_some = f" (of {counted(len(sides), 'clip')})" if len(sides) < len(clips) else ""
+    found = f"{counted(len(clips), 'clip')} of {counted(people, 'person', 'people')}"
+    tell("data", f"{found}, {sizes} pixels{of_some}; {held_out} held out")
     size = config.model.image_size
     if sides and sides[0] < size:
         larger = f"model.image_size = {size} is larger than the clips, of which some have {sides[0]} pixels"
@@ -53,8 +59,8 @@ def shapes_of(clips: Sequence[Clip]) -> dict[Clip, tuple[int, int]]:
 def tell_place(processes: int, folder: Path) -> None:
     """Tell where it computes and which folder takes the results."""
     on_gpu = nn.get_current_context().backend[0].startswith("cudnn")
-    cores = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
-    device = "GPU" if on_gpu else f"CPU, {cores} threads"
+    threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
+    device = "GPU" if on_gpu else f"CPU, {counted(threads, 'thread')}"
     tell("device", device + (f" in each of {processes} processes" if processes > 1 else ""))
     tell("folder", str(folder))
 
@@ -65,5 +71,5 @@ def tell_plan(config: Config, parameters: int, steps_per_epoch: int, done: int) 
     stage = ", discriminator" if config.train.discriminator else ""
     kind = f"{model.image_size} pixels, K = {config.data.num_references}, fusion {model.fusion.mode}{stage}"
     tell("model", f"{kind}; {parameters / 1e6:.2f} million parameters")
-    steps = f"{train.epochs * steps_per_epoch} of {train.batch_size} samples, in {train.epochs} epochs"
+    steps = f"{train.epochs * steps_per_epoch} of {train.batch_size} samples, in {counted(train.epochs, 'epoch')}"
     tell("steps", steps + (f"; {done} are done" if done else ""))

@@ -29,7 +29,7 @@ from mrfomm.training.run_folder import load_resumable, run_of, tidy
 from mrfomm.training.step import load_perceptual
 from mrfomm.training.trainer import Trainer
 from mrfomm.training.validation import HeldOut, digest_of, held_out
-from mrfomm.training.warm_start import start_from
+from mrfomm.training.warm_start import say_changes, start_from
 
 BUNDLED = "bundled"  # as data.root
 FUSION_KEY = "model.fusion.mode="  # of --set
@@ -112,6 +112,7 @@ def run(args: argparse.Namespace, communicator: Communicator, stack: contextlib.
         overview.tell_place(communicator.size, folder)
         trainer = Trainer(config, tree, loader, folder, communicator, perceptual, validation)
         if checkpoint:
+            say_changes(checkpoint.folder, checkpoint.config.model, config.model)
             trainer.restore(checkpoint)
         elif initial:
             start_from(initial, tree, config, args.init)
@@ -134,6 +135,9 @@ def resumable(run: str, communicator: Communicator, stack: contextlib.ExitStack)
 
 def restored_tree(checkpoint: Checkpoint, config: Config) -> ParameterTree:
     """A ParameterTree with a Checkpoint's parameters; those that the configuration asks for are compared first."""
+    if checkpoint.config.train.discriminator != config.train.discriminator:
+        remedy = f"begin another run with --init {checkpoint.folder}"
+        raise UserError(f"{checkpoint.folder}: train.discriminator can't change where a run goes on; {remedy}")
     tree = ParameterTree()
     with tree.scope(), ops.without_values():
         create_parameters(config.model, config.train.discriminator)

@@ -46,7 +46,7 @@ def start_from(initial: Checkpoint, tree: ParameterTree, config: Config, source:
     parameters = tree.all()
     for name, old in heirs.taken.items():
         parameters[name].d = np.asarray(initial.parameters[old], np.float32)  # nnabla would take float64 over
-    _say_changes(source, initial.config.model, config.model)
+    say_changes(source, initial.config.model, config.model)
     _say_inheritance(source, heirs)
 
 
@@ -119,7 +119,7 @@ def _block(name: str) -> str:
     return "/".join(name.split("/")[:2])
 
 
-def _say_changes(source: AnyPath, trained: ModelConfig, config: ModelConfig) -> None:
+def say_changes(source: AnyPath, trained: ModelConfig, config: ModelConfig) -> None:
     """Say on stderr which values that no parameter's shape shows are others than weights from a source know."""
     keys = "image_size", "keypoints.scale", "keypoints.temperature", "motion.scale", "motion.variance", "fusion.mode"
     values = [(key, *map(operator.attrgetter(key), (trained, config))) for key in keys]

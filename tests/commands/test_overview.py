@@ -53,6 +53,17 @@ def test_the_block_at_the_start(place, capsys):
     assert re.search(r"epoch 3/3: +67%.* 6/9 ", told)  # of the whole run, and so is the time left
 
 
+def test_one_of_each_is_told_in_the_singular(place, monkeypatch, capsys):
+    for name in ("a#0.png", "a#1.mp4"):
+        (place / "data" / "train" / name).unlink()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run("--set", "train.epochs=1", "data.num_repeats=6") == 0
+    told = capsys.readouterr().err
+    assert "1 clip of 1 person, " in told
+    assert "CPU, 1 thread\n" in told
+    assert "in 1 epoch\n" in told
+
+
 def test_pictures_larger_than_the_clips_are_told_once(place, capsys):
     larger = "model.image_size = 64 is larger than the clips, of which some have 32 pixels"
     assert run("--set", "model.image_size=64", "train.epochs=1") == 0

@@ -337,6 +337,23 @@ def test_weights_of_another_model_are_told_where_no_shape_tells(tmp_path, data, 
     )
 
 
+def test_a_changed_value_that_no_shape_shows_is_told_when_a_run_goes_on(tmp_path, data, capsys):
+    run = start(tmp_path, data)
+    assert resume(run, "train.epochs=2") == 0
+    assert "trained with" not in capsys.readouterr().err
+    assert resume(run, "train.epochs=3", "model.motion.variance=0.02") == 0
+    assert ": trained with model.motion.variance = 0.01, now 0.02\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_another_stage_is_refused_where_a_run_goes_on_and_begins_with_init(tmp_path, data, first):
+    run = start(tmp_path, data, train={"discriminator": first})
+    newest = list_checkpoints(run)[-1]
+    with pytest.raises(UserError, match=rf"{newest}: .*train\.discriminator.*--init {newest}$"):
+        resume(run, f"train.discriminator={not first}")
+    start(tmp_path, data, "second", ["--init", newest], train={"discriminator": not first})
+
+
 def clips_of(folder, *lengths):
     """Clips of so many frames: stacked pictures, videos and folders in turn."""
     for i, length in enumerate(lengths):
