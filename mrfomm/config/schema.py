@@ -86,12 +86,16 @@ class MotionConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Encoder and decoder around the warp (FOMM; ``generator_params``)."""
+    """Encoder and decoder around the warp (FOMM; ``generator_params``).
+
+    ``copy``, which neither FOMM nor the paper has: pixels may come from the warped references (docs/train.md).
+    """
 
     expansion: int = limited(64, *whole(most=WIDEST))
     max_features: int = limited(512, *whole(most=WIDEST))
     down_blocks: int = 2
     bottleneck_blocks: int = 6
+    copy: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mrfomm.config import ModelConfig
 from mrfomm.errors import AnyPath, UserError
 from mrfomm.model.checkpoint import ParameterTree, load_checkpoint
 from mrfomm.networks import ops
+from mrfomm.networks.copying import fold_pixels, unfold_pixels, warp_picture
 from mrfomm.networks.discriminator import Judgement, discriminate
 from mrfomm.networks.fusion import FusionError, fuse, mode_of
 from mrfomm.networks.generator import decode, encode, warp_features
@@ -35,7 +36,7 @@ class References(NamedTuple):
     """What is computed once for K references; every leading axis is B*K (or K, to be repeated over the frames).
 
     image [B*K,3,h,w]: at the motion network's size. keypoints: value [B*K,n,2], jacobian [B*K,n,2,2].
-    features [B*K,C,h',w']: the encoder's output.
+    features [B*K,C,h',w']: the encoder's output; with ``generator.copy``, behind it the pictures' folded pixels.
     """
 
     image: Variable
@@ -47,7 +48,8 @@ class Synthesis(NamedTuple):
     """What one forward pass computes.
 
     prediction [B,3,H,W] in [0,1]; motion: of the B*K pairs; occlusion [B,K,1,h,w] and warped [B,K,C,h,w] at the
-    features' size; fused [B,C,h,w]; mask [B,K,1,h,w] or [B,K,C,h,w], summing to 1 over K.
+    features' size; fused [B,C,h,w]; mask [B,K,1,h,w] or [B,K,C,h,w], summing to 1 over K. copies [B,K,4,H,W]: the
+    warped pictures and their occlusion maps, None without ``generator.copy``.
     """
 
     prediction: Variable
@@ -56,6 +58,7 @@ class Synthesis(NamedTuple):
     warped: Variable
     fused: Variable
     mask: Variable
+    copies: Variable | None
 
 
 def keypoints_of(image: Variable, config: ModelConfig, training: bool = False) -> Keypoints:
@@ -69,7 +72,10 @@ def encode_references(references: Variable, config: ModelConfig, training: bool 
     folded = F.reshape(references, (batch * count, *references.shape[2:]))  # [B*K,3,H,W]
     image, keypoints = downsample(folded, config.motion.scale), keypoints_of(folded, config, training)
     net = config.generator
-    return References(image, keypoints, encode(folded, net.expansion, net.max_features, net.down_blocks, training))
+    features = encode(folded, net.expansion, net.max_features, net.down_blocks, training)
+    if net.copy:
+        features = F.concatenate(features, fold_pixels(folded, 2**net.down_blocks), axis=1)
+    return References(image, keypoints, features)
 
 
 def synthesise(references: References, driving: Keypoints, config: ModelConfig, training: bool = False) -> Synthesis:
@@ -88,13 +94,33 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
     options = {name: value for name, value in vars(config.motion).items() if name != "scale"}
     repeated = Keypoints(*(repeat_each(value, count) for value in driving))
     motion = estimate_motion(references.image, references.keypoints, repeated, training=training, **options)
-    warped, occlusion = warp_features(references.features, motion)
+    features, pixels = _features_and_pixels(references.features, config)
+    warped, occlusion = warp_features(features, motion)
     warped = F.reshape(warped, (batch, count, *warped.shape[1:]))  # [B,K,C,h,w]
     occlusion = F.reshape(occlusion, (batch, count, *occlusion.shape[1:]))  # [B,K,1,h,w]
     with _as_user_error():
         fused, mask = fuse(warped, occlusion, config.fusion.mode, config.fusion.kernel)
-    prediction = decode(fused, training=training, **vars(config.generator))
-    return Synthesis(prediction, motion, occlusion, warped, fused, mask)
+    copies = None if pixels is None else warp_picture(pixels, motion)
+    if copies is not None:
+        copies = F.reshape(copies, (batch, count, *copies.shape[1:]))  # [B,K,4,H,W]
+    prediction = paint(fused, copies, config, training)
+    return Synthesis(prediction, motion, occlusion, warped, fused, mask, copies)
+
+
+def _features_and_pixels(features: Variable, config: ModelConfig) -> tuple[Variable, Variable | None]:
+    """References.features as the encoder's output and the pictures [B*K,3,H,W], which are there to be copied from."""
+    if not config.generator.copy:
+        return features, None
+    side = 2**config.generator.down_blocks
+    depth = features.shape[1] - 3 * side**2
+    return features[:, :depth], unfold_pixels(features[:, depth:], side)
+
+
+def paint(fused: Variable, copies: Variable | None, config: ModelConfig, training: bool = False) -> Variable:
+    """The picture [B,3,H,W] in [0,1] of fused features [B,C,h,w] and, with ``generator.copy``, Synthesis.copies."""
+    net = config.generator
+    sizes = net.expansion, net.max_features, net.down_blocks, net.bottleneck_blocks
+    return decode(fused, *sizes, training, copies)
 
 
 @contextlib.contextmanager
@@ -162,7 +188,10 @@ def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
 def contributions(synthesis: Synthesis, config: ModelConfig) -> tuple[Variable, Variable]:
     """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
     batch, count, channels, height, width = synthesis.warped.shape
-    alone = decode(F.reshape(synthesis.warped, (batch * count, channels, height, width)), **vars(config.generator))
+    copies = synthesis.copies
+    if copies is not None:
+        copies = F.reshape(copies, (batch * count, 1, *copies.shape[2:]))
+    alone = paint(F.reshape(synthesis.warped, (batch * count, channels, height, width)), copies, config)
     mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]
     size = config.image_size
     mask = F.reshape(resize(mask, size, size), (batch, count, 1, size, size))

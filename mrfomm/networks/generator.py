@@ -6,6 +6,7 @@ from nnabla import Variable
 
 from mrfomm.networks import ops
 from mrfomm.networks.blocks import down_block, residual_block, same_block, up_block
+from mrfomm.networks.copying import mix_pixels
 from mrfomm.networks.geometry import resize
 from mrfomm.networks.motion import Motion
 
@@ -40,8 +41,9 @@ def decode(
     down_blocks: int,
     bottleneck_blocks: int,
     training: bool = False,
+    copies: Variable | None = None,
 ) -> Variable:
-    """Decode (fused) features [N,C,h,w] into an image [N,3,h*2^d,w*2^d] in [0,1]."""
+    """Decode (fused) features [N,C,h,w] into an image [N,3,h*2^d,w*2^d] in [0,1]; ``copies``: see ``mix_pixels``."""
     with nn.parameter_scope("generator"):
         for i in range(bottleneck_blocks):
             with nn.parameter_scope(f"res_{i}"):
@@ -50,4 +52,8 @@ def decode(
             with nn.parameter_scope(f"up_{i}"):
                 features = up_block(features, min(max_features, expansion * 2 ** (down_blocks - 1 - i)), training)
         with nn.parameter_scope("final"):
-            return F.sigmoid(ops.convolution(features, 3, 7, pad=3))
+            painted = F.sigmoid(ops.convolution(features, 3, 7, pad=3))
+        if copies is None:
+            return painted
+        with nn.parameter_scope("copy"):
+            return mix_pixels(painted, features, copies, training)

@@ -69,7 +69,7 @@ SUPPORTED: dict[str, dict[str, Any]] = {  # the arguments that the ONNX forms be
     "BatchMatmul": {"transpose_a": False, "transpose_b": False},
     "BatchNormalization": {"batch_stat": False, "no_scale": False, "no_bias": False, "axes": [1]},
     "Convolution": {"channel_last": False, "base_axis": 1},
-    "Interpolate": {"channel_last": False, "align_corners": False, "half_pixel_for_nn": False},
+    "Interpolate": {"channel_last": False, "half_pixel_for_nn": False},
     "WarpByGrid": {"mode": "linear", "padding_mode": "zero", "channel_last": False},
 }
 
@@ -125,11 +125,12 @@ def _batch_normalization(graph: Graph, call: Call) -> str:
 
 def _interpolate(graph: Graph, call: Call) -> str:
     (x,), mode = call.inputs, call.arguments["mode"]
-    nearest = mode == "nearest"
-    _check(call, {"half_pixel": not nearest})
+    nearest, aligned = mode == "nearest", call.arguments["align_corners"]
+    _check(call, {"align_corners": False, "half_pixel": False} if nearest else {"half_pixel": not aligned})
     if len(x.shape) != 4:
         raise _unknown("Interpolate of other than [N,C,H,W]")
-    rules = {"coordinate_transformation_mode": "asymmetric" if nearest else "half_pixel", "nearest_mode": "floor"}
+    where = "asymmetric" if nearest else "align_corners" if aligned else "half_pixel"
+    rules = {"coordinate_transformation_mode": where, "nearest_mode": "floor"}
     return graph.add("Resize", x, None, [1.0, 1.0, *scales(call)], mode=mode, **rules)
 
 
@@ -169,6 +170,7 @@ CONVERTERS: dict[str, Converter] = {
     "Exp": _as("Exp"),
     "Interpolate": _interpolate,
     "Mean": _as("ReduceMean", axes="axes", keepdims="keep_dims"),
+    "MinimumScalar": _with_scalar("Min"),
     "Mul2": _as("Mul"),
     "MulScalar": _with_scalar("Mul"),
     "PowScalar": _with_scalar("Pow"),

@@ -22,11 +22,11 @@ from mrfomm.model import (
     encode_references,
     keypoints_of,
     model_digest,
+    paint,
     repeat_references,
     synthesise,
 )
 from mrfomm.networks.fusion import fuse, modes_of
-from mrfomm.networks.generator import decode
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.onnx.convolutions import REWRITES, Rewrite
 from mrfomm.onnx.functions import export
@@ -81,7 +81,7 @@ def blend_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     mask = sum((share * mask for share, mask in zip(shares, masks)), start=0.0)
     fused = F.sum(F.mul2(warped, mask), axis=1)
     shown = F.reshape(F.mean(mask, axis=2), (sizes.batch, sizes.references, *warped.shape[3:]))
-    prediction = decode(fused, **vars(config.generator))
+    prediction = paint(fused, synthesis.copies, config)
     return Signature({**inputs, "fusion": fusion}, {"prediction": prediction, "mask": shown})
 
 

@@ -68,7 +68,8 @@ def _heirs(initial: Checkpoint, config: Config) -> dict[str, str]:
     before, now = initial.config.model, config.model
     deepened = now.generator.down_blocks - before.generator.down_blocks
     fusions = [
-        (model.fusion.mode, dataclasses.replace(model.generator, bottleneck_blocks=1)) for model in (before, now)
+        (model.fusion.mode, dataclasses.replace(model.generator, bottleneck_blocks=1, copy=False))
+        for model in (before, now)
     ]
     wanted = {
         "fusion": operator.eq(*fusions),

@@ -59,6 +59,7 @@ CHANGES = {
     "model.generator.max_features": 7,
     "model.generator.down_blocks": 2,
     "model.generator.bottleneck_blocks": 2,
+    "model.generator.copy": True,
     "model.fusion.mode": "element",
     "model.fusion.kernel": 1,
     "model.discriminator.expansion": 5,

@@ -21,6 +21,7 @@ from tolerance import order_of_sums
 
 from mrfomm.config import FusionConfig, GeneratorConfig, KeypointsConfig, ModelConfig, MotionConfig
 from mrfomm.model import create_parameters, encode_references, keypoints_of, repeat_references, synthesise
+from mrfomm.networks.copying import fold_pixels, unfold_pixels, warp_picture
 from mrfomm.networks.generator import decode, encode, warp_features
 from mrfomm.networks.keypoints import Keypoints
 from mrfomm.networks.motion import Motion
@@ -62,6 +63,74 @@ def test_decode(training):
     assert image.min() > 0
     assert image.max() < 1
     assert image.std() > 0.05
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_decode_with_copies(training, count):
+    rng = np.random.default_rng(10)
+    features, copies = double(rng.normal(size=(2, MAX_FEATURES, 4, 6))), double(rng.random((2, count, 4, 16, 24)))
+
+    def network(x):
+        return decode(x, EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK, training, variable(copies))
+
+    image = check(network, lambda x, p: expected.decode(x, p, copies), features, training, rng)
+    assert image.min() > 0
+    assert image.max() < 1
+
+
+def test_copies_begin_with_equal_shares():
+    """Before any training the picture is the mean of what is painted and of the K copies."""
+    rng = np.random.default_rng(11)
+    features, copies = double(rng.normal(size=(1, 6, 2, 2))), double(rng.random((1, 3, 4, 4, 4)))
+
+    def network():
+        painted, mixed = (decode(variable(features), 2, 6, 1, 1, copies=x) for x in (None, variable(copies)))
+        return painted, mixed
+
+    painted, mixed = run(*build(network)[0])
+    np.testing.assert_allclose(mixed, (painted + copies[:, :, :3].sum(1)) / 4, atol=1e-6)
+
+
+def test_a_pixel_is_copied_where_its_score_is_high_and_from_no_other_reference():
+    """Scores of occlusion alone: 60 where the map is 1, so that all the weight is there; 60 is cut to 20."""
+    rng = np.random.default_rng(12)
+    copies = double(rng.random((1, 3, 4, 4, 4)))
+    copies[0, :, 3] = np.arange(16).reshape(4, 4) % 3 == np.arange(3)[:, None, None]
+    _, tree = build(lambda: decode(variable(np.zeros((1, 6, 2, 2))), 2, 6, 1, 1, copies=variable(copies)))
+    values = {name: variable.d for name, variable in tree.all().items()}
+    for name in ("features", "copies"):
+        values[f"generator/copy/{name}/conv/W"][...] = values[f"generator/copy/{name}/conv/b"][...] = 0
+    values["generator/copy/copies/conv/W"][0, 3, 1, 1] = 1
+    values["generator/copy/conv/W"][0, 0, 1, 1] = 60
+    with tree.scope():
+        mixed = run(decode(variable(np.zeros((1, 6, 2, 2))), 2, 6, 1, 1, copies=variable(copies)))
+    np.testing.assert_allclose(mixed[0], (copies[0, :, :3] * copies[0, :, 3:]).sum(0), atol=1e-6)
+
+
+def test_pixels_are_folded_and_unfolded():
+    image = np.arange(2 * 3 * 4 * 8.0).reshape(2, 3, 4, 8)
+    folded = fold_pixels(variable(image), 2)
+    there, back = run(folded, unfold_pixels(folded, 2))
+    assert there.shape == (2, 12, 2, 4)
+    np.testing.assert_array_equal(there[0, :4, 0, 0], image[0, 0, :2, :2].ravel())
+    np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (3, 4), (2, 2)])
+def test_warp_picture_samples_the_deformation_corner_to_corner(size):
+    rng = np.random.default_rng(13)
+    picture, occlusion = double(rng.random((2, 3, 6, 8))), double(rng.random((2, 1, *size)))
+    deformation = double(coordinate_grid(*size) + rng.normal(0, 0.3, (2, *size, 2)))
+    warped = run(warp_picture(variable(picture), Motion(*variables(deformation, occlusion, np.zeros((2, 4, *size))))))
+    np.testing.assert_allclose(warped, expected.warp_picture(picture, deformation, occlusion), rtol=1e-4, atol=1e-5)
+
+
+def test_warp_picture_without_motion_is_the_picture():
+    """A coarse deformation too: FOMM's resizing would move the border inwards."""
+    picture = np.random.default_rng(14).random((1, 3, 16, 16))
+    motion = Motion(*variables([coordinate_grid(4, 4)], np.ones((1, 1, 4, 4)), np.zeros((1, 4, 4, 4))))
+    np.testing.assert_allclose(run(warp_picture(variable(picture), motion))[:, :3], picture, atol=1e-5)
 
 
 def test_encoder_widths_double_up_to_the_maximum():
@@ -117,20 +186,25 @@ def test_warp_features_gradients():
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("part", ["encode", "decode"])
+@pytest.mark.parametrize("part", ["encode", "decode", "decode with copies"])
 def test_gradients(part):
     """Along random directions, with running statistics."""
     rng = np.random.default_rng(5)
     x = double(rng.normal(size=(1, 3, 8, 8) if part == "encode" else (1, MAX_FEATURES, 4, 4)))
-    (leaf,) = leaves(x)
+    copies = [double(rng.random((1, 2, 4, 16, 16)))] if part == "decode with copies" else []
+    leaf, *copied = leaves(x, *copies)
 
     def network():
         if part == "encode":
             return encode(leaf, EXPANSION, MAX_FEATURES, DOWN)
-        return decode(leaf, EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK)
+        return decode(leaf, EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK, False, *copied)
 
     output, tree = build(network, rng)
-    p, reference = reference_parameters(tree), getattr(expected, part)
+    p = reference_parameters(tree)
+
+    def reference(x, p):
+        return expected.encode(x, p) if part == "encode" else expected.decode(x, p, *copies)
+
     weights, direction = rng.normal(size=output.shape), rng.normal(size=x.shape)
     (actual,) = gradients(output, [leaf], weights)
     slope = numeric_slope(lambda x: np.sum(weights * reference(x, p)), x, direction)
@@ -142,37 +216,39 @@ def test_gradients(part):
 SIZE = 32
 
 
-def tiny(mode):
+def tiny(mode, copy=False):
     return ModelConfig(
         image_size=SIZE,
         num_keypoints=3,
         keypoints=KeypointsConfig(expansion=4, max_features=12, blocks=2, scale=0.5, temperature=0.5),
         motion=MotionConfig(expansion=4, max_features=12, blocks=2, scale=0.5, variance=0.05),
-        generator=GeneratorConfig(EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK),
+        generator=GeneratorConfig(EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK, copy),
         fusion=FusionConfig(mode=mode),
     )
 
 
 def reference_model(references, driving, p, config):
     """The whole forward pass: references [B,K,3,H,W], driving keypoints -> (prediction, fused, mask, warped)."""
-    warped, occlusion = [], []
+    warped, occlusion, copies = [], [], []
     for k in range(references.shape[1]):
         image = references[:, k]
         keypoints = expected.detect_keypoints(image, p, config.keypoints.scale, config.keypoints.temperature)
         small = downsample(image, config.motion.scale)
         deformation, shown, _ = expected.estimate_motion(small, keypoints, driving, p, config.motion.variance)
+        copies.append(expected.warp_picture(image, deformation, shown))
         feature, shown = expected.warp_features(expected.encode(image, p), deformation, shown)
         warped.append(feature)
         occlusion.append(shown)
     warped, occlusion = np.stack(warped, 1), np.stack(occlusion, 1)
     fused, mask = expected.fuse(warped, occlusion, config.fusion.mode, p)
-    return expected.decode(fused, p), fused, mask, warped
+    return expected.decode(fused, p, np.stack(copies, 1) if config.generator.copy else None), fused, mask, warped
 
 
 @pytest.mark.parametrize("mode", ["patch", "element", "mean", "occlusion"])
-def test_model_matches_the_composition_of_the_references(mode):
+@pytest.mark.parametrize("copy", [False, True])
+def test_model_matches_the_composition_of_the_references(mode, copy):
     """Reference by reference in numpy, all at once in the model: no mixing of frames, references or keypoints."""
-    rng, config = np.random.default_rng(6), tiny(mode)
+    rng, config = np.random.default_rng(6), tiny(mode, copy)
     references, driving = double(rng.random((2, 3, 3, SIZE, SIZE))), double(rng.random((2, 3, SIZE, SIZE)))
 
     def network():
@@ -189,9 +265,10 @@ def test_model_matches_the_composition_of_the_references(mode):
     assert wanted[0].std() > 0.05
 
 
-def test_references_encoded_once_serve_every_frame():
+@pytest.mark.parametrize("copy", [False, True])
+def test_references_encoded_once_serve_every_frame(copy):
     """One set of references for two frames gives what encoding it for each frame gives."""
-    rng, config = np.random.default_rng(7), tiny("patch")
+    rng, config = np.random.default_rng(7), tiny("patch", copy)
     references, driving = double(rng.random((1, 2, 3, SIZE, SIZE))), double(rng.random((2, 3, SIZE, SIZE)))
 
     def network():
@@ -221,8 +298,9 @@ def test_an_unmoved_reference_is_warped_by_the_identity():
     np.testing.assert_allclose(warped[:, 0], grid_sample(features, grid) * occlusion[:, 0], rtol=1e-3, atol=1e-5)
 
 
-def test_parameters_can_be_created_without_computing():
-    config = tiny("element")
+@pytest.mark.parametrize("copy", [False, True])
+def test_parameters_can_be_created_without_computing(copy):
+    config = tiny("element", copy)
     _, created = build(lambda: create_parameters(config))
 
     def network():

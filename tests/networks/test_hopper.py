@@ -28,7 +28,19 @@ REDUCTIONS = {"Sum", "Mean", "Max", "Norm", "Prod"}
 BINARY = {"Add2", "Sub2", "Mul2", "Div2", "Pow2", "Maximum2", "Minimum2", "AbsoluteError", "SquaredError", "HuberLoss"}
 # A function of none of these kinds is not known to be safe; InstanceNormalization, SpectralNorm and Min are not.
 HARMLESS = {
-    *("Abs", "AddScalar", "Exp", "Identity", "LeakyReLU", "Log", "MulScalar", "PowScalar", "RSubScalar", "ReLU"),
+    *(
+        "Abs",
+        "AddScalar",
+        "Exp",
+        "Identity",
+        "LeakyReLU",
+        "Log",
+        "MinimumScalar",
+        "MulScalar",
+        "PowScalar",
+        "RSubScalar",
+        "ReLU",
+    ),
     *("Floor", "Sigmoid", "Sign"),  # element by element
     *("Assign", "Concatenate", "Reshape", "Slice", "Transpose"),  # copies
     *("Affine", "BatchMatmul"),  # cuBLAS

@@ -39,6 +39,10 @@ def resize(x, height, width):
     return F.interpolate(x, output_size=(height, width), mode="linear", half_pixel=True)
 
 
+def enlarge(x):
+    return F.interpolate(x, output_size=(7, 13), mode="linear", align_corners=True)
+
+
 def weigh(x):
     """Fusion's use of K: [B,K,C] weighed by 1/K and by its place among the K."""
     shares = np.full((*x.shape[:2], 1), 1 / x.shape[1], np.float32)
@@ -83,12 +87,13 @@ CASES = {
     "Exp": (lambda b, k: [(b, k)], [F.exp]),
     "Interpolate": (
         lambda b, k: [(b * k, 3, 4, 6)],
-        [upsample, lambda x: upsample(x, 3), lambda x: resize(x, 8, 9), lambda x: resize(x, 3, 3)],
+        [upsample, lambda x: upsample(x, 3), lambda x: resize(x, 8, 9), lambda x: resize(x, 3, 3), enlarge],
     ),
     "Mean": (
         lambda b, k: [(b, k, 3)],
         [lambda x: F.mean(x, axis=2), lambda x: F.mean(x, axis=(1, 2), keepdims=True)],
     ),
+    "MinimumScalar": (lambda b, k: [(b, k)], [lambda x: F.minimum_scalar(x, 0.1)]),
     "Mul2": (lambda b, k: [(b, k, 3), (b, k, 1)], [lambda x, y: x * y]),
     "MulScalar": (lambda b, k: [(b, k)], [lambda x: -x, lambda x: x / 7]),
     "PowScalar": (lambda b, k: [(b, k)], [lambda x: x**2, lambda x: (x * x + 1) ** 0.5]),
@@ -178,7 +183,7 @@ def test_unknown_function_is_named():
 
 
 UNKNOWN_ARGUMENTS = {
-    "Interpolate with align_corners=True": lambda x: F.interpolate(x, scale=(2, 2), mode="linear", align_corners=True),
+    "Interpolate with align_corners=True": lambda x: F.interpolate(x, scale=(2, 2), mode="nearest", align_corners=True),
     "Interpolate with half_pixel=False": lambda x: F.interpolate(x, scale=(2, 2), mode="linear"),
     "BatchNormalization with batch_stat=True": lambda x: F.batch_normalization(
         x, *(constant(1, 4, 1, 1) for _ in range(4)), batch_stat=True

@@ -28,12 +28,16 @@ def operators(proto):
     return [node.op_type for node in proto.graph.node]
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def random_weights(folder, **model):
     """A checkpoint whose weights are random but small: large ones amplify rounding errors beyond what is checked."""
-    folder, config = tmp_path_factory.mktemp("export") / "weights", tiny.config()
+    config = tiny.config(model=model)
     save_checkpoint(folder, config, tiny.random_tree(config.model, scale=0.1).all())
     return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return random_weights(tmp_path_factory.mktemp("export") / "weights")
 
 
 def test_command_writes_free_axes(weights, tmp_path):
@@ -71,6 +75,18 @@ def test_check_passes(options, weights, tmp_path, capsys):
     assert {"reference keypoints", "driving keypoints", "prediction"} <= errors.keys()
     assert ("breakdown" in errors) == ("--breakdown" in options)
     assert 0 < max(errors.values()) <= 1e-5
+
+
+@pytest.mark.parametrize("options", [[], ["--plain"], ["--breakdown"]])
+def test_a_model_that_copies_pixels_is_exported_with_the_same_inputs(options, tmp_path):
+    copying = random_weights(tmp_path / "weights", generator={"copy": True})
+    assert export.main([str(copying), "-o", str(tmp_path / "out"), "--check", *options]) == 0
+    inputs = onnx.load(
+        tmp_path / "out" / ("breakdown.onnx" if options == ["--breakdown"] else "frame.onnx")
+    ).graph.input
+    shapes = {x.name: [axis.dim_value for axis in x.type.tensor_type.shape.dim][1:] for x in inputs}
+    assert shapes["reference_features"] == [8 + 3 * 2**2, 16, 16]  # the picture's pixels, 2 x 2 of them folded
+    assert len(shapes) == 6
 
 
 def test_check_notices_other_weights(weights, tmp_path):

@@ -159,14 +159,41 @@ def warp_features(features, deformation, occlusion):
     return grid_sample(features, grid) * occlusion, occlusion
 
 
-def decode(features, p):
-    """The rest of OcclusionAwareGenerator."""
+def warp_picture(picture, deformation, occlusion):
+    """A picture and its occlusion map in the driving pose; the deformation is sampled corner to corner."""
+    height, width = picture.shape[2:]
+    grid = resize_aligned(deformation.transpose(0, 3, 1, 2), height, width).transpose(0, 2, 3, 1)
+    return np.concatenate([grid_sample(picture, grid), resize_bilinear(occlusion, height, width)], 1)
+
+
+def resize_aligned(x, height, width):
+    """Bilinear resizing with the corners' centres on each other's (align_corners=True)."""
+    grid = np.broadcast_to(coordinate_grid(height, width), (len(x), height, width, 2))
+    return grid_sample(x, grid)
+
+
+def decode(features, p, copies=None):
+    """The rest of OcclusionAwareGenerator, and the mixture with K warped pictures [B,K,4,H,W] if there are any."""
     p = p.scope("generator")
     for scope in p.scopes("res"):
         features = residual_block(features, scope)
     for scope in p.scopes("up"):
         features = up_block(features, scope)
-    return sigmoid(conv(features, p.scope("final"), pad=3))
+    painted = sigmoid(conv(features, p.scope("final"), pad=3))
+    return painted if copies is None else mixture(painted, features, copies, p.scope("copy"))
+
+
+def mixture(painted, features, copies, p):
+    """Softmax over K scored pictures and the painted one, whose score is 0."""
+    batch, count = copies.shape[:2]
+    seen = copies.copy()
+    seen[:, :, :3] -= painted[:, None]
+    hidden = [conv(seen[:, k], p.scope("copies"), 1) + conv(features, p.scope("features"), 1) for k in range(count)]
+    hidden = relu(batch_norm(np.concatenate(hidden), p))  # the K after each other, as the order is of no effect
+    scores = np.split(conv(hidden, p, 1), count)
+    weights = softmax(np.stack([np.zeros_like(scores[0]), *scores], 1), 1)
+    pictures = np.concatenate([painted[:, None], copies[:, :, :3]], 1)
+    return (weights * pictures).sum(1)
 
 
 def fuse(warped, occlusion, mode, p):

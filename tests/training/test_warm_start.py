@@ -105,6 +105,14 @@ def test_masks_learned_on_other_features_are_of_no_use(begin, depth, carries):
     assert ("fusion/conv" in parts(taken(*begin(before, now)))) is carries
 
 
+def test_a_model_that_copies_pixels_takes_everything_of_one_that_does_not(begin, capsys):
+    weights, tree = begin({}, {"generator": {"copy": True}})
+    assert taken(weights, tree).keys() == weights.parameters.keys()
+    new = tree.all().keys() - weights.parameters.keys()
+    assert parts(new) == {"generator/copy"}
+    assert f"  new: generator/copy ({len(new)})\n" in capsys.readouterr().err
+
+
 def test_the_same_model_computes_the_same(begin, capsys):
     model = {"fusion": {"mode": "element"}}
     weights, tree = begin(model, model)
