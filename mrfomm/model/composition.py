@@ -103,7 +103,7 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
     copies = None if pixels is None else warp_picture(pixels, motion)
     if copies is not None:
         copies = F.reshape(copies, (batch, count, *copies.shape[1:]))  # [B,K,4,H,W]
-    prediction = paint(fused, copies, config, training)
+    prediction = paint(fused, mask, copies, config, training)
     return Synthesis(prediction, motion, occlusion, warped, fused, mask, copies)
 
 
@@ -116,11 +116,22 @@ def _features_and_pixels(features: Variable, config: ModelConfig) -> tuple[Varia
     return features[:, :depth], unfold_pixels(features[:, depth:], side)
 
 
-def paint(fused: Variable, copies: Variable | None, config: ModelConfig, training: bool = False) -> Variable:
-    """The picture [B,3,H,W] in [0,1] of fused features [B,C,h,w] and, with ``generator.copy``, Synthesis.copies."""
+def paint(
+    fused: Variable, mask: Variable, copies: Variable | None, config: ModelConfig, training: bool = False
+) -> Variable:
+    """The picture [B,3,H,W] in [0,1] of features that were fused by a mask; ``copies``: see Synthesis."""
     net = config.generator
-    sizes = net.expansion, net.max_features, net.down_blocks, net.bottleneck_blocks
-    return decode(fused, *sizes, training, copies)
+    if copies is not None:
+        copies = F.concatenate(copies, whole_mask(mask, config), axis=2)
+    return decode(fused, net.expansion, net.max_features, net.down_blocks, net.bottleneck_blocks, training, copies)
+
+
+def whole_mask(mask: Variable, config: ModelConfig) -> Variable:
+    """A fusion mask [B,K,1 or C,h,w], averaged over the channels, at the picture's size: [B,K,1,H,W]."""
+    batch, count, _, height, width = mask.shape
+    size = config.image_size
+    shown = resize(F.reshape(F.mean(mask, axis=2), (batch, count, height, width)), size, size)
+    return F.reshape(shown, (batch, count, 1, size, size))
 
 
 @contextlib.contextmanager
@@ -188,14 +199,12 @@ def create_parameters(config: ModelConfig, discriminator: bool = False) -> None:
 def contributions(synthesis: Synthesis, config: ModelConfig) -> tuple[Variable, Variable]:
     """Graph of a Breakdown: decoded warp of each reference [B,K,3,H,W] and its mask [B,K,1,H,W] at image size."""
     batch, count, channels, height, width = synthesis.warped.shape
-    copies = synthesis.copies
+    mask, copies = whole_mask(synthesis.mask, config), synthesis.copies
     if copies is not None:
         copies = F.reshape(copies, (batch * count, 1, *copies.shape[2:]))
-    alone = paint(F.reshape(synthesis.warped, (batch * count, channels, height, width)), copies, config)
-    mask = F.reshape(F.mean(synthesis.mask, axis=2), (batch, count, height, width))  # [B,K,h,w]
-    size = config.image_size
-    mask = F.reshape(resize(mask, size, size), (batch, count, 1, size, size))
-    return F.reshape(alone, (batch, count, 3, size, size)), mask
+    certain = F.reshape(synthesis.occlusion, (batch * count, 1, 1, height, width)) * 0 + 1  # the mask of K = 1
+    alone = paint(F.reshape(synthesis.warped, (batch * count, channels, height, width)), certain, copies, config)
+    return F.reshape(alone, (batch, count, *alone.shape[1:])), mask
 
 
 def load_model(path: AnyPath, fusion: str | None = None) -> Model:

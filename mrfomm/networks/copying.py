@@ -2,7 +2,8 @@
 
 What the decoder paints is soft, and its colours are those that it has learned. A background that stays, skin and
 cloth need not be painted: they are in the references. MRAA (Siarohin et al. 2021, ``skips``) mixes the warped source
-into what its generator paints, by the occlusion map; here K references and the painted picture compete for each pixel.
+into what its generator paints, by the occlusion map; here K references and the painted picture compete for each pixel,
+and the references' fusion masks have a say: what chooses among features chooses among pixels.
 """
 
 import nnabla as nn
@@ -47,24 +48,25 @@ def warp_picture(picture: Variable, motion: Motion) -> Variable:
 def mix_pixels(painted: Variable, features: Variable, copies: Variable, training: bool = False) -> Variable:
     """Mix what the decoder has painted and K warped pictures, pixel by pixel -> [N,3,H,W].
 
-    The weights are a softmax over the scores that a small network gives to the K pictures, and 0 for what is painted.
-    Before any training they are equal.
+    What is painted weighs 1, a picture its fusion mask times exp(score), where a small network gives the score. It
+    starts at 0: before any training half of each pixel is painted, and the masks fuse the other half. It doesn't see
+    the masks, so that a reference given twice is as good as once.
 
     Args:
         painted: [N,3,H,W] in [0,1], decoded from ``features`` [N,C,H,W].
-        copies: [N,K,4,H,W], each as of ``warp_picture``.
+        copies: [N,K,5,H,W], each as of ``warp_picture`` with its fusion mask behind it.
     """
     batch, count, _, height, width = copies.shape
-    pictures, occlusion = copies[:, :, :3], copies[:, :, 3:]
+    pictures, occlusion, mask = copies[:, :, :3], copies[:, :, 3:4], copies[:, :, 4:]
     difference = pictures - F.reshape(painted, (batch, 1, 3, height, width))
-    seen = F.concatenate(difference, occlusion, axis=2)
+    seen = F.reshape(F.concatenate(difference, occlusion, axis=2), (batch * count, 4, height, width))
     with nn.parameter_scope("features"):
         shared = ops.convolution(features, HIDDEN, 3, pad=1)
     with nn.parameter_scope("copies"):
-        own = ops.convolution(F.reshape(seen, (batch * count, 4, height, width)), HIDDEN, 3, pad=1)
+        own = ops.convolution(seen, HIDDEN, 3, pad=1)
     hidden = F.reshape(own, (batch, count, -1, height, width)) + F.reshape(shared, (batch, 1, -1, height, width))
     hidden = ops.batch_normalization(F.reshape(hidden, own.shape), training, relu=True)
     score = F.minimum_scalar(ops.convolution(hidden, 1, 3, pad=1, zero=True), HIGHEST)
-    share = F.reshape(F.exp(score), (batch, count, 1, height, width))
-    share = share / (F.sum(share, axis=1, keepdims=True) + 1)
+    weight = F.reshape(F.exp(score), (batch, count, 1, height, width)) * mask
+    share = weight / (F.sum(weight, axis=1, keepdims=True) + 1)
     return painted + F.sum(ops.multiply(difference, share), axis=1)

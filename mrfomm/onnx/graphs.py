@@ -81,7 +81,7 @@ def blend_graph(config: ModelConfig, sizes: Sizes) -> Signature:
     mask = sum((share * mask for share, mask in zip(shares, masks)), start=0.0)
     fused = F.sum(F.mul2(warped, mask), axis=1)
     shown = F.reshape(F.mean(mask, axis=2), (sizes.batch, sizes.references, *warped.shape[3:]))
-    prediction = paint(fused, synthesis.copies, config)
+    prediction = paint(fused, mask, synthesis.copies, config)
     return Signature({**inputs, "fusion": fusion}, {"prediction": prediction, "mask": shown})
 
 

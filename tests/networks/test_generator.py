@@ -16,7 +16,7 @@ from reference.graphs import (
     variable,
     variables,
 )
-from reference.layers import grid_sample
+from reference.layers import grid_sample, resize_bilinear
 from tolerance import order_of_sums
 
 from mrfomm.config import FusionConfig, GeneratorConfig, KeypointsConfig, ModelConfig, MotionConfig
@@ -69,7 +69,7 @@ def test_decode(training):
 @pytest.mark.parametrize("count", [1, 3])
 def test_decode_with_copies(training, count):
     rng = np.random.default_rng(10)
-    features, copies = double(rng.normal(size=(2, MAX_FEATURES, 4, 6))), double(rng.random((2, count, 4, 16, 24)))
+    features, copies = double(rng.normal(size=(2, MAX_FEATURES, 4, 6))), double(rng.random((2, count, 5, 16, 24)))
 
     def network(x):
         return decode(x, EXPANSION, MAX_FEATURES, DOWN, BOTTLENECK, training, variable(copies))
@@ -79,24 +79,24 @@ def test_decode_with_copies(training, count):
     assert image.max() < 1
 
 
-def test_copies_begin_with_equal_shares():
-    """Before any training the picture is the mean of what is painted and of the K copies."""
+def test_before_training_half_is_painted_and_the_masks_fuse_the_other_half():
     rng = np.random.default_rng(11)
-    features, copies = double(rng.normal(size=(1, 6, 2, 2))), double(rng.random((1, 3, 4, 4, 4)))
+    features, copies = double(rng.normal(size=(1, 6, 2, 2))), double(rng.random((1, 3, 5, 4, 4)))
+    copies[:, :, 4] /= copies[:, :, 4].sum(1, keepdims=True)
 
     def network():
-        painted, mixed = (decode(variable(features), 2, 6, 1, 1, copies=x) for x in (None, variable(copies)))
-        return painted, mixed
+        return [decode(variable(features), 2, 6, 1, 1, copies=x) for x in (None, variable(copies))]
 
     painted, mixed = run(*build(network)[0])
-    np.testing.assert_allclose(mixed, (painted + copies[:, :, :3].sum(1)) / 4, atol=1e-6)
+    np.testing.assert_allclose(mixed, (painted + (copies[:, :, :3] * copies[:, :, 4:]).sum(1)) / 2, atol=1e-6)
 
 
 def test_a_pixel_is_copied_where_its_score_is_high_and_from_no_other_reference():
     """Scores of occlusion alone: 60 where the map is 1, so that all the weight is there; 60 is cut to 20."""
     rng = np.random.default_rng(12)
-    copies = double(rng.random((1, 3, 4, 4, 4)))
+    copies = double(rng.random((1, 3, 5, 4, 4)))
     copies[0, :, 3] = np.arange(16).reshape(4, 4) % 3 == np.arange(3)[:, None, None]
+    copies[0, :, 4] = 1 / 3
     _, tree = build(lambda: decode(variable(np.zeros((1, 6, 2, 2))), 2, 6, 1, 1, copies=variable(copies)))
     values = {name: variable.d for name, variable in tree.all().items()}
     for name in ("features", "copies"):
@@ -105,7 +105,7 @@ def test_a_pixel_is_copied_where_its_score_is_high_and_from_no_other_reference()
     values["generator/copy/conv/W"][0, 0, 1, 1] = 60
     with tree.scope():
         mixed = run(decode(variable(np.zeros((1, 6, 2, 2))), 2, 6, 1, 1, copies=variable(copies)))
-    np.testing.assert_allclose(mixed[0], (copies[0, :, :3] * copies[0, :, 3:]).sum(0), atol=1e-6)
+    np.testing.assert_allclose(mixed[0], (copies[0, :, :3] * copies[0, :, 3:4]).sum(0), atol=1e-6)
 
 
 def test_pixels_are_folded_and_unfolded():
@@ -191,7 +191,7 @@ def test_gradients(part):
     """Along random directions, with running statistics."""
     rng = np.random.default_rng(5)
     x = double(rng.normal(size=(1, 3, 8, 8) if part == "encode" else (1, MAX_FEATURES, 4, 4)))
-    copies = [double(rng.random((1, 2, 4, 16, 16)))] if part == "decode with copies" else []
+    copies = [double(rng.random((1, 2, 5, 16, 16)))] if part == "decode with copies" else []
     leaf, *copied = leaves(x, *copies)
 
     def network():
@@ -241,7 +241,10 @@ def reference_model(references, driving, p, config):
         occlusion.append(shown)
     warped, occlusion = np.stack(warped, 1), np.stack(occlusion, 1)
     fused, mask = expected.fuse(warped, occlusion, config.fusion.mode, p)
-    return expected.decode(fused, p, np.stack(copies, 1) if config.generator.copy else None), fused, mask, warped
+    if not config.generator.copy:
+        return expected.decode(fused, p), fused, mask, warped
+    shown = np.stack([resize_bilinear(mask[:, k].mean(1, keepdims=True), SIZE, SIZE) for k in range(mask.shape[1])], 1)
+    return expected.decode(fused, p, np.concatenate([np.stack(copies, 1), shown], 2)), fused, mask, warped
 
 
 @pytest.mark.parametrize("mode", ["patch", "element", "mean", "occlusion"])

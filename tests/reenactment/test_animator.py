@@ -1,5 +1,7 @@
 """Animation: invariances of the model in use, relative motion, the choice of the start."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tiny
@@ -12,10 +14,11 @@ from mrfomm.reenactment.motion import KeypointArrays, Transfer, find_start, hull
 from mrfomm.reenactment.nnabla_backend import NnablaGraphs
 
 MODES = ("patch", "element", "mean", "occlusion")
+each_kind = pytest.mark.parametrize(("mode", "copy"), list(itertools.product(MODES, (False, True))))
 
 
-def model_of(mode, seed=0):
-    config = tiny.config(model={"fusion": {"mode": mode}}).model
+def model_of(mode, seed=0, copy=False):
+    config = tiny.config(model={"fusion": {"mode": mode}, "generator": {"copy": copy}}).model
     return config, tiny.random_tree(config, seed)
 
 
@@ -30,19 +33,19 @@ def pictures():
     return array[:3], array[3:]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_order_of_references_does_not_matter(mode, pictures):
+@each_kind
+def test_order_of_references_does_not_matter(mode, copy, pictures):
     references, driving = pictures
-    model = model_of(mode)
+    model = model_of(mode, copy=copy)
     ours = absolute(model, references, driving)
     assert ours.std() > 1e-3
     np.testing.assert_allclose(absolute(model, references[[2, 0, 1]], driving), ours, atol=order_of_sums(1e-5))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_copies_of_one_reference_equal_one(mode, pictures):
+@each_kind
+def test_copies_of_one_reference_equal_one(mode, copy, pictures):
     references, driving = pictures
-    model = model_of(mode)
+    model = model_of(mode, copy=copy)
     single = absolute(model, references[:1], driving)
     copies = absolute(model, references[[0, 0, 0, 0]], driving)
     np.testing.assert_allclose(copies, single, atol=order_of_sums(1e-5))
@@ -82,9 +85,10 @@ def test_references_are_cached(pictures):
     np.testing.assert_allclose(again, fresh, rtol=0, atol=order_of_sums())
 
 
-def test_breakdown(pictures):
+@pytest.mark.parametrize("copy", [False, True])
+def test_breakdown(copy, pictures):
     references, driving = pictures
-    model = model_of("element")
+    model = model_of("element", copy=copy)
     animator = Animator(NnablaGraphs(*model), references, batch=2, breakdown=True)
     keypoints = animator.keypoints(driving[:3])
     prediction, breakdown = animator.render_breakdown(keypoints)

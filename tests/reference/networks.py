@@ -173,7 +173,7 @@ def resize_aligned(x, height, width):
 
 
 def decode(features, p, copies=None):
-    """The rest of OcclusionAwareGenerator, and the mixture with K warped pictures [B,K,4,H,W] if there are any."""
+    """The rest of OcclusionAwareGenerator, and the mixture with K warped pictures [B,K,5,H,W] if there are any."""
     p = p.scope("generator")
     for scope in p.scopes("res"):
         features = residual_block(features, scope)
@@ -184,16 +184,15 @@ def decode(features, p, copies=None):
 
 
 def mixture(painted, features, copies, p):
-    """Softmax over K scored pictures and the painted one, whose score is 0."""
-    batch, count = copies.shape[:2]
-    seen = copies.copy()
+    """Each picture by its mask times exp(score), and the painted one by 1, over their sum."""
+    count = copies.shape[1]
+    seen = copies[:, :, :4].copy()
     seen[:, :, :3] -= painted[:, None]
     hidden = [conv(seen[:, k], p.scope("copies"), 1) + conv(features, p.scope("features"), 1) for k in range(count)]
     hidden = relu(batch_norm(np.concatenate(hidden), p))  # the K after each other, as the order is of no effect
-    scores = np.split(conv(hidden, p, 1), count)
-    weights = softmax(np.stack([np.zeros_like(scores[0]), *scores], 1), 1)
-    pictures = np.concatenate([painted[:, None], copies[:, :, :3]], 1)
-    return (weights * pictures).sum(1)
+    weights = [copies[:, k, 4:] * np.exp(score) for k, score in enumerate(np.split(conv(hidden, p, 1), count))]
+    total = painted + sum(weight * copies[:, k, :3] for k, weight in enumerate(weights))
+    return total / (1 + sum(weights))
 
 
 def fuse(warped, occlusion, mode, p):
