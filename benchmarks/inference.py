@@ -53,7 +53,9 @@ def decoder_graph(config, sizes):
     """Fused feature -> prediction."""
     _, channels, height, width = reference_graph(config, sizes).outputs["reference_features"].shape
     fused = nn.Variable((sizes.batch, channels, height, width))
-    return Signature({"fused": fused}, {"prediction": decode(fused, **vars(config.generator))})
+    net = config.generator
+    painted = decode(fused, net.expansion, net.max_features, net.down_blocks, net.bottleneck_blocks)
+    return Signature({"fused": fused}, {"prediction": painted})
 
 
 # name of a part -> (its graph, whether its cost depends on K); "frame" is motion, fusion and decoder together

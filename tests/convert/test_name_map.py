@@ -324,7 +324,7 @@ def test_the_golden_configuration():
     assert (model.image_size, model.num_keypoints) == (64, 5)
     assert dataclasses.astuple(model.keypoints) == (8, 64, 3, 0.25, 0.1)
     assert dataclasses.astuple(model.motion) == (8, 64, 3, 0.25, 0.01)
-    assert dataclasses.astuple(model.generator) == (8, 64, 2, 2)
+    assert dataclasses.astuple(model.generator) == (8, 64, 2, 2, False)
     assert dataclasses.astuple(model.discriminator) == (16, 64, 4, True, False)
 
 
