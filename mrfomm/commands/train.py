@@ -33,6 +33,7 @@ from mrfomm.training.warm_start import say_changes, start_from
 
 BUNDLED = "bundled"  # as data.root
 FUSION_KEY = "model.fusion.mode="  # of --set
+OF_PARAMETERS = ("model.", "train.discriminator")  # keys that say which parameters there are
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -135,13 +136,20 @@ def resumable(run: str, communicator: Communicator, stack: contextlib.ExitStack)
 
 def restored_tree(checkpoint: Checkpoint, config: Config) -> ParameterTree:
     """A ParameterTree with a Checkpoint's parameters; those that the configuration asks for are compared first."""
-    if checkpoint.config.train.discriminator != config.train.discriminator:
-        remedy = f"begin another run with --init {checkpoint.folder}"
-        raise UserError(f"{checkpoint.folder}: train.discriminator can't change where a run goes on; {remedy}")
     tree = ParameterTree()
     with tree.scope(), ops.without_values():
         create_parameters(config.model, config.train.discriminator)
-    tree.assign(checkpoint.parameters, checkpoint.folder)
+    try:
+        tree.assign(checkpoint.parameters, checkpoint.folder)
+    except UserError as error:
+        values = zip(leaves(checkpoint.config), leaves(config))
+        changed = [key for (key, before, _), (_, now, _) in values if before != now and key.startswith(OF_PARAMETERS)]
+        if not changed:
+            raise
+        remedy = f"begin another run with --init {checkpoint.folder}"
+        raise UserError(
+            f"{checkpoint.folder}: {', '.join(changed)} can't change where a run goes on; {remedy}"
+        ) from error
     return tree
 
 

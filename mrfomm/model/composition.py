@@ -94,23 +94,24 @@ def synthesise(references: References, driving: Keypoints, config: ModelConfig, 
     options = {name: value for name, value in vars(config.motion).items() if name != "scale"}
     repeated = Keypoints(*(repeat_each(value, count) for value in driving))
     motion = estimate_motion(references.image, references.keypoints, repeated, training=training, **options)
-    features, pixels = _features_and_pixels(references.features, config)
-    warped, occlusion = warp_features(features, motion)
-    warped = F.reshape(warped, (batch, count, *warped.shape[1:]))  # [B,K,C,h,w]
-    occlusion = F.reshape(occlusion, (batch, count, *occlusion.shape[1:]))  # [B,K,1,h,w]
+    features, copies = references.features, None
+    if config.generator.copy:
+        features, pixels = _features_and_pixels(features, config)
+        copies = _by_frame(warp_picture(pixels, motion), count)  # [B,K,4,H,W]
+    warped, occlusion = (_by_frame(each, count) for each in warp_features(features, motion))
     with _as_user_error():
         fused, mask = fuse(warped, occlusion, config.fusion.mode, config.fusion.kernel)
-    copies = None if pixels is None else warp_picture(pixels, motion)
-    if copies is not None:
-        copies = F.reshape(copies, (batch, count, *copies.shape[1:]))  # [B,K,4,H,W]
     prediction = paint(fused, mask, copies, config, training)
     return Synthesis(prediction, motion, occlusion, warped, fused, mask, copies)
 
 
-def _features_and_pixels(features: Variable, config: ModelConfig) -> tuple[Variable, Variable | None]:
-    """References.features as the encoder's output and the pictures [B*K,3,H,W], which are there to be copied from."""
-    if not config.generator.copy:
-        return features, None
+def _by_frame(x: Variable, count: int) -> Variable:
+    """[B*K,...] -> [B,K,...]."""
+    return F.reshape(x, (x.shape[0] // count, count, *x.shape[1:]))
+
+
+def _features_and_pixels(features: Variable, config: ModelConfig) -> tuple[Variable, Variable]:
+    """References.features of a model that copies, as the encoder's output and the pictures [B*K,3,H,W]."""
     side = 2**config.generator.down_blocks
     depth = features.shape[1] - 3 * side**2
     return features[:, :depth], unfold_pixels(features[:, depth:], side)

@@ -345,6 +345,13 @@ def test_a_changed_value_that_no_shape_shows_is_told_when_a_run_goes_on(tmp_path
     assert ": trained with model.motion.variance = 0.01, now 0.02\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", ["model.generator.copy=true", "model.num_keypoints=4"])
+def test_another_model_is_refused_where_a_run_goes_on(tmp_path, data, change):
+    newest = list_checkpoints(start(tmp_path, data))[-1]
+    with pytest.raises(UserError, match=rf"{newest}: {change.split('=')[0]} can't change .*--init {newest}$"):
+        resume(newest.parent, change)
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_another_stage_is_refused_where_a_run_goes_on_and_begins_with_init(tmp_path, data, first):
     run = start(tmp_path, data, train={"discriminator": first})
